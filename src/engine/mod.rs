@@ -1,0 +1,1 @@
+//! The loop, the lease, the guard. Nothing else in the product awaits a step.

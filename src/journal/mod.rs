@@ -1,0 +1,92 @@
+//! Where a run's truth is kept. The port is `Journal`; `sqlite` is the embedded default, `memory` serves the simulation.
+
+use crate::run::{Event, Record, Request, RequestKind};
+use crate::word::{RunId, Timestamp};
+use async_trait::async_trait;
+use std::{fmt, time::Duration};
+
+/// Why the journal did not do what was asked. None of these is the run's fault.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// Another process has taken the run over: its epoch is newer, or it wrote meanwhile. Stop at once.
+    #[error("append record {expected}: another coordinator holds this run")]
+    Superseded { expected: u64 },
+    /// The lease is held by somebody else, who is alive as far as can be seen.
+    #[error("take the run over: it is held by {holder}")]
+    Held { holder: String },
+    #[error("find run `{0}` in this state directory")]
+    UnknownRun(String),
+    /// The state directory was written by a newer Greenlight.
+    #[error("use a state directory of format {found}: this version reads up to {ours}")]
+    NewerFormat { found: u32, ours: u32 },
+    /// The store did not answer, or not surely: whether the record is there is not known.
+    #[error("{attempted}")]
+    Unreachable {
+        attempted: String,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// Who holds a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    pub epoch: u64,
+    /// Such as `pid 4711 on db-admin-1`.
+    pub holder: String,
+    pub expires_at: Timestamp,
+    /// Let go in good order, or its process is known to be gone.
+    pub free: bool,
+}
+
+/// One row of the list of runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunEntry {
+    pub run: RunId,
+    pub name: String,
+    pub created_at: Timestamp,
+}
+
+#[async_trait]
+pub trait Journal: Send + Sync + fmt::Debug {
+    /// All runs, newest first.
+    async fn runs(&self) -> Result<Vec<RunEntry>, JournalError>;
+    /// Creates the run with its first record, which must be `RunCreated`.
+    async fn create(&self, event: &Event, at: Timestamp) -> Result<(), JournalError>;
+    async fn read(&self, run: &RunId) -> Result<Vec<Record>, JournalError>;
+    /// Durable when it returns: only if the last record is `expected` and `epoch` is the lease's.
+    async fn append(&self, run: &RunId, expected: u64, epoch: u64, event: &Event, at: Timestamp) -> Result<(), JournalError>;
+
+    async fn lease(&self, run: &RunId) -> Result<Option<Lease>, JournalError>;
+    /// Takes the lease with the next epoch if it is free or expired, or, with `force`, in any case. The new epoch.
+    async fn take_lease(
+        &self,
+        run: &RunId,
+        holder: &str,
+        ttl: Duration,
+        force: bool,
+        now: Timestamp,
+    ) -> Result<u64, JournalError>;
+    /// Err `Superseded` when the epoch is no longer ours.
+    async fn renew_lease(&self, run: &RunId, epoch: u64, ttl: Duration, now: Timestamp) -> Result<(), JournalError>;
+    async fn release_lease(&self, run: &RunId, epoch: u64) -> Result<(), JournalError>;
+
+    /// Files a person's request; its number.
+    async fn file_request(
+        &self,
+        run: &RunId,
+        by: &str,
+        reason: Option<&str>,
+        kind: &RequestKind,
+        at: Timestamp,
+    ) -> Result<i64, JournalError>;
+    /// Requests that no engine has answered, oldest first.
+    async fn open_requests(&self, run: &RunId) -> Result<Vec<Request>, JournalError>;
+    /// Marks a request answered; `answer` says what came of it.
+    async fn answer_request(&self, run: &RunId, id: i64, answer: &str) -> Result<(), JournalError>;
+    async fn request_answer(&self, run: &RunId, id: i64) -> Result<Option<String>, JournalError>;
+
+    /// What the present step is doing, for `status` of another process. Not part of the truth, overwritten in place.
+    async fn set_progress(&self, run: &RunId, text: &str) -> Result<(), JournalError>;
+    async fn progress(&self, run: &RunId) -> Result<Option<String>, JournalError>;
+}

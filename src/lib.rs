@@ -1,0 +1,16 @@
+pub mod cli;
+pub mod engine;
+pub mod journal;
+pub mod lab;
+pub mod migrate;
+pub mod plan;
+pub mod playbook;
+pub mod postgres;
+pub mod process;
+pub mod provider;
+pub mod route;
+pub mod run;
+pub mod schema;
+pub mod step;
+pub mod validate;
+pub mod word;

@@ -1,0 +1,88 @@
+//! Migrations: where they come from, what they will do (the shadow), and running them.
+//!
+//! The port is `Migrator`: it brings one database from one version to the next.
+
+use crate::schema::Catalog;
+use crate::word::{PortError, RelationName, Timestamp};
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+/// One migration, whole: its text is frozen into the plan, so that a later change of the file cannot change a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Migration {
+    /// Sorted as text of equal length or as a number: `0001`, `20261123103000`.
+    pub version: String,
+    pub name: String,
+    pub up: String,
+    pub down: Option<String>,
+    /// SHA-256 of `up`, in hex.
+    pub checksum: String,
+    /// Runs in one transaction, unless the file's first comment says `greenlight: no-transaction`.
+    pub transactional: bool,
+}
+
+/// A row of the history table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    pub version: String,
+    pub checksum: String,
+    pub applied_at: Timestamp,
+    pub execution_time_ms: i64,
+}
+
+/// What running the migrations in the shadow showed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ShadowReport {
+    /// The schema before: blue's, as the shadow holds it.
+    pub before: Catalog,
+    /// The schema after all pending migrations.
+    pub after: Catalog,
+    pub statements: Vec<StatementReport>,
+    /// Where the shadow stood, for a person.
+    pub stood_on: String,
+}
+
+/// What one statement of a migration did in the shadow.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StatementReport {
+    pub version: String,
+    /// The statement's text, shortened for people.
+    pub sql: String,
+    /// First line of the statement in its file, from 1.
+    pub line: u32,
+    /// Locks that it took on tables that existed before it, such as `AccessExclusiveLock`.
+    pub locks: Vec<TableLock>,
+    /// Tables and indexes that got a new file: they are rewritten.
+    pub rewrites: Vec<RelationName>,
+    /// Rows that it writes in tables that existed before the migrations: which columns, or `None` for whole rows
+    /// (INSERT, DELETE, TRUNCATE).
+    pub writes: Vec<TableWrite>,
+    pub took_ms: f64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableLock {
+    pub table: RelationName,
+    pub mode: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableWrite {
+    pub table: RelationName,
+    /// `insert`, `update`, `delete` or `truncate`.
+    pub kind: String,
+    /// The columns that an UPDATE sets.
+    pub columns: Vec<String>,
+}
+
+/// Brings one database's schema to the next version.
+#[async_trait]
+pub trait Migrator: Send + Sync {
+    /// What the history table of that database holds; empty when there is no such table.
+    async fn applied(&self) -> Result<Vec<Applied>, PortError>;
+
+    /// Applies `migration` and records it in the history table: both or neither where it is transactional. Takes the
+    /// advisory lock, passes Greenlight's own fence, and tries again on a lock time-out as often as the history's spec says.
+    /// Milliseconds that the statements took.
+    async fn apply(&self, migration: &Migration) -> Result<u64, PortError>;
+}

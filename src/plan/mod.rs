@@ -1,0 +1,290 @@
+//! Playbook + survey -> plan: a fixed line of steps in which no meaningful choice is left open.
+//!
+//! A plan is frozen, stored with its run, and never changed: a resumed run never re-reads the playbook. It holds
+//! references to secrets, never secrets.
+//!
+//! **Invariant:** nothing here does I/O. `compile` is pure: what was seen of the world comes in as a `Survey`.
+
+mod finding;
+mod gate;
+mod names;
+mod survey;
+
+pub use finding::{Answer, Finding};
+pub use gate::{Day, Gate, OpenHours};
+pub use names::{Names, PREFIX, SCHEMA};
+pub use survey::*;
+
+use crate::migrate::Migration;
+use crate::schema::TableFlow;
+use crate::word::{RelationName, RunId, Side, Template, Timestamp};
+use serde::{Deserialize, Serialize};
+use std::{fmt, path::PathBuf, time::Duration};
+
+/// A named move of the line. Each has one file in `step/`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepName {
+    /// Claim blue for this run: schema `greenlight`, marker, fence function, restore point.
+    PrepareBlue,
+    /// Make a physical standby with `pg_basebackup`, where the playbook asks for it.
+    CreateStandby,
+    /// Publication and logical slot on blue.
+    PublishBlue,
+    /// Wait for the slot's position, promote green, fence it, stop what it inherited.
+    AttachGreen,
+    /// Subscribe green from the fork point; drop its physical slot.
+    SubscribeGreen,
+    /// Narrow the publication to what the migrated green can take.
+    NarrowFlow,
+    MigrateGreen,
+    /// ANALYZE, refresh materialized views, warm the caches.
+    WarmGreen,
+    /// Reverse publication and slot on green, disabled reverse subscription on blue.
+    ArmReverse,
+    ValidateGreen,
+    /// The short pause in which the writer changes.
+    Window,
+    /// Blue follows green, rollback loses nothing.
+    Soak,
+    /// Take down everything that was made.
+    Finish,
+}
+
+impl StepName {
+    /// The step's name for people, the same in plan, journal, status and documentation.
+    pub fn title(self) -> &'static str {
+        match self {
+            StepName::PrepareBlue => "prepare blue",
+            StepName::CreateStandby => "create standby",
+            StepName::PublishBlue => "publish blue",
+            StepName::AttachGreen => "attach green",
+            StepName::SubscribeGreen => "subscribe green",
+            StepName::NarrowFlow => "narrow the flow",
+            StepName::MigrateGreen => "migrate green",
+            StepName::WarmGreen => "warm green",
+            StepName::ArmReverse => "arm the way back",
+            StepName::ValidateGreen => "validate green",
+            StepName::Window => "window",
+            StepName::Soak => "soak",
+            StepName::Finish => "finish",
+        }
+    }
+}
+
+impl fmt::Display for StepName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.title())
+    }
+}
+
+/// What taking a step back means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reversal {
+    /// The step changes nothing.
+    Nothing,
+    Revert,
+    /// No way back from here on.
+    PointOfNoReturn,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlannedStep {
+    pub name: StepName,
+    pub reversal: Reversal,
+    pub gate: Gate,
+    /// Tries before a transient failure is final.
+    pub attempts_max: u32,
+    pub backoff_ms: u64,
+    /// What the step will send, in order, for a person to read. Values known only at run time stand as `<...>`.
+    pub sql: Vec<String>,
+    /// One line: what it does and, where that is not plain, why.
+    pub says: String,
+    /// How it is taken back, for a person.
+    pub way_back: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFailure {
+    /// Take everything back while blue serves; hold otherwise.
+    Rollback,
+    /// Stop and wait for a person.
+    Hold,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LongTransactions {
+    /// Wait for them to end; the window does not open meanwhile.
+    Wait,
+    /// Cancel them just before the window.
+    Cancel,
+}
+
+/// How a server is reached. `url` is a template: it holds references, never secrets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerSpec {
+    pub url: Template,
+    /// How the *other server* reaches this one for its subscription, where that differs from `url`.
+    pub peer_url: Option<Template>,
+}
+
+/// The standby that the run is to make.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StandbySpec {
+    pub data_dir: PathBuf,
+    pub port: u16,
+    /// The folder of the PostgreSQL programs; found by blue's version when absent.
+    pub bin_dir: Option<PathBuf>,
+}
+
+/// One PgBouncer database to be repointed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteSpec {
+    pub name: String,
+    pub kind: RouteKind,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RouteKind {
+    Pgbouncer {
+        /// The admin console: a URL whose database is `pgbouncer`.
+        admin: Template,
+        /// The PgBouncer database that applications connect to.
+        database: String,
+        /// The configuration file, or the file that it includes, in which that database stands.
+        config: PathBuf,
+        /// A URL through the route, for reading which server answers; made from `admin` and blue's user when absent.
+        probe: Option<Template>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WindowSpec {
+    pub max_pause_ms: u64,
+    pub max_lag_bytes: u64,
+    pub long_transactions: LongTransactions,
+    /// A transaction older than this is long.
+    pub transaction_age_max_ms: u64,
+    /// Added to each sequence's value on the side that is opened.
+    pub sequence_margin: u64,
+}
+
+impl WindowSpec {
+    pub fn max_pause(&self) -> Duration {
+        Duration::from_millis(self.max_pause_ms)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ValidateSpec {
+    /// Compare the content of every published table.
+    pub rows: bool,
+    pub chunk_rows: u64,
+    /// Tables compared at once.
+    pub parallel: u32,
+    pub exclude: Vec<RelationName>,
+    pub assertions: Vec<AssertionSpec>,
+}
+
+/// A query whose one value, as text, must be `expect`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssertionSpec {
+    pub name: String,
+    pub query: String,
+    pub expect: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistorySpec {
+    /// The schema of `schema_migrations`.
+    pub schema: String,
+    pub lock_timeout_ms: u64,
+    pub lock_retries: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SoakSpec {
+    pub for_secs: u64,
+    /// Finish when the soak is over; otherwise wait for a person.
+    pub then_finish: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitsSpec {
+    /// WAL that our slot may keep on the serving side before the run gives it up.
+    pub wal_kept_bytes_max: u64,
+}
+
+/// The frozen plan.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    pub format: u32,
+    pub run: RunId,
+    /// The playbook's own name.
+    pub name: String,
+    pub made_at: Timestamp,
+    pub blue: ServerSpec,
+    pub green: ServerSpec,
+    pub standby: Option<StandbySpec>,
+    pub shadow: Option<Template>,
+    pub routes: Vec<RouteSpec>,
+    pub window: WindowSpec,
+    pub validate: ValidateSpec,
+    pub history: HistorySpec,
+    pub soak: SoakSpec,
+    pub limits: LimitsSpec,
+    pub on_failure: OnFailure,
+    pub names: Names,
+    pub steps: Vec<PlannedStep>,
+    /// Every table of blue, how its rows flow in each direction, and the verdict.
+    pub tables: Vec<TableFlow>,
+    pub migrations: Vec<Migration>,
+    /// Blue's schema when planned; another one later is drift.
+    pub blue_fingerprint: String,
+    /// The migrated schema, as the shadow has it; `None` while the shadow can stand on green only.
+    pub green_fingerprint: Option<String>,
+    pub findings: Vec<Finding>,
+    /// Subscriptions that green copied from blue and that must not run there.
+    pub inherited_subscriptions: Vec<String>,
+    /// The physical slot on blue through which green follows, to be dropped.
+    pub green_physical_slot: Option<String>,
+    /// Triggers that the migration made on published tables; they fire for applied rows until the end of the run.
+    pub sync_triggers: Vec<SyncTrigger>,
+}
+
+/// A trigger that must fire for applied rows too while green follows blue.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncTrigger {
+    pub table: RelationName,
+    pub name: String,
+}
+
+impl Plan {
+    /// What a person approves: SHA-256, in hex, of everything in the plan that was decided, without the run's random
+    /// name and the time, so that planning the same playbook against the same world twice gives the same digest.
+    pub fn digest(&self) -> String {
+        use sha2::{Digest, Sha256};
+        let text = serde_json::to_string(self).unwrap_or_default();
+        let made_at = serde_json::to_string(&self.made_at).unwrap_or_default();
+        let neutral = text.replace(self.run.as_str(), "run").replace(&made_at, "\"\"");
+        Sha256::digest(neutral.as_bytes()).iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
+    }
+
+    pub fn step_no(&self, name: StepName) -> Option<crate::run::StepNo> {
+        self.steps.iter().position(|step| step.name == name).map(crate::run::StepNo)
+    }
+
+    /// What was refused, and what needs a word that the playbook does not give. Empty: the plan may run.
+    pub fn obstacles(&self) -> impl Iterator<Item = &Finding> {
+        self.findings.iter().filter(|finding| matches!(finding.answer, Answer::Refused { .. } | Answer::NeedsAccept { .. }))
+    }
+}
+
+/// Which side a statement is for, when a plan shows it.
+pub fn sql_for(side: Side, sql: &str) -> String {
+    format!("{side}: {sql}")
+}

@@ -1,0 +1,108 @@
+use super::state::was_touched;
+use super::{Direction, Outcome, Run, StepNo, StepState};
+use crate::plan::{OnFailure, Plan, Reversal};
+use crate::word::{Side, Timestamp};
+
+/// What the engine is to do next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Read the world to settle what an open call came to. Changes nothing.
+    Observe {
+        step: StepNo,
+    },
+    /// Call `advance` or `revert`, by the run's direction. `poll`: the intent is recorded already.
+    Act {
+        step: StepNo,
+        attempt: u32,
+        poll: bool,
+    },
+    /// Record that the run has come to a gate.
+    ReachGate {
+        step: StepNo,
+        waits_for: String,
+    },
+    BeginRollback {
+        stuck: StepNo,
+    },
+    HaltRollback {
+        until: StepNo,
+    },
+    WaitUntil {
+        step: StepNo,
+        until: Timestamp,
+    },
+    /// Only a request of a person moves the run on.
+    WaitForPerson {
+        step: StepNo,
+    },
+    Close(Outcome),
+    /// The journal holds what this version cannot read.
+    Refuse,
+}
+
+/// What to do next. Total, synchronous, no clock, no I/O.
+pub fn decide(plan: &Plan, run: &Run, now: Timestamp) -> Decision {
+    use {Direction::*, StepState as S};
+    if run.unreadable {
+        return Decision::Refuse;
+    }
+    if let Some(outcome) = run.outcome {
+        return Decision::Close(outcome);
+    }
+    let Some(step) = run.present_step() else {
+        return match run.direction {
+            Forward => Decision::Close(Outcome::Completed),
+            Backward if run.until == StepNo(0) => Decision::Close(Outcome::RolledBack),
+            Backward => Decision::HaltRollback { until: run.until },
+        };
+    };
+    match (run.direction, &run.steps[step.0]) {
+        (_, S::Parked { until, .. } | S::Retrying { until, .. } | S::Unsure { look_at: Some(until), .. }) if now < *until => {
+            Decision::WaitUntil { step, until: *until }
+        }
+        (_, S::Unsure { .. }) => Decision::Observe { step },
+        (_, S::Parked { attempt, .. }) => Decision::Act { step, attempt: *attempt, poll: true },
+        (_, S::Retrying { attempt, .. }) => Decision::Act { step, attempt: *attempt, poll: false },
+        (Forward, S::Idle) => match plan.steps[step.0].gate.waits_for(now, false) {
+            Some(waits_for) => Decision::ReachGate { step, waits_for },
+            None => Decision::Act { step, attempt: 1, poll: false },
+        },
+        (Forward, S::Gated { approved: false, held: true, .. }) => Decision::WaitForPerson { step },
+        (Forward, S::Gated { approved, until, .. }) => decide_at_gate(plan, step, *approved, *until, now),
+        (Forward, S::Stuck { .. }) if plan.on_failure == OnFailure::Rollback && can_roll_back(plan, run) => {
+            Decision::BeginRollback { stuck: step }
+        }
+        (Backward, S::Done | S::Stuck { while_going: Forward }) => Decision::Act { step, attempt: 1, poll: false },
+        (_, S::Stuck { .. }) => Decision::WaitForPerson { step },
+        // An open call without a takeover is this process's own lost answer: look before anything else.
+        (_, S::Running { .. }) => Decision::Observe { step },
+        // `present_step` never names these.
+        (Forward, S::Done | S::Reverted) | (Backward, S::Idle | S::Gated { .. } | S::Reverted) => Decision::Refuse,
+    }
+}
+
+fn decide_at_gate(plan: &Plan, step: StepNo, approved: bool, until: Option<Timestamp>, now: Timestamp) -> Decision {
+    let gate = &plan.steps[step.0].gate;
+    if gate.approval && !approved {
+        return Decision::WaitForPerson { step };
+    }
+    // Hours that never come, or a zone that this machine does not know, are no open gate.
+    let Some(opens_at) = gate.opens_at(now) else {
+        return Decision::WaitForPerson { step };
+    };
+    match until.into_iter().chain([opens_at]).max().filter(|until| now < *until) {
+        Some(until) => Decision::WaitUntil { step, until },
+        None => Decision::Act { step, attempt: 1, poll: false },
+    }
+}
+
+/// An automatic way back exists only while nothing past a point of no return was touched, and while blue serves: once
+/// green has served, a person decides.
+pub fn can_roll_back(plan: &Plan, run: &Run) -> bool {
+    let past_return = plan
+        .steps
+        .iter()
+        .zip(&run.steps)
+        .any(|(planned, state)| planned.reversal == Reversal::PointOfNoReturn && was_touched(state));
+    !past_return && run.serving() == Side::Blue && run.open_window().is_none_or(|window| window.committed.is_none())
+}

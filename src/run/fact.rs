@@ -1,0 +1,101 @@
+use crate::word::{Lsn, Side, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// A named part of the window, in milliseconds, in the order in which they happened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WindowPhase {
+    pub name: String,
+    pub ms: f64,
+}
+
+/// What the run has learned. Closed and typed: the only way one step hands a value to a later one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "fact", rename_all = "snake_case")]
+pub enum Fact {
+    /// The run's restore point on blue.
+    RestorePoint {
+        name: String,
+        lsn: Lsn,
+    },
+    /// A standby was made from blue by this run.
+    StandbyMade {
+        data_dir: String,
+        slot: String,
+    },
+    /// A logical slot exists on `on`; `lsn` is its consistent point.
+    SlotMade {
+        on: Side,
+        name: String,
+        lsn: Lsn,
+    },
+    /// Green left blue's history at `fork`: the switch point of its new timeline.
+    Promoted {
+        fork: Lsn,
+        timeline: u32,
+    },
+    /// Something that green had copied from blue and must not run was stopped.
+    InheritedStopped {
+        what: String,
+    },
+    /// The slot through which green followed blue physically is gone.
+    PhysicalSlotDropped {
+        name: String,
+    },
+    /// `subscriber` follows the other side from `origin` on.
+    FlowStarted {
+        subscriber: Side,
+        origin: Lsn,
+    },
+    Migrated {
+        version: String,
+        name: String,
+        took_ms: u64,
+    },
+    /// `before` was the replica identity or trigger mode to put back; `sql` puts it back.
+    Changed {
+        on: Side,
+        what: String,
+        undo_sql: String,
+    },
+    Validated {
+        at: Timestamp,
+        tables: u64,
+        rows: u64,
+        took_ms: u64,
+    },
+    /// A route pointed there before the run first touched it, as text that restores it byte by byte.
+    RouteOriginal {
+        route: String,
+        original: String,
+    },
+    /// A window is about to be opened towards `to`. From here until the commit point the way is back.
+    WindowOpened {
+        to: Side,
+        attempt: u32,
+        at: Timestamp,
+    },
+    /// **The commit point.** From here the way is forward: `serving` serves, and the other side follows it from `follow_from`.
+    WindowCommitted {
+        serving: Side,
+        follow_from: Lsn,
+    },
+    /// The routes are resumed. `moved` is whether the writer changed.
+    WindowClosed {
+        serving: Side,
+        moved: bool,
+        by_guard: bool,
+        pause_ms: f64,
+        phases: Vec<WindowPhase>,
+        reason: Option<String>,
+    },
+    /// The side that no longer serves follows the serving one, and a marker came back.
+    FollowsBack {
+        follower: Side,
+    },
+    /// What a run could not take away, and why: listed by `status` and `sweep`.
+    LeftBehind {
+        on: Side,
+        what: String,
+        why: String,
+    },
+}

@@ -1,0 +1,271 @@
+use super::{Direction, Event, Fact, Outcome, StepNo};
+use crate::word::{Lsn, Side, Timestamp};
+
+/// Where one step stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StepState {
+    /// Nothing done.
+    Idle,
+    /// Nothing done; waits for its gates, not before `until`. `held`: a person must approve whatever the plan says, since
+    /// the run came back here from a rollback.
+    Gated {
+        approved: bool,
+        held: bool,
+        until: Option<Timestamp>,
+    },
+    /// An act is under way: its intent is in the journal.
+    Running {
+        attempt: u32,
+    },
+    /// Begun, and polled.
+    Parked {
+        attempt: u32,
+        until: Timestamp,
+    },
+    /// Failed without having happened; to be tried again.
+    Retrying {
+        attempt: u32,
+        until: Timestamp,
+    },
+    /// An act's outcome is unknown. Observe before anything else.
+    Unsure {
+        attempt: u32,
+        look_at: Option<Timestamp>,
+    },
+    /// Failed for good while going in this direction; a person or the way back decides.
+    Stuck {
+        while_going: Direction,
+    },
+    Done,
+    Reverted,
+}
+
+/// A window that was opened and not yet closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenWindow {
+    pub to: Side,
+    pub attempt: u32,
+    /// After the commit point: where the other side follows from.
+    pub committed: Option<Lsn>,
+}
+
+/// A run as its journal tells it: the fold of its events and nothing else.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Run {
+    /// The last record's number; the next append expects it.
+    pub seq: u64,
+    pub direction: Direction,
+    /// Backward: the first step that is taken back too.
+    pub until: StepNo,
+    pub without_green: bool,
+    pub steps: Vec<StepState>,
+    pub facts: Vec<Fact>,
+    pub finish_ordered: bool,
+    pub outcome: Option<Outcome>,
+    /// Why the run last turned back or failed, for a person.
+    pub reason: Option<String>,
+    /// What the present step waits for, for a person.
+    pub note: Option<String>,
+    /// A record of a newer version was seen: the run may be shown and not acted on.
+    pub unreadable: bool,
+}
+
+impl Run {
+    /// A run of `steps` steps of which nothing has happened.
+    pub fn new(steps: usize) -> Run {
+        Run {
+            seq: 0,
+            direction: Direction::Forward,
+            until: StepNo(0),
+            without_green: false,
+            steps: vec![StepState::Idle; steps],
+            facts: Vec::new(),
+            finish_ordered: false,
+            outcome: None,
+            reason: None,
+            note: None,
+            unreadable: false,
+        }
+    }
+
+    /// Folds one event. Total: an event that names a step the plan has not is kept from doing harm by `unreadable`.
+    pub fn apply(&mut self, event: &Event) {
+        self.seq += 1;
+        match event {
+            Event::RunCreated { plan, .. } => self.steps = vec![StepState::Idle; plan.steps.len()],
+            Event::LeaseTaken { .. } => self.make_open_steps_unsure(),
+            Event::FactLearned { fact, .. } => self.facts.push(fact.clone()),
+            Event::RollbackBegun { until, reason, without_green, .. } => {
+                self.direction = Direction::Backward;
+                self.until = *until;
+                self.without_green |= *without_green;
+                self.reason = Some(reason.clone());
+                self.note = None;
+                self.finish_ordered = false;
+            }
+            Event::RollbackHalted { until } => {
+                self.direction = Direction::Forward;
+                for state in self.steps.iter_mut().skip(until.0) {
+                    *state = StepState::Idle;
+                }
+                if let Some(state) = self.steps.get_mut(until.0) {
+                    *state = StepState::Gated { approved: false, held: true, until: None };
+                }
+                self.note = Some("an approval, since the run was rolled back to here".to_owned());
+            }
+            Event::FinishOrdered { .. } => self.finish_ordered = true,
+            Event::Noticed { .. } => {}
+            Event::RunClosed { outcome } => self.outcome = Some(*outcome),
+            Event::Unknown => self.unreadable = true,
+            Event::StepStarted { step, .. }
+            | Event::StepParked { step, .. }
+            | Event::StepWaiting { step, .. }
+            | Event::StepFailed { step, .. }
+            | Event::StepUnsure { step, .. }
+            | Event::StepDone { step }
+            | Event::StepReverted { step }
+            | Event::GateReached { step, .. }
+            | Event::GateApproved { step, .. }
+            | Event::RetryOrdered { step, .. }
+            | Event::MarkedDone { step, .. } => self.apply_to_step(*step, event),
+        }
+    }
+
+    fn apply_to_step(&mut self, step: StepNo, event: &Event) {
+        use StepState as S;
+        let Some(now) = self.steps.get(step.0).cloned() else {
+            self.unreadable = true;
+            return;
+        };
+        let attempt = attempt_of(&now);
+        let approved = matches!(now, S::Gated { approved: true, .. });
+        let next = match event {
+            Event::StepStarted { attempt, .. } => S::Running { attempt: *attempt },
+            Event::StepParked { until, note, .. } => {
+                self.note = Some(note.clone());
+                S::Parked { attempt, until: *until }
+            }
+            // The gate stays approved: the step was let through, and only then could not begin.
+            Event::StepWaiting { until, note, .. } => {
+                self.note = Some(note.clone());
+                S::Gated { approved: true, held: false, until: Some(*until) }
+            }
+            Event::StepUnsure { look_at, error, .. } => {
+                self.reason = Some(error.clone());
+                S::Unsure { attempt, look_at: Some(*look_at) }
+            }
+            Event::StepFailed { retry_at, error, .. } => {
+                self.reason = Some(error.clone());
+                match retry_at {
+                    Some(until) => S::Retrying { attempt: attempt + 1, until: *until },
+                    None => S::Stuck { while_going: self.direction },
+                }
+            }
+            Event::GateReached { waits_for, .. } => {
+                self.note = Some(waits_for.clone());
+                S::Gated { approved, held: false, until: None }
+            }
+            Event::GateApproved { .. } => S::Gated { approved: true, held: false, until: None },
+            Event::RetryOrdered { .. } => S::Unsure { attempt: 1, look_at: None },
+            Event::StepDone { .. } => self.settled(S::Done),
+            Event::StepReverted { .. } => self.settled(S::Reverted),
+            // A person vouches for the step in the direction in which the run goes.
+            Event::MarkedDone { .. } if self.direction == Direction::Backward => self.settled(S::Reverted),
+            _ => self.settled(S::Done),
+        };
+        self.steps[step.0] = next;
+    }
+
+    fn settled(&mut self, state: StepState) -> StepState {
+        self.note = None;
+        state
+    }
+
+    /// A parked step is polled without records, so it may have been in the middle of an act as well.
+    fn make_open_steps_unsure(&mut self) {
+        for state in &mut self.steps {
+            if let StepState::Running { attempt } | StepState::Parked { attempt, .. } = *state {
+                *state = StepState::Unsure { attempt, look_at: None };
+            }
+        }
+    }
+
+    /// The step's present attempt, from 1.
+    pub fn attempt(&self, step: StepNo) -> u32 {
+        attempt_of(&self.steps[step.0])
+    }
+
+    /// The side that applications write to, by the journal: the last commit point decides.
+    pub fn serving(&self) -> Side {
+        self.facts
+            .iter()
+            .rev()
+            .find_map(|fact| match fact {
+                Fact::WindowCommitted { serving, .. } => Some(*serving),
+                _ => None,
+            })
+            .unwrap_or(Side::Blue)
+    }
+
+    /// The window that was opened and not closed, if any.
+    pub fn open_window(&self) -> Option<OpenWindow> {
+        let mut open = None;
+        for fact in &self.facts {
+            match fact {
+                Fact::WindowOpened { to, attempt, .. } => open = Some(OpenWindow { to: *to, attempt: *attempt, committed: None }),
+                Fact::WindowCommitted { follow_from, .. } => {
+                    if let Some(window) = &mut open {
+                        window.committed = Some(*follow_from);
+                    }
+                }
+                Fact::WindowClosed { .. } => open = None,
+                _ => {}
+            }
+        }
+        open
+    }
+
+    /// How many windows were opened so far.
+    pub fn windows_opened(&self) -> u32 {
+        self.facts.iter().map(|fact| u32::from(matches!(fact, Fact::WindowOpened { .. }))).sum()
+    }
+
+    /// Where the follower of the serving side begins, by the last commit point.
+    pub fn follow_from(&self) -> Option<Lsn> {
+        self.facts.iter().rev().find_map(|fact| match fact {
+            Fact::WindowCommitted { follow_from, .. } => Some(*follow_from),
+            _ => None,
+        })
+    }
+
+    /// The first step that is neither done nor, going back, untouched: where the run stands.
+    pub fn present_step(&self) -> Option<StepNo> {
+        let place = match self.direction {
+            Direction::Forward => self.steps.iter().position(|state| *state != StepState::Done),
+            Direction::Backward => {
+                self.steps.iter().enumerate().rposition(|(at, state)| at >= self.until.0 && was_touched(state))
+            }
+        };
+        place.map(StepNo)
+    }
+
+    /// The step that needs a person, if any.
+    pub fn stuck_step(&self) -> Option<StepNo> {
+        self.steps.iter().position(|state| matches!(state, StepState::Stuck { .. })).map(StepNo)
+    }
+}
+
+/// Whether the step may have changed the world.
+pub(super) fn was_touched(state: &StepState) -> bool {
+    !matches!(state, StepState::Idle | StepState::Gated { .. } | StepState::Reverted)
+}
+
+fn attempt_of(state: &StepState) -> u32 {
+    match state {
+        StepState::Running { attempt }
+        | StepState::Parked { attempt, .. }
+        | StepState::Retrying { attempt, .. }
+        | StepState::Unsure { attempt, .. } => *attempt,
+        StepState::Idle | StepState::Gated { .. } | StepState::Stuck { .. } | StepState::Done | StepState::Reverted => 1,
+    }
+}

@@ -1,0 +1,104 @@
+use crate::migrate::Migrator;
+use crate::plan::Plan;
+use crate::postgres::Server;
+use crate::provider::Provider;
+use crate::route::{Router, Target};
+use crate::run::{Fact, Run};
+use crate::validate::Validator;
+use crate::word::{Clock, PortError, Side};
+use async_trait::async_trait;
+use std::{fmt, sync::Arc, time::Duration};
+
+/// The outside world of one run, as ports. Made by `wire`, or of fakes by the simulation.
+#[derive(Clone)]
+pub struct Ports {
+    pub blue: Arc<dyn Server>,
+    pub green: Arc<dyn Server>,
+    pub routes: Vec<Route>,
+    pub provider: Option<Arc<dyn Provider>>,
+    /// Migrates green.
+    pub migrator: Arc<dyn Migrator>,
+    pub validators: Vec<Arc<dyn Validator>>,
+    pub guard: Arc<dyn Guard>,
+    pub clock: Arc<dyn Clock>,
+}
+
+/// A route, and where it points for each side.
+#[derive(Clone, Debug)]
+pub struct Route {
+    pub router: Arc<dyn Router>,
+    pub blue: Target,
+    pub green: Target,
+}
+
+impl Route {
+    pub fn target(&self, side: Side) -> &Target {
+        match side {
+            Side::Blue => &self.blue,
+            Side::Green => &self.green,
+        }
+    }
+}
+
+impl Ports {
+    pub fn server(&self, side: Side) -> &Arc<dyn Server> {
+        match side {
+            Side::Blue => &self.blue,
+            Side::Green => &self.green,
+        }
+    }
+}
+
+impl fmt::Debug for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ports").finish_non_exhaustive()
+    }
+}
+
+/// The second process that holds a deadline over the window.
+#[async_trait]
+pub trait Guard: Send + Sync {
+    /// Starts it and returns when it is ready to act: it will take the run over and drive to safety when this process
+    /// dies, or `within` from now unless it is stood down first.
+    async fn stand_by(&self, within: Duration) -> Result<(), PortError>;
+    /// It ends without acting.
+    async fn stand_down(&self) -> Result<(), PortError>;
+}
+
+/// Where a step's facts go. Durable when `learn` returns; the engine's journal behind it.
+#[async_trait]
+pub trait Records: Send {
+    async fn learn(&mut self, fact: Fact) -> Result<(), PortError>;
+    fn run(&self) -> &Run;
+}
+
+/// What a step is given.
+pub struct StepContext<'a> {
+    pub plan: &'a Plan,
+    pub ports: &'a Ports,
+    pub records: &'a mut dyn Records,
+    /// Told what the step is doing, for people; not recorded.
+    pub progress: &'a (dyn Fn(&str) + Send + Sync),
+}
+
+impl StepContext<'_> {
+    pub fn run(&self) -> &Run {
+        self.records.run()
+    }
+
+    /// Durable before it returns: a crash after it cannot forget the fact. Err `Uncertain`: stop at once, since the run
+    /// may have been taken over.
+    pub async fn learn(&mut self, fact: Fact) -> Result<(), PortError> {
+        self.records.learn(fact).await
+    }
+
+    pub fn server(&self, side: Side) -> Arc<dyn Server> {
+        self.ports.server(side).clone()
+    }
+}
+
+impl fmt::Debug for StepContext<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StepContext").field("run", &self.plan.run).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,23 @@
+//! Names without behaviour, used by every other module.
+//!
+//! **Invariant:** nothing here does I/O or reads a clock by itself.
+
+mod clock;
+mod endpoint;
+mod failure;
+mod lsn;
+mod name;
+mod run_id;
+mod secret;
+mod side;
+mod template;
+
+pub use clock::{Clock, SystemClock, Timestamp};
+pub use endpoint::{Endpoint, EndpointError, TlsMode};
+pub use failure::{Failure, PortError};
+pub use lsn::Lsn;
+pub use name::{RelationName, quote_ident, quote_literal};
+pub use run_id::RunId;
+pub use secret::Secret;
+pub use side::Side;
+pub use template::{Reference, Template};
