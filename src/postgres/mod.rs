@@ -4,6 +4,8 @@
 //! Ok. `create_*` is not repeatable and has a reading counterpart. Every error answers what may have happened
 //! (`Failure`). Sessions say who they are: `application_name` is `greenlight/<run>/<epoch>`.
 
+pub mod programs;
+
 use crate::plan::SyncTrigger;
 use crate::schema::{SharedColumns, TableFlow};
 use crate::word::{Lsn, PortError, RelationName};
