@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** no password is shown: the source is masked before anything of it is kept.
 
-use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet, normalize_untrusted_str};
+use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet, normalize_untrusted_str};
 use serde::Serialize;
 use std::{fmt, ops::Range};
 
@@ -93,18 +93,22 @@ impl Problems {
         let texts = self.problems.iter().map(|problem| {
             let title = Level::ERROR.primary_title(normalize_untrusted_str(&problem.what));
             let group = match &problem.span {
-                Some(span) => title.element(
-                    Snippet::source(self.source.as_str())
-                        .path(self.file.as_str())
-                        .annotation(AnnotationKind::Primary.span(span.clone())),
-                ),
-                None => title.element(annotate_snippets::Origin::path(self.file.as_str())),
+                Some(span) => title.element(self.excerpt(span)),
+                None => title.element(Origin::path(self.file.as_str())),
             };
             let help = problem.help.as_ref().map(|help| Level::HELP.message(normalize_untrusted_str(help)));
             renderer.render(&[group.elements(help)])
         });
         let more = (self.more > 0).then(|| format!("... and {} more", self.more));
         texts.chain(more).collect::<Vec<_>>().join("\n\n")
+    }
+
+    /// The one line that a problem is about.
+    fn excerpt(&self, span: &Range<usize>) -> Snippet<'_, annotate_snippets::Annotation<'_>> {
+        let begin = self.source[..span.start].rfind('\n').map_or(0, |newline| newline + 1);
+        let line = self.source[begin..].lines().next().unwrap_or("");
+        let mark = AnnotationKind::Primary.span(span.start - begin..span.end - begin);
+        Snippet::source(line).line_start(line_and_column(&self.source, span.start).0).path(self.file.as_str()).annotation(mark)
     }
 }
 
