@@ -9,7 +9,7 @@ pub mod failure;
 pub mod programs;
 
 mod alter;
-mod catalog;
+pub mod catalog;
 mod claim;
 mod fence;
 mod health;
