@@ -62,7 +62,7 @@ impl Setup {
         if let Some(violation) = &report.world.violation {
             let trace = self.simulate(true).world.trace.unwrap_or_default();
             let last = trace[trace.len().saturating_sub(LINES)..].join("\n");
-            panic!("{violation}\nwith {self:?}\n{last}");
+            panic!("{last}\n{violation}\nwith {:?}, {:?}", self.faults, self.script);
         }
         report
     }
