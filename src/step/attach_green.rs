@@ -60,8 +60,8 @@ impl Step for AttachGreen {
             return Ok(Progress::Done);
         }
         let green = cx.server(Side::Green);
-        green.ensure_read_only_default(false).await?;
         if green.identity().await?.in_recovery {
+            green.ensure_read_only_default(false).await?;
             return Ok(Progress::Done);
         }
         // A promoted server cannot become a standby again; left open, it would be a second primary. It takes no
@@ -71,6 +71,8 @@ impl Step for AttachGreen {
             green.ensure_fence(Fence::Connections).await?;
             green.ensure_unclaimed().await?;
         }
+        // Only now: until the fence stood, this was all that kept applications out.
+        green.ensure_read_only_default(false).await?;
         leave_behind(cx, "a promoted copy of blue that takes no connections", "rebuild it as a standby before the next run")
             .await?;
         Ok(Progress::Done)
