@@ -60,19 +60,19 @@ impl Setup {
     pub(crate) fn run(&self) -> Report {
         let report = self.simulate(false);
         if let Some(violation) = &report.world.violation {
-            let trace = self.simulate(true).world.trace.unwrap_or_default();
-            let last = trace[trace.len().saturating_sub(LINES)..].join("\n");
-            panic!("{last}\n{violation}\nwith {:?}, {:?}", self.faults, self.script);
+            panic!("{}\n{violation}\nwith {:?}", self.trace(), self.faults);
         }
         report
     }
 
-    /// What happened, line by line.
+    /// The last of what happened, line by line.
     pub(crate) fn trace(&self) -> String {
-        self.simulate(true).world.trace.unwrap_or_default().join("\n")
+        let lines = self.simulate(true).world.trace.unwrap_or_default();
+        lines[lines.len().saturating_sub(LINES)..].join("\n")
     }
 
-    fn simulate(&self, trace: bool) -> Report {
+    /// Runs it; a broken invariant is in the report's world.
+    pub(crate) fn simulate(&self, trace: bool) -> Report {
         let mut world = World::new(self.kind, self.script.clone(), &self.faults);
         world.trace = trace.then(Vec::new);
         world.promoted_by_others_at = self.promoted_by_others_at;
@@ -95,7 +95,7 @@ impl Setup {
 }
 
 /// How many lines of a trace are shown.
-const LINES: usize = 150;
+const LINES: usize = 200;
 
 fn drive_to_the_end(world: &Shared, journal: &MemoryJournal, run: &RunId) -> Option<Outcome> {
     for _ in 0..COORDINATORS_MAX {

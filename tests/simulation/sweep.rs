@@ -10,9 +10,24 @@ struct Tally {
     rolled_back: u32,
     held: u32,
     were_stuck: u32,
+    /// Each broken invariant, with the first run that broke it and how many did.
+    violations: Vec<(String, Setup, u32)>,
 }
 
 impl Tally {
+    /// Runs it and counts what came of it.
+    fn run(&mut self, setup: Setup) -> Report {
+        let report = setup.simulate(false);
+        self.add(&report);
+        if let Some(text) = &report.world.violation {
+            match self.violations.iter_mut().find(|(known, ..)| known == text) {
+                Some((.., times)) => *times += 1,
+                None => self.violations.push((text.clone(), setup, 1)),
+            }
+        }
+        report
+    }
+
     fn add(&mut self, report: &Report) {
         self.runs += 1;
         self.were_stuck += u32::from(report.world.was_stuck);
@@ -21,6 +36,20 @@ impl Tally {
             Some(Outcome::RolledBack) => self.rolled_back += 1,
             None => self.held += 1,
         }
+    }
+
+    /// Prints the figures, and fails with the first run of each kind of violation.
+    fn conclude(&self, what: &str, calls: usize) {
+        let Tally { runs, completed, rolled_back, held, were_stuck, violations } = self;
+        println!(
+            "{what}: {calls} calls, {runs} runs: {completed} completed, {rolled_back} rolled back, {held} held; {were_stuck} waited for a person"
+        );
+        if let Some((_, setup, _)) = violations.first() {
+            println!("{}", setup.trace());
+        }
+        let found: Vec<String> =
+            violations.iter().map(|(text, setup, times)| format!("{text} ({times} runs, first {:?})", setup.faults)).collect();
+        assert!(found.is_empty(), "{}", found.join("\n"));
     }
 }
 
@@ -39,8 +68,8 @@ fn every_single_fault_ends_whole() {
     let mut tally = Tally::default();
     for (at, kind) in points.iter().enumerate() {
         for fault in kind.faults() {
-            tally.add(&setup.with(&[(at, *fault)]).run());
+            tally.run(setup.with(&[(at, *fault)]));
         }
     }
-    println!("{} calls: {tally:?}", points.len());
+    tally.conclude("every single fault", points.len());
 }
