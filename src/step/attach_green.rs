@@ -16,11 +16,10 @@ impl Step for AttachGreen {
         if cx.run().without_green {
             return Ok(Observed::Absent);
         }
-        let fence = if cx.ports.green.identity().await?.in_recovery { None } else { Some(cx.ports.green.fence().await?) };
-        Ok(match (cx.run().direction, fence) {
-            (Direction::Forward, Some(Fence::Triggers)) if cx.run().fork_point().is_some() => Observed::Complete,
-            (Direction::Forward, None) => Observed::Absent,
-            (Direction::Forward, Some(_)) | (Direction::Backward, _) => Observed::Partial,
+        // What was inherited may run still, and the read-only default may be on: doing all of it again costs little.
+        Ok(match (cx.run().direction, cx.ports.green.identity().await?.in_recovery) {
+            (Direction::Forward, true) => Observed::Absent,
+            (Direction::Forward, false) | (Direction::Backward, _) => Observed::Partial,
         })
     }
 
@@ -88,7 +87,10 @@ async fn stop_what_was_inherited(cx: &mut StepContext<'_>) -> Result<(), PortErr
     green.ensure_fence(Fence::Triggers).await?;
     for subscription in cx.plan.inherited_subscriptions.clone() {
         green.ensure_inherited_stopped(&subscription).await?;
-        cx.learn(Fact::InheritedStopped { what: format!("subscription {subscription}") }).await?;
+        let fact = Fact::InheritedStopped { what: format!("subscription {subscription}") };
+        if !cx.run().facts.contains(&fact) {
+            cx.learn(fact).await?;
+        }
     }
     green.ensure_read_only_default(false).await?;
     fenced(&green, Side::Green).await
