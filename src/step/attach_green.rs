@@ -55,6 +55,9 @@ impl Step for AttachGreen {
 
     async fn revert(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
         if cx.run().without_green {
+            if cx.run().fork_point().is_some() {
+                drop_physical_slot(cx).await?;
+            }
             leave_behind(cx, "everything that the run made there", "the run was abandoned without green").await?;
             return Ok(Progress::Done);
         }
@@ -72,6 +75,7 @@ impl Step for AttachGreen {
         }
         // Only now: until the fence stood, this was all that kept applications out.
         green.ensure_read_only_default(false).await?;
+        drop_physical_slot(cx).await?;
         leave_behind(cx, "a promoted copy of blue that takes no connections", "rebuild it as a standby before the next run")
             .await?;
         Ok(Progress::Done)
@@ -94,6 +98,15 @@ async fn stop_what_was_inherited(cx: &mut StepContext<'_>) -> Result<(), PortErr
     }
     green.ensure_read_only_default(false).await?;
     fenced(&green, Side::Green).await
+}
+
+/// A promoted green reads its physical slot on blue no more: left there, it would make blue keep its WAL for ever.
+pub(super) async fn drop_physical_slot(cx: &mut StepContext<'_>) -> Result<(), PortError> {
+    let made_by_us = cx.plan.standby.as_ref().map(|_| cx.plan.names.standby_slot.clone());
+    let Some(name) = made_by_us.or_else(|| cx.plan.green_physical_slot.clone()) else { return Ok(()) };
+    cx.ports.blue.ensure_no_slot(&name).await?;
+    let fact = Fact::PhysicalSlotDropped { name };
+    if cx.run().facts.contains(&fact) { Ok(()) } else { cx.learn(fact).await }
 }
 
 async fn leave_behind(cx: &mut StepContext<'_>, what: &str, why: &str) -> Result<(), PortError> {
