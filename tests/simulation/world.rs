@@ -329,6 +329,8 @@ impl World {
             {
                 self.tell(|| "the guard's deadline has passed: it ends the coordinator".to_owned());
                 self.end_process(guard.coordinator);
+                // Whoever let the time pass is gone, and the guard acts now.
+                return;
             }
         }
     }
