@@ -1,5 +1,6 @@
 pub mod cli;
 pub mod engine;
+pub mod failpoint;
 pub mod journal;
 pub mod lab;
 pub mod migrate;

@@ -1,5 +1,13 @@
 //! Where a run's truth is kept. The port is `Journal`; `sqlite` is the embedded default, `memory` serves the simulation.
 
+mod holder;
+mod memory;
+mod sqlite;
+
+pub use holder::HolderProcess;
+pub use memory::MemoryJournal;
+pub use sqlite::{FILE, SqliteJournal};
+
 use crate::run::{Event, Record, Request, RequestKind};
 use crate::word::{RunId, Timestamp};
 use async_trait::async_trait;
@@ -9,7 +17,7 @@ use std::{fmt, time::Duration};
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     /// Another process has taken the run over: its epoch is newer, or it wrote meanwhile. Stop at once.
-    #[error("append record {expected}: another coordinator holds this run")]
+    #[error("append after record {expected}: another coordinator holds this run")]
     Superseded { expected: u64 },
     /// The lease is held by somebody else, who is alive as far as can be seen.
     #[error("take the run over: it is held by {holder}")]
@@ -52,9 +60,10 @@ pub trait Journal: Send + Sync + fmt::Debug {
     /// All runs, newest first.
     async fn runs(&self) -> Result<Vec<RunEntry>, JournalError>;
     /// Creates the run with its first record, which must be `RunCreated`.
+    /// Err `Superseded` when there is such a run already.
     async fn create(&self, event: &Event, at: Timestamp) -> Result<(), JournalError>;
     async fn read(&self, run: &RunId) -> Result<Vec<Record>, JournalError>;
-    /// Durable when it returns: only if the last record is `expected` and `epoch` is the lease's.
+    /// Durable when it returns: only if the last record is `expected` and `epoch` is the lease's, which was not let go.
     async fn append(&self, run: &RunId, expected: u64, epoch: u64, event: &Event, at: Timestamp) -> Result<(), JournalError>;
 
     async fn lease(&self, run: &RunId) -> Result<Option<Lease>, JournalError>;
@@ -67,8 +76,9 @@ pub trait Journal: Send + Sync + fmt::Debug {
         force: bool,
         now: Timestamp,
     ) -> Result<u64, JournalError>;
-    /// Err `Superseded` when the epoch is no longer ours.
+    /// Err `Superseded` when the epoch is no longer ours, or was let go.
     async fn renew_lease(&self, run: &RunId, epoch: u64, ttl: Duration, now: Timestamp) -> Result<(), JournalError>;
+    /// Nothing happens when the epoch is no longer ours.
     async fn release_lease(&self, run: &RunId, epoch: u64) -> Result<(), JournalError>;
 
     /// Files a person's request; its number.
@@ -82,11 +92,20 @@ pub trait Journal: Send + Sync + fmt::Debug {
     ) -> Result<i64, JournalError>;
     /// Requests that no engine has answered, oldest first.
     async fn open_requests(&self, run: &RunId) -> Result<Vec<Request>, JournalError>;
-    /// Marks a request answered; `answer` says what came of it.
+    /// Marks a request answered; `answer` says what came of it. The first answer stays.
     async fn answer_request(&self, run: &RunId, id: i64, answer: &str) -> Result<(), JournalError>;
     async fn request_answer(&self, run: &RunId, id: i64) -> Result<Option<String>, JournalError>;
 
     /// What the present step is doing, for `status` of another process. Not part of the truth, overwritten in place.
     async fn set_progress(&self, run: &RunId, text: &str) -> Result<(), JournalError>;
     async fn progress(&self, run: &RunId) -> Result<Option<String>, JournalError>;
+}
+
+/// The epoch of whoever takes the lease now. Err `Held` while another holds it.
+fn next_epoch(lease: Option<&Lease>, force: bool, now: Timestamp) -> Result<u64, JournalError> {
+    match lease {
+        None => Ok(1),
+        Some(lease) if force || lease.free || lease.expires_at <= now => Ok(lease.epoch + 1),
+        Some(lease) => Err(JournalError::Held { holder: lease.holder.clone() }),
+    }
 }

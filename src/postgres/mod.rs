@@ -4,6 +4,8 @@
 //! Ok. `create_*` is not repeatable and has a reading counterpart. Every error answers what may have happened
 //! (`Failure`). Sessions say who they are: `application_name` is `greenlight/<run>/<epoch>`.
 
+pub mod programs;
+
 use crate::plan::SyncTrigger;
 use crate::schema::{SharedColumns, TableFlow};
 use crate::word::{Lsn, PortError, RelationName};
@@ -19,7 +21,8 @@ pub enum Fence {
     Open,
     /// A statement trigger on every table refuses every write but those of apply workers and of Greenlight's sessions.
     Triggers,
-    /// The database takes no new connection and every client was disconnected. Nothing passes; apply workers cannot start.
+    /// The database takes no new connection and every client was disconnected; the triggers refuse too. Nothing passes;
+    /// apply workers cannot start.
     Connections,
 }
 
@@ -146,9 +149,13 @@ pub trait Server: Send + Sync + fmt::Debug {
 
     // --- fence ---------------------------------------------------------------------------------------------------------
     async fn fence(&self) -> Result<Fence, PortError>;
-    /// `Triggers`: closes the function, makes missing triggers, then allows connections. `Connections`: refuses
-    /// connections, ends every client session but our own, waits until none is left. `Open`: opens the function, allows
-    /// connections; triggers stay until `ensure_unclaimed`.
+    /// The triggers of `Fence::Triggers` are on every table; whether they refuse is left as it is. Done ahead of the window,
+    /// on a serving blue too, so that the window only has to close the function: a crash may then cost us the session
+    /// inside a database that takes no connections, and connections can be allowed again without opening it for writes.
+    async fn ensure_fence_installed(&self) -> Result<(), PortError>;
+    /// `Triggers`: installed and closed, and connections allowed. `Connections`: refuses connections, ends every client
+    /// session but our own, waits until none is left, closes the installed triggers. `Open`: connections allowed, then the
+    /// triggers opened; they stay until `ensure_unclaimed`.
     async fn ensure_fence(&self, fence: Fence) -> Result<(), PortError>;
     /// Tries to write through every path (new session, read-write transaction, superuser) and rolls back what got through.
     async fn probe_fence(&self) -> Result<FenceProbe, PortError>;
@@ -156,8 +163,7 @@ pub trait Server: Send + Sync + fmt::Debug {
     async fn ensure_sole_coordinator(&self) -> Result<(), PortError>;
 
     // --- schema, sequences, health ---------------------------------------------------------------------------------------
-    /// SHA-256 of the catalogue's canonical text, without Greenlight's own objects and without what `relax_columns` and
-    /// `set_sync_triggers` changed.
+    /// SHA-256 of the catalogue's canonical text, without Greenlight's own objects.
     async fn schema_fingerprint(&self) -> Result<String, PortError>;
     /// `DROP NOT NULL` or `SET NOT NULL` on these columns.
     async fn ensure_not_null(&self, table: &RelationName, columns: &[String], on: bool) -> Result<(), PortError>;

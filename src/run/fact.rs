@@ -51,12 +51,6 @@ pub enum Fact {
         name: String,
         took_ms: u64,
     },
-    /// `before` was the replica identity or trigger mode to put back; `sql` puts it back.
-    Changed {
-        on: Side,
-        what: String,
-        undo_sql: String,
-    },
     Validated {
         at: Timestamp,
         tables: u64,
@@ -67,6 +61,10 @@ pub enum Fact {
     RouteOriginal {
         route: String,
         original: String,
+    },
+    /// Blue's schema as the run left it itself; another one from here on is drift.
+    BlueFingerprint {
+        fingerprint: String,
     },
     /// A window is about to be opened towards `to`. From here until the commit point the way is back.
     WindowOpened {
@@ -91,6 +89,10 @@ pub enum Fact {
     /// The side that no longer serves follows the serving one, and a marker came back.
     FollowsBack {
         follower: Side,
+    },
+    /// The slot that kept the way back was given up, since it endangered the serving side: rollback would lose writes.
+    WayBackGivenUp {
+        reason: String,
     },
     /// What a run could not take away, and why: listed by `status` and `sweep`.
     LeftBehind {

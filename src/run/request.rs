@@ -1,5 +1,7 @@
-use super::StepNo;
-use crate::word::Timestamp;
+use super::state::was_touched;
+use super::{Direction, Event, Run, StepNo, StepState};
+use crate::plan::{Plan, Reversal, StepName};
+use crate::word::{Side, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// What a person asked for. The command line and the web page file requests; the engine turns them into events that
@@ -29,4 +31,68 @@ pub enum RequestKind {
     Finish,
     /// Take everything back and leave blue serving. `without_green`: do not try to reach green.
     Abandon { without_green: bool },
+}
+
+/// What a request comes to: the event that carries it, or why it cannot be done, for the person. Pure.
+pub fn answer(plan: &Plan, run: &Run, request: &Request) -> Result<Event, String> {
+    if run.outcome.is_some() {
+        return Err("the run is over".to_owned());
+    }
+    let (by, reason) = (request.by.clone(), request.reason.clone());
+    let present = run.present_step().map(|step| (step, &run.steps[step.0]));
+    match &request.kind {
+        RequestKind::Approve => match present {
+            Some((step, StepState::Gated { approved: false, .. })) => Ok(Event::GateApproved { step, by, reason }),
+            _ => Err("the run waits at no gate".to_owned()),
+        },
+        RequestKind::Retry => match present {
+            Some((step, StepState::Stuck { .. } | StepState::Retrying { .. } | StepState::Unsure { .. })) => {
+                Ok(Event::RetryOrdered { step, by, reason })
+            }
+            _ => Err("no step of the run has failed".to_owned()),
+        },
+        RequestKind::MarkDone { step } => match present {
+            Some((stuck, StepState::Stuck { .. })) if stuck == *step => {
+                let reason = reason.ok_or("say why: `--reason \"...\"`")?;
+                Ok(Event::MarkedDone { step: *step, by, reason })
+            }
+            _ => Err(format!("step {step} is not stuck")),
+        },
+        RequestKind::Rollback => rollback(plan, run, by, reason),
+        RequestKind::Finish => match present {
+            Some((step, _)) if run.direction == Direction::Forward && plan.steps[step.0].name == StepName::Soak => {
+                Ok(Event::FinishOrdered { by, reason })
+            }
+            _ => Err("the run does not soak: there is nothing to finish yet".to_owned()),
+        },
+        RequestKind::Abandon { without_green } => {
+            if past_return(plan, run) {
+                return Err("`finish` has begun: the ways back are gone".to_owned());
+            }
+            let reason = reason.unwrap_or_else(|| "abandoned".to_owned());
+            Ok(Event::RollbackBegun { until: StepNo(0), by, reason, without_green: *without_green })
+        }
+    }
+}
+
+fn rollback(plan: &Plan, run: &Run, by: String, reason: Option<String>) -> Result<Event, String> {
+    if past_return(plan, run) {
+        return Err("`finish` has begun: the ways back are gone".to_owned());
+    }
+    if run.direction == Direction::Backward {
+        return Err("the run is on its way back already".to_owned());
+    }
+    if run.serving() == Side::Blue && run.open_window().is_none_or(|window| window.committed.is_none()) {
+        return Err("blue serves: there is nothing to roll back; `greenlight abandon` takes the whole run back".to_owned());
+    }
+    if let Some(why) = run.way_back_given_up() {
+        return Err(format!("a rollback would lose writes: {why}"));
+    }
+    // Back to before the last look at whether the sides are equal, so that another window begins with a new one.
+    let until = plan.step_no(StepName::ValidateGreen).ok_or("the plan has no window")?;
+    Ok(Event::RollbackBegun { until, by, reason: reason.unwrap_or_else(|| "rolled back".to_owned()), without_green: false })
+}
+
+fn past_return(plan: &Plan, run: &Run) -> bool {
+    plan.steps.iter().zip(&run.steps).any(|(planned, state)| planned.reversal == Reversal::PointOfNoReturn && was_touched(state))
 }

@@ -238,6 +238,44 @@ impl Run {
         })
     }
 
+    /// Whether the side that does not serve was seen to follow the serving one since the last commit point.
+    pub fn follows_back(&self) -> bool {
+        let last = self.facts.iter().rposition(|fact| matches!(fact, Fact::WindowCommitted { .. }));
+        last.is_some_and(|at| self.facts[at..].iter().any(|fact| matches!(fact, Fact::FollowsBack { .. })))
+    }
+
+    /// Why a rollback can no longer be lossless, if the run gave the way back up.
+    pub fn way_back_given_up(&self) -> Option<&str> {
+        self.facts.iter().find_map(|fact| match fact {
+            Fact::WayBackGivenUp { reason } => Some(reason.as_str()),
+            _ => None,
+        })
+    }
+
+    /// Where green left blue's history, once it has.
+    pub fn fork_point(&self) -> Option<Lsn> {
+        self.facts.iter().find_map(|fact| match fact {
+            Fact::Promoted { fork, .. } => Some(*fork),
+            _ => None,
+        })
+    }
+
+    /// The consistent point of the run's slot on this side, once it is made.
+    pub fn slot_lsn(&self, side: Side) -> Option<Lsn> {
+        self.facts.iter().rev().find_map(|fact| match fact {
+            Fact::SlotMade { on, lsn, .. } if *on == side => Some(*lsn),
+            _ => None,
+        })
+    }
+
+    /// When green last began to serve: the moment its window was opened.
+    pub fn green_serves_since(&self) -> Option<Timestamp> {
+        self.facts.iter().rev().find_map(|fact| match fact {
+            Fact::WindowOpened { to: Side::Green, at, .. } => Some(*at),
+            _ => None,
+        })
+    }
+
     /// The first step that is neither done nor, going back, untouched: where the run stands.
     pub fn present_step(&self) -> Option<StepNo> {
         let place = match self.direction {

@@ -67,7 +67,7 @@ pub trait Guard: Send + Sync {
 
 /// Where a step's facts go. Durable when `learn` returns; the engine's journal behind it.
 #[async_trait]
-pub trait Records: Send {
+pub trait Records: Send + Sync {
     async fn learn(&mut self, fact: Fact) -> Result<(), PortError>;
     fn run(&self) -> &Run;
 }

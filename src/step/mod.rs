@@ -2,13 +2,32 @@
 //!
 //! **Invariant:** steps know ports, never an implementation and never the engine.
 
+mod arm_reverse;
+mod attach_green;
 mod context;
+mod create_standby;
+mod finish;
+mod marker;
+mod migrate_green;
+mod narrow_flow;
+mod prepare_blue;
+mod publish_blue;
+mod soak;
+mod subscribe_green;
+mod validate_green;
+mod warm_green;
+mod watch;
+mod window;
 
 pub use context::{Guard, Ports, Records, Route, StepContext};
+pub use watch::{Sight, look};
+pub use window::{By, make_safe};
 
-use crate::word::PortError;
+use crate::plan::StepName;
+use crate::postgres::{FenceProbe, Server};
+use crate::word::{PortError, Side};
 use async_trait::async_trait;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 /// What an observation says of a step's effect on the world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,4 +62,31 @@ pub trait Step: Send + Sync {
     async fn advance(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError>;
     /// Takes back whatever `advance` did, in whole or in part.
     async fn revert(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError>;
+}
+
+/// The behaviour of a step of the plan.
+pub fn named(name: StepName) -> &'static dyn Step {
+    match name {
+        StepName::PrepareBlue => &prepare_blue::PrepareBlue,
+        StepName::CreateStandby => &create_standby::CreateStandby,
+        StepName::PublishBlue => &publish_blue::PublishBlue,
+        StepName::AttachGreen => &attach_green::AttachGreen,
+        StepName::SubscribeGreen => &subscribe_green::SubscribeGreen,
+        StepName::NarrowFlow => &narrow_flow::NarrowFlow,
+        StepName::MigrateGreen => &migrate_green::MigrateGreen,
+        StepName::WarmGreen => &warm_green::WarmGreen,
+        StepName::ArmReverse => &arm_reverse::ArmReverse,
+        StepName::ValidateGreen => &validate_green::ValidateGreen,
+        StepName::Window => &window::Window,
+        StepName::Soak => &soak::Soak,
+        StepName::Finish => &finish::Finish,
+    }
+}
+
+/// Err unless the fence of this side was probed and holds.
+async fn fenced(server: &Arc<dyn Server>, side: Side) -> Result<(), PortError> {
+    match server.probe_fence().await? {
+        FenceProbe::Holds => Ok(()),
+        FenceProbe::Leaks { how } => Err(PortError::transient(format!("fence {side}")).because(how)),
+    }
 }

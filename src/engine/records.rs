@@ -1,0 +1,129 @@
+use super::{EngineError, LEASE_TTL};
+use crate::journal::{Journal, JournalError};
+use crate::plan::Plan;
+use crate::run::{Event, Fact, Run, StepNo};
+use crate::step::{self, Ports, Records, StepContext};
+use crate::word::{Clock, PortError, RunId};
+use async_trait::async_trait;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+/// The run and its journal, kept in step: append first, believe after.
+pub(super) struct Book {
+    pub(super) journal: Arc<dyn Journal>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) id: RunId,
+    pub(super) epoch: u64,
+    pub(super) run: Run,
+    /// The step whose facts are being learned.
+    pub(super) step: StepNo,
+    /// The lease was lost or the journal was, in the middle of a step.
+    pub(super) lost: Option<JournalError>,
+    renewed: Duration,
+}
+
+impl Book {
+    /// Takes the lease and reads the run. `epoch` tells the ports' sessions who they are.
+    pub(super) async fn open(
+        journal: Arc<dyn Journal>,
+        clock: Arc<dyn Clock>,
+        id: &RunId,
+        holder: &str,
+        epoch_out: &AtomicU64,
+        force: bool,
+    ) -> Result<(Book, Plan), EngineError> {
+        let epoch = journal.take_lease(id, holder, LEASE_TTL, force, clock.now()).await?;
+        epoch_out.store(epoch, Ordering::SeqCst);
+        let records = journal.read(id).await?;
+        let Some(Event::RunCreated { plan, .. }) = records.first().map(|record| &record.event) else {
+            return Err(EngineError::Unreadable { why: "it does not begin with a plan".to_owned() });
+        };
+        let mut run = Run::new(plan.steps.len());
+        for record in &records {
+            run.apply(&record.event);
+        }
+        let (plan, renewed) = (plan.as_ref().clone(), clock.monotonic());
+        let mut book = Book { journal, clock, id: id.clone(), epoch, run, step: StepNo(0), lost: None, renewed };
+        if book.run.unreadable {
+            return Err(EngineError::Unreadable { why: "it holds events of a newer version".to_owned() });
+        }
+        if book.run.outcome.is_none() {
+            book.record(Event::LeaseTaken { holder: holder.to_owned() }).await?;
+        }
+        Ok((book, plan))
+    }
+
+    /// Durable first, then believed.
+    pub(super) async fn record(&mut self, event: Event) -> Result<(), JournalError> {
+        crate::failpoint!(&format!("record-before#{}", self.run.seq + 1));
+        self.journal.append(&self.id, self.run.seq, self.epoch, &event, self.clock.now()).await?;
+        self.run.apply(&event);
+        crate::failpoint!(&format!("record-after#{}", self.run.seq));
+        Ok(())
+    }
+
+    /// Renews the lease when a third of its life is gone.
+    pub(super) async fn keep_lease(&mut self) -> Result<(), JournalError> {
+        let now = self.clock.monotonic();
+        if now.saturating_sub(self.renewed) >= LEASE_TTL / 3 {
+            self.journal.renew_lease(&self.id, self.epoch, LEASE_TTL, self.clock.now()).await?;
+            self.renewed = now;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Records for Book {
+    async fn learn(&mut self, fact: Fact) -> Result<(), PortError> {
+        let step = self.step;
+        if let Err(error) = self.record(Event::FactLearned { step, fact }).await {
+            let port_error = PortError::uncertain("record what was done").because(error.to_string());
+            self.lost = Some(error);
+            return Err(port_error);
+        }
+        Ok(())
+    }
+
+    fn run(&self) -> &Run {
+        &self.run
+    }
+}
+
+/// The guard's act: takes the run over whoever holds it, and makes an open window safe, trying again until it is.
+///
+/// # Errors
+/// When the journal cannot be kept; then nothing more is done.
+pub async fn make_safe(
+    journal: Arc<dyn Journal>,
+    ports: &Ports,
+    id: &RunId,
+    holder: &str,
+    epoch_out: &AtomicU64,
+    why: &str,
+) -> Result<(), EngineError> {
+    let clock = ports.clock.clone();
+    let (mut book, plan) = Book::open(journal, clock.clone(), id, holder, epoch_out, true).await?;
+    if let Some(step) = plan.step_no(crate::plan::StepName::Window) {
+        book.step = step;
+    }
+    let quiet = |_: &str| {};
+    while book.run.open_window().is_some() {
+        let mut cx = StepContext { plan: &plan, ports, records: &mut book, progress: &quiet };
+        if let Err(error) = step::make_safe(&mut cx, why, step::By::Guard).await {
+            if let Some(lost) = book.lost.take() {
+                return Err(lost.into());
+            }
+            tracing::warn!(error = %error.chain(), "the window is not safe yet, trying again");
+            clock.sleep(Duration::from_millis(100)).await;
+        }
+        book.keep_lease().await?;
+    }
+    book.journal.release_lease(id, book.epoch).await?;
+    Ok(())
+}

@@ -1,0 +1,51 @@
+//! Named places at which the live tests stop or kill the coordinator. Compiled in only with the feature `failpoints`; a
+//! release has none.
+//!
+//! `GREENLIGHT_FAILPOINT=name:kill` ends the process as `kill -9` would, `name:stop` freezes it as `SIGSTOP` would,
+//! `name:wait` keeps it there until the file named by `GREENLIGHT_FAILPOINT_FILE` is gone.
+
+/// Every place, so that a test can visit each of them.
+pub const NAMES: &[&str] = &[
+    "record-before",
+    "record-after",
+    "window-opened",
+    "window-paused",
+    "window-fenced",
+    "window-drained",
+    "window-before-commit",
+    "window-committed",
+    "window-open",
+    "window-repointed",
+    "window-resumed",
+    "settle-fenced",
+    "settle-subscribed",
+];
+
+/// Does what the environment says for this place.
+#[cfg(feature = "failpoints")]
+pub fn reach(name: &str) {
+    #[expect(clippy::disallowed_methods, reason = "test builds only")]
+    let Ok(wanted) = std::env::var("GREENLIGHT_FAILPOINT") else { return };
+    let Some((place, what)) = wanted.rsplit_once(':') else { return };
+    debug_assert!(NAMES.contains(&name.split('#').next().unwrap_or(name)), "an unlisted failpoint `{name}`");
+    if place != name {
+        return;
+    }
+    #[expect(clippy::disallowed_methods, reason = "test builds only; a signal to this very process")]
+    let signal = |signal: &str| {
+        let _ = std::process::Command::new("kill").args([signal, &std::process::id().to_string()]).status();
+    };
+    match what {
+        "stop" => signal("-STOP"),
+        _ => signal("-KILL"),
+    }
+}
+
+/// Marks a place. Nothing in a release.
+#[macro_export]
+macro_rules! failpoint {
+    ($name:expr) => {
+        #[cfg(feature = "failpoints")]
+        $crate::failpoint::reach($name);
+    };
+}

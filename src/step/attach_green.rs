@@ -1,0 +1,98 @@
+//! Turn the physical standby into a server of its own, at a known place in blue's history, fenced before anyone can write.
+
+use super::{Observed, Progress, Step, StepContext, fenced};
+use crate::postgres::Fence;
+use crate::run::{Direction, Fact};
+use crate::word::{PortError, Side};
+use async_trait::async_trait;
+use std::time::Duration;
+
+#[derive(Debug)]
+pub(super) struct AttachGreen;
+
+#[async_trait]
+impl Step for AttachGreen {
+    async fn observe(&self, cx: &mut StepContext<'_>) -> Result<Observed, PortError> {
+        if cx.run().without_green {
+            return Ok(Observed::Absent);
+        }
+        let fence = if cx.ports.green.identity().await?.in_recovery { None } else { Some(cx.ports.green.fence().await?) };
+        Ok(match (cx.run().direction, fence) {
+            (Direction::Forward, Some(Fence::Triggers)) if cx.run().fork_point().is_some() => Observed::Complete,
+            (Direction::Forward, None) => Observed::Absent,
+            (Direction::Forward, Some(_)) | (Direction::Backward, _) => Observed::Partial,
+        })
+    }
+
+    async fn advance(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
+        let green = cx.server(Side::Green);
+        let start = cx
+            .run()
+            .slot_lsn(Side::Blue)
+            .ok_or_else(|| PortError::refused("attach green").because("blue's slot has no known start"))?;
+        if green.identity().await?.in_recovery {
+            if green.replay_lsn().await? < start {
+                let note = format!("green to replay blue's log up to {start}");
+                return Ok(Progress::Pending { poll_after: Duration::from_millis(200), note });
+            }
+            // Sessions that are open on green become writable at the promotion; this keeps the honest ones out until the
+            // fence stands, a moment later.
+            green.ensure_read_only_default(true).await?;
+            green.promote().await?;
+        }
+        let fork = green.fork_point().await?;
+        if fork.lsn < start {
+            // Somebody else promoted it earlier: what blue committed in between is neither on green nor in the slot.
+            return Err(PortError::refused("attach green")
+                .because(format!("green left blue's history at {}, before the slot's start at {start}", fork.lsn))
+                .hint("rebuild green as a standby of blue, and start a new run"));
+        }
+        if cx.run().fork_point().is_none() {
+            cx.learn(Fact::Promoted { fork: fork.lsn, timeline: fork.timeline }).await?;
+        }
+        stop_what_was_inherited(cx).await?;
+        Ok(Progress::Done)
+    }
+
+    async fn revert(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
+        if cx.run().without_green {
+            leave_behind(cx, "everything that the run made there", "the run was abandoned without green").await?;
+            return Ok(Progress::Done);
+        }
+        let green = cx.server(Side::Green);
+        green.ensure_read_only_default(false).await?;
+        if green.identity().await?.in_recovery {
+            return Ok(Progress::Done);
+        }
+        // A promoted server cannot become a standby again; left open, it would be a second primary. It takes no
+        // connections from here on.
+        if green.fence().await? != Fence::Connections {
+            green.connect().await?;
+            green.ensure_fence(Fence::Connections).await?;
+            green.ensure_unclaimed().await?;
+        }
+        leave_behind(cx, "a promoted copy of blue that takes no connections", "rebuild it as a standby before the next run")
+            .await?;
+        Ok(Progress::Done)
+    }
+}
+
+async fn stop_what_was_inherited(cx: &mut StepContext<'_>) -> Result<(), PortError> {
+    let green = cx.server(Side::Green);
+    if green.fence().await? == Fence::Open {
+        green.connect().await?;
+        green.ensure_fence(Fence::Connections).await?;
+    }
+    green.ensure_fence(Fence::Triggers).await?;
+    for subscription in cx.plan.inherited_subscriptions.clone() {
+        green.ensure_inherited_stopped(&subscription).await?;
+        cx.learn(Fact::InheritedStopped { what: format!("subscription {subscription}") }).await?;
+    }
+    green.ensure_read_only_default(false).await?;
+    fenced(&green, Side::Green).await
+}
+
+async fn leave_behind(cx: &mut StepContext<'_>, what: &str, why: &str) -> Result<(), PortError> {
+    let fact = Fact::LeftBehind { on: Side::Green, what: what.to_owned(), why: why.to_owned() };
+    if cx.run().facts.contains(&fact) { Ok(()) } else { cx.learn(fact).await }
+}

@@ -1,0 +1,62 @@
+//! The end of the soak: everything that Greenlight made is taken down, and blue is retired. No way back from here.
+
+use super::{Observed, Progress, Step, StepContext};
+use crate::postgres::Fence;
+use crate::run::Fact;
+use crate::word::{PortError, Side};
+use async_trait::async_trait;
+
+#[derive(Debug)]
+pub(super) struct Finish;
+
+#[async_trait]
+impl Step for Finish {
+    async fn observe(&self, _: &mut StepContext<'_>) -> Result<Observed, PortError> {
+        // Every part is an `ensure_no_...`, looked for by name.
+        Ok(Observed::Partial)
+    }
+
+    async fn advance(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
+        retire_blue(cx).await?;
+        let (green, names) = (cx.server(Side::Green), cx.plan.names.clone());
+        green.ensure_no_slot(&names.reverse).await?;
+        green.ensure_no_publication(&names.reverse).await?;
+        green.ensure_no_subscription(&names.forward).await?;
+        green.ensure_sync_triggers(&cx.plan.sync_triggers, false).await?;
+        green.ensure_unclaimed().await?;
+        Ok(Progress::Done)
+    }
+
+    async fn revert(&self, _: &mut StepContext<'_>) -> Result<Progress, PortError> {
+        Err(PortError::refused("take `finish` back")
+            .because("the ways back are gone")
+            .hint("restore from a backup, or start a new run"))
+    }
+}
+
+/// Blue keeps its data and takes no connections, so that nobody writes to it by mistake.
+async fn retire_blue(cx: &mut StepContext<'_>) -> Result<(), PortError> {
+    let (blue, names) = (cx.server(Side::Blue), cx.plan.names.clone());
+    if blue.fence().await? == Fence::Connections {
+        // A crash came between. To look inside would be to open it, so what is left inside is only said.
+        blue.ensure_no_slot(&names.forward).await?;
+        let what = "schema greenlight, a subscription or a publication, inside the closed database".to_owned();
+        let fact = Fact::LeftBehind {
+            on: Side::Blue,
+            what,
+            why: "finish was interrupted; `greenlight sweep` lists them once it is opened".to_owned(),
+        };
+        if !cx.run().facts.contains(&fact) {
+            cx.learn(fact).await?;
+        }
+        return Ok(());
+    }
+    blue.ensure_no_subscription(&names.reverse).await?;
+    blue.ensure_no_slot(&names.forward).await?;
+    blue.ensure_no_publication(&names.forward).await?;
+    let versions: Vec<String> = cx.plan.migrations.iter().map(|migration| migration.version.clone()).collect();
+    blue.ensure_history_without(&versions).await?;
+    blue.connect().await?;
+    blue.ensure_fence(Fence::Connections).await?;
+    blue.ensure_unclaimed().await
+}

@@ -1,0 +1,54 @@
+//! Run the migrations on green, while changes keep streaming in. Green is fenced, so no application sees it half done.
+
+use super::{Observed, Progress, Step, StepContext};
+use crate::migrate::Migration;
+use crate::run::{Direction, Fact};
+use crate::word::PortError;
+use async_trait::async_trait;
+
+#[derive(Debug)]
+pub(super) struct MigrateGreen;
+
+#[async_trait]
+impl Step for MigrateGreen {
+    async fn observe(&self, cx: &mut StepContext<'_>) -> Result<Observed, PortError> {
+        if cx.run().without_green {
+            return Ok(Observed::Absent);
+        }
+        // Going back, nothing is undone on green, which is given up whole.
+        if cx.run().direction == Direction::Backward {
+            return Ok(Observed::Absent);
+        }
+        let missing = missing(cx).await?;
+        // The trigger modes that come after the migrations are set again, which costs nothing.
+        Ok(if missing.len() == cx.plan.migrations.len() { Observed::Absent } else { Observed::Partial })
+    }
+
+    async fn advance(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
+        let total = cx.plan.migrations.len();
+        let missing = missing(cx).await?;
+        for (at, migration) in missing.iter().enumerate() {
+            (cx.progress)(&format!(
+                "migration {} of {total}: {} {}",
+                total - missing.len() + at + 1,
+                migration.version,
+                migration.name
+            ));
+            let took_ms = cx.ports.migrator.apply(migration).await?;
+            cx.learn(Fact::Migrated { version: migration.version.clone(), name: migration.name.clone(), took_ms }).await?;
+        }
+        // Ordinary triggers do not fire for applied rows.
+        cx.ports.green.ensure_sync_triggers(&cx.plan.sync_triggers, true).await?;
+        Ok(Progress::Done)
+    }
+
+    async fn revert(&self, _: &mut StepContext<'_>) -> Result<Progress, PortError> {
+        Ok(Progress::Done)
+    }
+}
+
+async fn missing(cx: &StepContext<'_>) -> Result<Vec<Migration>, PortError> {
+    let applied = cx.ports.migrator.applied().await?;
+    let is_missing = |migration: &&Migration| !applied.iter().any(|done| done.version == migration.version);
+    Ok(cx.plan.migrations.iter().filter(is_missing).cloned().collect())
+}

@@ -1,0 +1,43 @@
+//! Claim blue for this run: schema `greenlight` with marker and fence function, and the restore point.
+
+use super::{Observed, Progress, Step, StepContext};
+use crate::postgres::Fence;
+use crate::run::Fact;
+use crate::word::PortError;
+use async_trait::async_trait;
+
+#[derive(Debug)]
+pub(super) struct PrepareBlue;
+
+#[async_trait]
+impl Step for PrepareBlue {
+    async fn observe(&self, cx: &mut StepContext<'_>) -> Result<Observed, PortError> {
+        let claimed = cx.ports.blue.claim().await?.is_some_and(|run| run == cx.plan.run.as_str());
+        Ok(match (claimed, restore_point_made(cx)) {
+            (true, true) => Observed::Complete,
+            (true, false) => Observed::Partial,
+            (false, _) => Observed::Absent,
+        })
+    }
+
+    async fn advance(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
+        cx.ports.blue.ensure_claimed().await?;
+        if !restore_point_made(cx) {
+            // After a crash between the two there are two points of one name; recovery stops at the first, which is as good.
+            let name = cx.plan.names.restore_point.clone();
+            let lsn = cx.ports.blue.create_restore_point(&name).await?;
+            cx.learn(Fact::RestorePoint { name, lsn }).await?;
+        }
+        Ok(Progress::Done)
+    }
+
+    async fn revert(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
+        cx.ports.blue.ensure_fence(Fence::Open).await?;
+        cx.ports.blue.ensure_unclaimed().await?;
+        Ok(Progress::Done)
+    }
+}
+
+fn restore_point_made(cx: &StepContext<'_>) -> bool {
+    cx.run().facts.iter().any(|fact| matches!(fact, Fact::RestorePoint { .. }))
+}

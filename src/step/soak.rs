@@ -1,0 +1,72 @@
+//! Blue follows green, and a rollback loses nothing. Looked at again and again, and said when it changes.
+
+use super::{Observed, Progress, Step, StepContext};
+use crate::run::Fact;
+use crate::word::{PortError, Side};
+use async_trait::async_trait;
+use std::time::Duration;
+
+#[derive(Debug)]
+pub(super) struct Soak;
+
+#[async_trait]
+impl Step for Soak {
+    async fn observe(&self, _: &mut StepContext<'_>) -> Result<Observed, PortError> {
+        Ok(Observed::Partial)
+    }
+
+    async fn advance(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
+        let over = is_over(cx);
+        if cx.run().finish_ordered || (over && cx.plan.soak.then_finish) {
+            return Ok(Progress::Done);
+        }
+        let health = watch_the_way_back(cx).await?;
+        let waits_for = if over { "a person's `finish`, the soak being over" } else { "the end of the soak" };
+        Ok(Progress::Pending { poll_after: Duration::from_secs(2), note: format!("{waits_for}; {health}") })
+    }
+
+    async fn revert(&self, _: &mut StepContext<'_>) -> Result<Progress, PortError> {
+        Ok(Progress::Done)
+    }
+}
+
+fn is_over(cx: &StepContext<'_>) -> bool {
+    let soak = jiff::SignedDuration::from_secs(i64::try_from(cx.plan.soak.for_secs).unwrap_or(i64::MAX));
+    let since = cx.run().green_serves_since();
+    since.is_some_and(|since| since.checked_add(soak).is_ok_and(|until| cx.ports.clock.now() >= until))
+}
+
+/// Whether a rollback would be lossless now, by looking. Moves blue's waiting slot up, so that it keeps no WAL, and gives the
+/// way back up when green's slot endangers green.
+async fn watch_the_way_back(cx: &mut StepContext<'_>) -> Result<String, PortError> {
+    if let Some(reason) = cx.run().way_back_given_up() {
+        return Ok(format!("a rollback would lose writes: {reason}"));
+    }
+    let (blue, green, name) = (cx.server(Side::Blue), cx.server(Side::Green), cx.plan.names.reverse.clone());
+    let Some(slot) = green.slot(&name).await? else {
+        return give_up(cx, "green's slot for blue is gone").await;
+    };
+    if slot.lost {
+        return give_up(cx, "green removed WAL that blue had not read").await;
+    }
+    if slot.retained_bytes > cx.plan.limits.wal_kept_bytes_max {
+        green.ensure_no_slot(&name).await?;
+        return give_up(cx, "blue fell so far behind that green kept more WAL for it than `limits.wal_kept` allows").await;
+    }
+    let forward = cx.plan.names.forward.clone();
+    let at = blue.wal_lsn().await?;
+    blue.advance_slot(&forward, at).await?;
+    Ok(match blue.subscription(&name).await? {
+        Some(flow) if flow.enabled && flow.streaming => "blue follows green, and a rollback now would lose nothing".to_owned(),
+        Some(flow) => {
+            let cause = flow.last_error.unwrap_or_else(|| "its subscription is not streaming".to_owned());
+            format!("blue does not follow green now: {cause}; green keeps the changes for it")
+        }
+        None => "blue's subscription is gone".to_owned(),
+    })
+}
+
+async fn give_up(cx: &mut StepContext<'_>, reason: &str) -> Result<String, PortError> {
+    cx.learn(Fact::WayBackGivenUp { reason: reason.to_owned() }).await?;
+    Ok(format!("a rollback would lose writes: {reason}"))
+}

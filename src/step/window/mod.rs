@@ -1,0 +1,80 @@
+//! The window: the short pause in which the writer changes. Forward from blue to green, back from green to blue; one code
+//! for both.
+//!
+//! It is one step, because each durable record inside it is a pause that every client feels. It has exactly one inside the
+//! pause, the commit point: before it every way leads back, after it forward, whoever drives on.
+
+mod attempt;
+mod prepare;
+mod safety;
+mod settle;
+
+pub use safety::{By, make_safe};
+
+use super::{Observed, Progress, Step, StepContext};
+use crate::run::Direction;
+use crate::word::{Failure, PortError, Side};
+use async_trait::async_trait;
+use std::time::Duration;
+
+#[derive(Debug)]
+pub(super) struct Window;
+
+#[async_trait]
+impl Step for Window {
+    async fn observe(&self, cx: &mut StepContext<'_>) -> Result<Observed, PortError> {
+        let run = cx.run();
+        if run.open_window().is_some() {
+            return Ok(Observed::Partial);
+        }
+        let settled = run.follows_back() || run.without_green;
+        Ok(match (run.direction, run.serving()) {
+            (Direction::Forward, Side::Green) if settled => Observed::Complete,
+            (Direction::Forward, Side::Blue) => Observed::Absent,
+            (Direction::Backward, Side::Blue) if settled || !has_moved(cx) => Observed::Absent,
+            (Direction::Forward | Direction::Backward, _) => Observed::Partial,
+        })
+    }
+
+    async fn advance(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
+        move_to(cx, Side::Green).await
+    }
+
+    async fn revert(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
+        if cx.run().open_window().is_none() && cx.run().serving() == Side::Blue && !has_moved(cx) {
+            return Ok(Progress::Done);
+        }
+        if cx.run().without_green && cx.run().serving() == Side::Green {
+            return safety::leave_green(cx).await;
+        }
+        move_to(cx, Side::Blue).await
+    }
+}
+
+/// Whether any window of this run ever passed its commit point.
+fn has_moved(cx: &StepContext<'_>) -> bool {
+    cx.run().follow_from().is_some()
+}
+
+async fn move_to(cx: &mut StepContext<'_>, to: Side) -> Result<Progress, PortError> {
+    match go(cx, to).await {
+        // Whatever an error inside an open window says of itself, clients may be waiting: the next call, soon, makes it safe.
+        Err(error) if cx.run().open_window().is_some() => Err(PortError { failure: Failure::Uncertain, ..error }),
+        result => result,
+    }
+}
+
+async fn go(cx: &mut StepContext<'_>, to: Side) -> Result<Progress, PortError> {
+    // Left open by a crash or a lost answer: safety first, whatever this call was meant to do.
+    make_safe(cx, "the window was left open and was made safe", By::Coordinator).await?;
+    if cx.run().serving() != to {
+        if let Some(why_not) = prepare::look(cx, to).await? {
+            return Ok(Progress::NotYet { poll_after: Duration::from_secs(1), note: why_not });
+        }
+        if let Some(why_back) = attempt::open(cx, to).await? {
+            let note = format!("another window, since the last went back: {why_back}");
+            return Ok(Progress::NotYet { poll_after: Duration::from_secs(5), note });
+        }
+    }
+    settle::follow_back(cx, to).await
+}

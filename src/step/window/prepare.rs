@@ -1,0 +1,138 @@
+//! What must be so before anybody is paused. Unknown is never good: whatever cannot be read keeps the window shut.
+
+use crate::plan::LongTransactions;
+use crate::postgres::{Fence, FenceProbe};
+use crate::run::Fact;
+use crate::step::{StepContext, marker};
+use crate::word::{PortError, Side};
+use std::time::Duration;
+
+/// `Some`: why the window does not open now. What it changes is harmless and for both outcomes: sequences moved on,
+/// the waiting slot moved up, connections opened.
+pub(super) async fn look(cx: &mut StepContext<'_>, to: Side) -> Result<Option<String>, PortError> {
+    let from = to.other();
+    if let (Side::Blue, Some(reason)) = (to, cx.run().way_back_given_up()) {
+        return Err(PortError::refused("move back to blue").because(format!("the way back was given up: {reason}")));
+    }
+    connect(cx).await?;
+    if let Some(why) = routes_ready(cx, from).await? {
+        return Ok(Some(why));
+    }
+    if let Some(why) = fences_ready(cx, from, to).await? {
+        return Ok(Some(why));
+    }
+    if let Some(why) = drift(cx).await? {
+        return Ok(Some(why));
+    }
+    if let Some(why) = transactions(cx, from).await? {
+        return Ok(Some(why));
+    }
+    // The slot that `from` will follow has kept everything since the last window; moved up now, it has little to read in
+    // the pause. Sequences likewise.
+    let (old, new) = (cx.server(from), cx.server(to));
+    let at = new.wal_lsn().await?;
+    new.advance_slot(cx.plan.names.flow_from(to), at).await?;
+    new.set_sequences(&old.sequences().await?, cx.plan.window.sequence_margin).await?;
+    flow_is_close(cx, from).await
+}
+
+async fn connect(cx: &StepContext<'_>) -> Result<(), PortError> {
+    cx.ports.blue.connect().await?;
+    cx.ports.green.connect().await?;
+    futures_util::future::try_join_all(cx.ports.routes.iter().map(|route| route.router.connect())).await?;
+    Ok(())
+}
+
+async fn routes_ready(cx: &mut StepContext<'_>, from: Side) -> Result<Option<String>, PortError> {
+    for route in cx.ports.routes.clone() {
+        let state = route.router.observe().await?;
+        if state.points_at != *route.target(from) {
+            return Ok(Some(format!("route `{}` points at {} and not at {from}", route.router.name(), state.points_at)));
+        }
+        if state.paused {
+            return Ok(Some(format!("route `{}` is paused by somebody else", route.router.name())));
+        }
+        let known = |fact: &Fact| matches!(fact, Fact::RouteOriginal { route: name, .. } if name == route.router.name());
+        if !cx.run().facts.iter().any(known) {
+            let original = route.router.original().await?;
+            cx.learn(Fact::RouteOriginal { route: route.router.name().to_owned(), original }).await?;
+        }
+    }
+    Ok(None)
+}
+
+async fn fences_ready(cx: &StepContext<'_>, from: Side, to: Side) -> Result<Option<String>, PortError> {
+    let (old, new) = (cx.server(from), cx.server(to));
+    old.ensure_fence_installed().await?;
+    if old.fence().await? != Fence::Open {
+        return Ok(Some(format!("{from} is fenced, though it serves")));
+    }
+    if new.fence().await? != Fence::Triggers {
+        return Ok(Some(format!("{to} is not fenced")));
+    }
+    Ok(match new.probe_fence().await? {
+        FenceProbe::Holds => None,
+        FenceProbe::Leaks { how } => Some(format!("{to}'s fence leaks: {how}")),
+    })
+}
+
+/// DDL by others since planning. It would stop the flow, or be lost.
+async fn drift(cx: &StepContext<'_>) -> Result<Option<String>, PortError> {
+    let learned = cx.run().facts.iter().rev().find_map(|fact| match fact {
+        Fact::BlueFingerprint { fingerprint } => Some(fingerprint.clone()),
+        _ => None,
+    });
+    if cx.ports.blue.schema_fingerprint().await? != learned.unwrap_or_else(|| cx.plan.blue_fingerprint.clone()) {
+        return Ok(Some("blue's schema to be again as it was planned: somebody changed it since".to_owned()));
+    }
+    match &cx.plan.green_fingerprint {
+        Some(planned) if *planned != cx.ports.green.schema_fingerprint().await? => {
+            Ok(Some("green's schema to be as it was planned: somebody changed it since".to_owned()))
+        }
+        _ => Ok(None),
+    }
+}
+
+async fn transactions(cx: &StepContext<'_>, from: Side) -> Result<Option<String>, PortError> {
+    let server = cx.server(from);
+    let prepared = server.prepared_transactions().await?;
+    if !prepared.is_empty() {
+        return Ok(Some(format!("the prepared transactions on {from} to be committed or rolled back: {}", prepared.join(", "))));
+    }
+    let long = server.long_transactions(Duration::from_millis(cx.plan.window.transaction_age_max_ms)).await?;
+    if long.is_empty() {
+        return Ok(None);
+    }
+    match cx.plan.window.long_transactions {
+        LongTransactions::Wait => {
+            let who: Vec<String> =
+                long.iter().map(|transaction| format!("pid {} ({})", transaction.pid, transaction.who)).collect();
+            Ok(Some(format!("long transactions on {from} to end: {}", who.join(", "))))
+        }
+        LongTransactions::Cancel => {
+            let pids: Vec<i32> = long.iter().map(|transaction| transaction.pid).collect();
+            server.cancel_transactions(&pids).await?;
+            Ok(None)
+        }
+    }
+}
+
+async fn flow_is_close(cx: &StepContext<'_>, from: Side) -> Result<Option<String>, PortError> {
+    let (old, new) = (cx.server(from), cx.server(from.other()));
+    let name = cx.plan.names.flow_from(from);
+    let Some(subscription) = new.subscription(name).await? else {
+        return Ok(Some(format!("{} does not follow {from}: its subscription is gone", from.other())));
+    };
+    if !subscription.enabled || !subscription.streaming {
+        return Ok(Some(format!("{} to follow {from}: its subscription is not streaming", from.other())));
+    }
+    if !marker::crosses(cx, from, cx.plan.window.max_pause() / 2).await? {
+        return Ok(Some(format!("{} to catch up with {from}", from.other())));
+    }
+    let Some(slot) = old.slot(name).await? else {
+        return Ok(Some(format!("{from}'s slot is gone")));
+    };
+    let lag = old.wal_lsn().await?.bytes_since(slot.confirmed_flush);
+    Ok((lag > cx.plan.window.max_lag_bytes)
+        .then(|| format!("{}'s lag to come under {} bytes", from.other(), cx.plan.window.max_lag_bytes)))
+}

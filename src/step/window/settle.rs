@@ -1,0 +1,90 @@
+//! After the pause: the side that no longer serves is fenced in the way that lets changes in, follows the serving one, and
+//! every route is read through.
+
+use crate::postgres::{Fence, FenceProbe};
+use crate::run::Fact;
+use crate::schema::Flow;
+use crate::step::{Progress, StepContext, marker};
+use crate::word::{Failure, PortError, Side};
+use std::time::Duration;
+
+pub(super) async fn follow_back(cx: &mut StepContext<'_>, serving: Side) -> Result<Progress, PortError> {
+    let follower = serving.other();
+    let server = cx.server(follower);
+    server.ensure_fence(Fence::Triggers).await?;
+    crate::failpoint!("settle-fenced");
+    match serving {
+        Side::Green => relax_blue(cx).await?,
+        Side::Blue => restore_blue(cx).await?,
+    }
+    // The slot stands where the commit point says, so the subscription needs no place of its own.
+    server.ensure_subscribed(cx.plan.names.flow_from(serving)).await?;
+    crate::failpoint!("settle-subscribed");
+    if let FenceProbe::Leaks { how } = server.probe_fence().await? {
+        return Err(PortError::transient(format!("keep {follower} fenced")).because(how));
+    }
+    routes_answer(cx, serving).await?;
+    if !marker::crosses(cx, serving, Duration::from_secs(5)).await? {
+        let note = format!("the first marker from {serving} to arrive on {follower}");
+        return Ok(Progress::Pending { poll_after: Duration::from_secs(1), note });
+    }
+    if !cx.run().follows_back() {
+        cx.learn(Fact::FollowsBack { follower }).await?;
+    }
+    Ok(Progress::Done)
+}
+
+/// Rows that come back from green have no value for the columns that the migration dropped.
+async fn relax_blue(cx: &mut StepContext<'_>) -> Result<(), PortError> {
+    for flow in &cx.plan.tables {
+        let Flow::Both(shared) = &flow.flow else { continue };
+        if !shared.relax_on_blue.is_empty() {
+            cx.ports.blue.ensure_not_null(&flow.table, &shared.relax_on_blue, false).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Blue serves again: NOT NULL is put back where all rows have a value, and said where they have not.
+async fn restore_blue(cx: &mut StepContext<'_>) -> Result<(), PortError> {
+    let mut relaxed = false;
+    for flow in &cx.plan.tables {
+        let Flow::Both(shared) = &flow.flow else { continue };
+        if shared.relax_on_blue.is_empty() {
+            continue;
+        }
+        relaxed = true;
+        match cx.ports.blue.ensure_not_null(&flow.table, &shared.relax_on_blue, true).await {
+            Ok(()) => {}
+            Err(error) if error.failure == Failure::Refused => {
+                let fact = Fact::LeftBehind {
+                    on: Side::Blue,
+                    what: format!("{} ({}) without NOT NULL", flow.table, shared.relax_on_blue.join(", ")),
+                    why: "rows written on green have no value there".to_owned(),
+                };
+                if !cx.run().facts.contains(&fact) {
+                    cx.learn(fact).await?;
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if relaxed {
+        let fingerprint = cx.ports.blue.schema_fingerprint().await?;
+        cx.learn(Fact::BlueFingerprint { fingerprint }).await?;
+    }
+    Ok(())
+}
+
+/// Read through each route which server answers, before the run believes it.
+async fn routes_answer(cx: &StepContext<'_>, serving: Side) -> Result<(), PortError> {
+    let expected = cx.ports.server(serving).signature().await?;
+    for route in &cx.ports.routes {
+        let answer = route.router.who_answers().await?;
+        if answer != expected {
+            return Err(PortError::transient(format!("see {serving} answer through route `{}`", route.router.name()))
+                .because(format!("the server that answered was started at {answer}, {serving} at {expected}")));
+        }
+    }
+    Ok(())
+}
