@@ -66,6 +66,7 @@ pub const SETTINGS_READ: &[&str] = &[
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServerSurvey {
     /// `user@host:port/database`, never the password.
+    #[serde(default)]
     pub endpoint: String,
     pub database: String,
     /// `server_version_num`, such as 150018.
@@ -127,6 +128,7 @@ pub struct ServerSurvey {
     /// Databases with somebody's data in them: without templates, and without `postgres` while that is as empty as they.
     pub other_databases: Vec<String>,
     /// pg_cron jobs of this database, as `schedule: command`.
+    #[serde(default)]
     pub cron_jobs: Vec<String>,
     /// Extensions that could be installed on this server.
     pub available_extensions: Vec<String>,
@@ -147,8 +149,10 @@ pub struct ServerSurvey {
     /// Those of `SETTINGS_COMPARED` and `SETTINGS_READ` that this version has, in their base units, as a new session
     /// finds them.
     pub settings: BTreeMap<String, String>,
+    #[serde(default)]
     pub catalog: Catalog,
     /// Tables and materialized views. `bytes` without indexes.
+    #[serde(default)]
     pub table_sizes: Vec<TableSize>,
     pub replay_lsn: Option<Lsn>,
     /// The end of this server's log: written on a primary, received on a standby.

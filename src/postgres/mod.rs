@@ -5,6 +5,7 @@
 //! (`Failure`). Sessions say who they are: `application_name` is `greenlight/<run>/<epoch>`.
 
 pub mod programs;
+pub mod survey;
 
 use crate::plan::SyncTrigger;
 use crate::schema::{SharedColumns, TableFlow};

@@ -1,6 +1,7 @@
 -- Everything that one look at a server can tell, as one JSON value, so that a survey is one question whatever the size of
--- the database. Works on a primary and on a standby, from PostgreSQL 14 on, and changes nothing. Only columns that every
--- role may read are named, so that a role without rights still learns by preflight that it needs them.
+-- the database. The keys are the fields of `ServerSurvey`, and a few that only the reader needs. Works on a primary and on
+-- a standby, from PostgreSQL 14 on, and changes nothing. Only columns that every role may read are named, so that a role
+-- without rights still learns by preflight that it needs them.
 -- Parameters: $1 the names of the settings wanted.
 with
 server as (
@@ -12,7 +13,7 @@ server as (
 number as (
     select name, setting::bigint as value from pg_settings where vartype = 'integer'
 )
-select jsonb_strip_nulls(jsonb_build_object(
+select jsonb_build_object(
     'database', current_database(),
     'version', (select value from number where name = 'server_version_num'),
     'system_identifier', (select system_identifier from pg_control_system()),
@@ -47,7 +48,7 @@ select jsonb_strip_nulls(jsonb_build_object(
     'origins_used', (select count(*) from pg_replication_origin),
     'locks_max', (select value from number where name = 'max_locks_per_transaction')
         * (select sum(value) from number where name in ('max_connections', 'max_prepared_transactions')),
-    'slots', (
+    'slots', coalesce((
         select jsonb_agg(jsonb_build_object(
             'name', slot_name,
             'logical', slot_type = 'logical',
@@ -57,16 +58,16 @@ select jsonb_strip_nulls(jsonb_build_object(
         ) order by slot_name)
         from pg_replication_slots
         where not temporary
-    ),
-    'subscriptions', (
+    ), '[]'),
+    'subscriptions', coalesce((
         select jsonb_agg(jsonb_build_object('name', subname, 'enabled', subenabled) order by subname)
         from pg_subscription
         where subdbid = (select oid from pg_database where datname = current_database())
-    ),
-    'publications', (select jsonb_agg(pubname order by pubname) from pg_publication),
+    ), '[]'),
+    'publications', coalesce((select jsonb_agg(pubname order by pubname) from pg_publication), '[]'),
     'synchronous_standby_names', current_setting('synchronous_standby_names'),
     'synchronous_commit', current_setting('synchronous_commit'),
-    'standbys', (
+    'standbys', coalesce((
         -- A base backup and a logical subscriber have walsenders too; a physical receiver has no slot or a physical one.
         select jsonb_agg(jsonb_build_object(
             'application_name', coalesce(r.application_name, ''),
@@ -78,18 +79,18 @@ select jsonb_strip_nulls(jsonb_build_object(
         from pg_stat_replication r
         left join pg_replication_slots s on s.active_pid = r.pid
         where s.slot_type is distinct from 'logical' and r.state is distinct from 'backup'
-    ),
+    ), '[]'),
     'archive_mode', current_setting('archive_mode'),
     'archive_command', coalesce((select setting from pg_settings where name = 'archive_command'), ''),
     'wal_keep_bytes', (select value * 1024 * 1024 from number where name = 'wal_keep_size'),
     'slot_wal_keep_bytes_max', (select nullif(value, -1) * 1024 * 1024 from number where name = 'max_slot_wal_keep_size'),
     'database_bytes', pg_database_size(current_database()),
     'large_objects', (select count(*) from pg_largeobject_metadata),
-    'prepared_transactions', (
+    'prepared_transactions', coalesce((
         select jsonb_agg(format('%s (%s)', gid, database) order by prepared) from pg_prepared_xacts
-    ),
+    ), '[]'),
     'prepared_transactions_max', (select value from number where name = 'max_prepared_transactions'),
-    'long_transactions', (
+    'long_transactions', coalesce((
         select jsonb_agg(jsonb_build_object(
             'pid', pid,
             'age_secs', age_secs,
@@ -104,13 +105,13 @@ select jsonb_strip_nulls(jsonb_build_object(
             order by xact_start
             limit 50
         ) old
-    ),
+    ), '[]'),
     'client_sessions', (
         select count(*) from pg_stat_activity
         where backend_type = 'client backend' and datname = current_database() and pid <> pg_backend_pid()
             and coalesce(application_name, '') not like 'greenlight%'
     ),
-    'other_databases', (
+    'other_databases', coalesce((
         -- What `postgres` holds beyond a new database is somebody's; a megabyte is more than its catalogue ever drifts by.
         select jsonb_agg(datname order by datname) from pg_database
         where not datistemplate and datname <> current_database()
@@ -119,28 +120,30 @@ select jsonb_strip_nulls(jsonb_build_object(
                 then pg_database_size(oid) >= 1024 * 1024 + (select sum(pg_database_size(oid)) from pg_database where datname = 'template1')
                 else true
             end
-    ),
-    'available_extensions', (select jsonb_agg(name order by name) from pg_available_extensions),
-    'extensions_with_rows', (select jsonb_agg(extname order by extname) from pg_extension where extconfig is not null),
+    ), '[]'),
+    'available_extensions', coalesce((select jsonb_agg(name order by name) from pg_available_extensions), '[]'),
+    'extensions_with_rows', coalesce((select jsonb_agg(extname order by extname) from pg_extension where extconfig is not null), '[]'),
     'shared_preload_libraries', coalesce((select setting from pg_settings where name = 'shared_preload_libraries'), ''),
-    'event_triggers', (
+    'event_triggers', coalesce((
         select jsonb_agg(evtname order by evtname) from pg_event_trigger e
         where evtenabled <> 'D'
             and not exists (select from pg_depend where classid = 'pg_event_trigger'::regclass and objid = e.oid and deptype = 'e')
-    ),
-    'replica_roles', (
+    ), '[]'),
+    'replica_roles', coalesce((
         select jsonb_agg(distinct coalesce(rolname, 'all roles')) from pg_db_role_setting
         left join pg_roles on pg_roles.oid = setrole
         where setdatabase in (0, (select oid from pg_database where datname = current_database()))
             and 'session_replication_role=replica' = any (setconfig)
-    ),
-    'tablespaces', (select jsonb_agg(spcname order by spcname) from pg_tablespace where spcname not in ('pg_default', 'pg_global')),
-    'settings', (
+    ), '[]'),
+    'tablespaces', coalesce((select jsonb_agg(spcname order by spcname) from pg_tablespace where spcname not in ('pg_default', 'pg_global')), '[]'),
+    'settings', coalesce((
         -- What the session itself brought along says nothing of the server.
         select jsonb_object_agg(name, reset_val) from pg_settings
         where name = any ($1::text[]) and reset_val is not null and source not in ('client', 'session')
-    ),
+    ), '{}'),
+    'data_directory', (select setting from pg_settings where name = 'data_directory'),
+    'started_epoch', floor(extract(epoch from pg_postmaster_start_time()))::bigint,
     'replay_lsn', case when in_recovery then pg_last_wal_replay_lsn() end,
     'wal_lsn', coalesce(wal_lsn, '0/0')
-))
+)
 from server
