@@ -2,6 +2,9 @@
 //!
 //! The port is `Migrator`: it brings one database from one version to the next.
 
+pub mod files;
+pub mod statements;
+
 use crate::schema::Catalog;
 use crate::word::{PortError, RelationName, Timestamp};
 use async_trait::async_trait;
