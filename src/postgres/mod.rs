@@ -4,8 +4,29 @@
 //! Ok. `create_*` is not repeatable and has a reading counterpart. Every error answers what may have happened
 //! (`Failure`). Sessions say who they are: `application_name` is `greenlight/<run>/<epoch>`.
 
+pub mod catalog;
+pub mod client;
+pub mod failure;
 pub mod programs;
 pub mod survey;
+
+mod alter;
+mod claim;
+mod fence;
+mod health;
+mod passfile;
+mod probe;
+mod promotion;
+mod publication;
+mod sequences;
+mod server;
+mod slot;
+mod subscription;
+mod tls;
+mod triggers;
+mod warm;
+
+pub use server::{PgServer, PgServerOptions};
 
 use crate::plan::SyncTrigger;
 use crate::schema::{SharedColumns, TableFlow};
@@ -13,6 +34,10 @@ use crate::word::{Lsn, PortError, RelationName};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use std::{fmt, time::Duration};
+
+/// Asked through a route or directly, tells which of two servers with one system identifier answers: its start and port.
+pub const SIGNATURE_SQL: &str = "SELECT to_char(pg_postmaster_start_time() AT TIME ZONE 'UTC', \
+    'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') || ' on port ' || current_setting('port')";
 
 /// What keeps applications from writing to a server's database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -201,7 +226,8 @@ pub fn published_forward(tables: &[TableFlow]) -> Vec<PublishedTable> {
 
 /// What a migrated green publishes to blue.
 pub fn published_reverse(tables: &[TableFlow]) -> Vec<PublishedTable> {
-    flowing(tables).map(|(table, shared)| PublishedTable { table: table.clone(), columns: shared.reverse.clone() }).collect()
+    let sent = flowing(tables).filter(|(_, shared)| shared.reverse.as_ref().is_none_or(|columns| !columns.is_empty()));
+    sent.map(|(table, shared)| PublishedTable { table: table.clone(), columns: shared.reverse.clone() }).collect()
 }
 
 fn flowing(tables: &[TableFlow]) -> impl Iterator<Item = (&RelationName, &SharedColumns)> {
