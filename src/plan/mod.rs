@@ -105,7 +105,7 @@ pub struct PlannedStep {
     pub way_back: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnFailure {
     /// Take everything back while blue serves; hold otherwise.
@@ -114,7 +114,7 @@ pub enum OnFailure {
     Hold,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LongTransactions {
     /// Wait for them to end; the window does not open meanwhile.

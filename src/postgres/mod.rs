@@ -4,7 +4,28 @@
 //! Ok. `create_*` is not repeatable and has a reading counterpart. Every error answers what may have happened
 //! (`Failure`). Sessions say who they are: `application_name` is `greenlight/<run>/<epoch>`.
 
+pub mod client;
+pub mod failure;
 pub mod programs;
+
+mod alter;
+pub mod catalog;
+mod claim;
+mod fence;
+mod health;
+mod passfile;
+mod probe;
+mod promotion;
+mod publication;
+mod sequences;
+mod server;
+mod slot;
+mod subscription;
+mod tls;
+mod triggers;
+mod warm;
+
+pub use server::{PgServer, PgServerOptions};
 
 use crate::plan::SyncTrigger;
 use crate::schema::{SharedColumns, TableFlow};
@@ -12,6 +33,10 @@ use crate::word::{Lsn, PortError, RelationName};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use std::{fmt, time::Duration};
+
+/// Asked through a route or directly, tells which of two servers with one system identifier answers: its start and port.
+pub const SIGNATURE_SQL: &str = "SELECT to_char(pg_postmaster_start_time() AT TIME ZONE 'UTC', \
+    'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') || ' on port ' || current_setting('port')";
 
 /// What keeps applications from writing to a server's database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
