@@ -4,12 +4,13 @@
 //! Ok. `create_*` is not repeatable and has a reading counterpart. Every error answers what may have happened
 //! (`Failure`). Sessions say who they are: `application_name` is `greenlight/<run>/<epoch>`.
 
+pub mod catalog;
 pub mod client;
 pub mod failure;
 pub mod programs;
+pub mod survey;
 
 mod alter;
-pub mod catalog;
 mod claim;
 mod fence;
 mod health;
@@ -225,7 +226,8 @@ pub fn published_forward(tables: &[TableFlow]) -> Vec<PublishedTable> {
 
 /// What a migrated green publishes to blue.
 pub fn published_reverse(tables: &[TableFlow]) -> Vec<PublishedTable> {
-    flowing(tables).map(|(table, shared)| PublishedTable { table: table.clone(), columns: shared.reverse.clone() }).collect()
+    let sent = flowing(tables).filter(|(_, shared)| shared.reverse.as_ref().is_none_or(|columns| !columns.is_empty()));
+    sent.map(|(table, shared)| PublishedTable { table: table.clone(), columns: shared.reverse.clone() }).collect()
 }
 
 fn flowing(tables: &[TableFlow]) -> impl Iterator<Item = (&RelationName, &SharedColumns)> {
