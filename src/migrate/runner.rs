@@ -281,10 +281,7 @@ impl Run<'_> {
 
     async fn insert(&self, client: &Client) -> Result<(), Error> {
         create_history(client, self.history).await?;
-        let sql = format!(
-            "INSERT INTO {} (version, checksum, execution_time_ms) VALUES ($1, $2, $3)",
-            table(self.history).sql()
-        );
+        let sql = format!("INSERT INTO {} (version, checksum, execution_time_ms) VALUES ($1, $2, $3)", table(self.history).sql());
         let took_ms = i32::try_from(self.took_ms()).unwrap_or(i32::MAX);
         client.execute(&sql, &[&self.migration.version, &checksum(&self.migration.up), &took_ms]).await.map(|_| ())
     }

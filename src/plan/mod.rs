@@ -12,6 +12,7 @@ mod gate;
 mod line;
 mod names;
 mod preflight;
+pub mod render;
 mod statements;
 mod survey;
 

@@ -1,16 +1,16 @@
 //! A small world in which a run could begin at once, for tests that change one thing in it.
 
 use super::{Look, check};
-use crate::migrate::{Migration, ShadowReport, StatementReport};
+use crate::migrate::{Migration, ShadowReport, StatementReport, TableWrite};
 use crate::plan::{
-    Answer, Finding, Gate, GreenSurvey, HistorySpec, LimitsSpec, LongTransactions, OnFailure, PlanInput, RouteKind, RouteSpec,
+    Answer, Day, Finding, Gate, GreenSurvey, HistorySpec, LimitsSpec, LongTransactions, OnFailure, OpenHours, Plan, PlanInput, RouteKind, RouteSpec,
     RouteSurvey, ServerSpec, ServerSurvey, SlotSurvey, SoakSpec, StandbySurvey, Survey, SyncTrigger, TableSize, ValidateSpec,
-    WindowSpec,
+    WindowSpec, compile,
 };
 use crate::schema::{
     Catalog, Column, ComparedColumn, Flow, Partition, Persistence, ReplicaIdentity, SharedColumns, Table, TableFlow, Verdict,
 };
-use crate::word::{Lsn, RelationName, Template};
+use crate::word::{Lsn, RelationName, Template, Timestamp};
 
 #[derive(Clone, Debug)]
 pub(in crate::plan) struct World {
@@ -52,6 +52,51 @@ impl World {
         let mut world = World::new();
         change(&mut world);
         world
+    }
+
+    /// A migration that adds, fills, rewrites and drops, gated and accepted where it has to be.
+    pub(in crate::plan) fn migrating() -> World {
+        let mut world = World::new();
+        world.add_tables(3);
+        let up = "alter table orders add column note text;\nupdate orders set note = 'n/a';\n\
+                  alter table orders alter column id type bigint;\nalter table orders drop column total;\n";
+        world.input.migrations[0].up = up.to_owned();
+        world.input.before_window.hours = Some(OpenHours {
+            zone: "Europe/Berlin".to_owned(),
+            days: vec![Day::Sat, Day::Sun],
+            from: jiff::civil::time(2, 0, 0, 0),
+            to: jiff::civil::time(4, 0, 0, 0),
+        });
+        world.input.accept = vec!["backfill:public.orders".to_owned(), "other-databases".to_owned(), "typo".to_owned()];
+        world.blue().other_databases = vec!["crm".to_owned()];
+        world.blue().prepared_transactions_max = 10;
+        let shadow = world.survey.shadow.as_mut().unwrap();
+        shadow.after.tables.get_mut("public.orders").unwrap().columns.retain(|column| column.name != "total");
+        let orders = RelationName::new("public", "orders");
+        let fills = TableWrite { table: orders.clone(), kind: "update".to_owned(), columns: vec!["note".to_owned()] };
+        shadow.statements = vec![
+            World::statement("alter table orders add column note text"),
+            StatementReport { line: 2, writes: vec![fills], ..World::statement("update orders set note = 'n/a'") },
+            StatementReport { line: 3, rewrites: vec![orders], ..World::statement("alter table orders alter column id type bigint") },
+            StatementReport { line: 4, ..World::statement("alter table orders drop column total") },
+        ];
+        world
+    }
+
+    /// Tables `table_0` and so on, that no migration touches.
+    pub(in crate::plan) fn add_tables(&mut self, number: usize) {
+        for at in 0..number {
+            let table = table(&format!("table_{at}"));
+            let key = table.name.to_string();
+            self.survey.blue.catalog.tables.insert(key.clone(), table.clone());
+            let shadow = self.survey.shadow.as_mut().unwrap();
+            shadow.before.tables.insert(key.clone(), table.clone());
+            shadow.after.tables.insert(key, table);
+        }
+    }
+
+    pub(in crate::plan) fn plan(&self) -> Plan {
+        compile(self.input.clone(), &self.survey, "r1a2b3c4".parse().unwrap(), Timestamp::UNIX_EPOCH)
     }
 
     pub(in crate::plan) fn blue(&mut self) -> &mut ServerSurvey {
