@@ -127,11 +127,7 @@ impl LocalServer {
 
     /// What a failure of the machine is to the server: every process of it is killed at once.
     pub fn crash(&self) {
-        let Some(postmaster) = self.postmaster() else { return };
-        let children = processes::children_of(postmaster.pid);
-        let mut pids = vec![postmaster.pid];
-        pids.extend(children);
-        processes::kill_and_wait(&pids);
+        crash_in(&self.data_dir);
     }
 
     /// Its process runs; whether it lets clients in already is another question, `answers`.
@@ -257,6 +253,24 @@ impl LocalServer {
 impl fmt::Debug for LocalServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LocalServer").field("data_dir", &self.data_dir).field("port", &self.port).finish_non_exhaustive()
+    }
+}
+
+/// Kills every process of the server that works in this folder, also one that is only about to start.
+pub fn crash_in(data_dir: &Path) {
+    let mut pids = processes::started_with("pg_ctl", data_dir);
+    pids.extend(processes::started_with("postgres", data_dir));
+    if let Some(postmaster) = Postmaster::of(data_dir) {
+        // Or it might start one more while its children are counted.
+        processes::signal(&[postmaster.pid], Signal::Stop);
+        pids.push(postmaster.pid);
+        pids.extend(processes::children_of(postmaster.pid));
+    }
+    processes::kill_and_wait(&pids);
+    if !pids.is_empty() {
+        // Where nobody collects ended processes, as in many containers, the next start would take the dead postmaster for
+        // a living one. All that the file protects from is gone: each process was seen to end.
+        let _ = fs::remove_file(data_dir.join("postmaster.pid"));
     }
 }
 

@@ -65,15 +65,3 @@ pub(super) async fn ensure_physical_slot(blue: &Sql, slot: &str) -> Result<(), P
     .await
     .map(drop)
 }
-
-/// Ends whoever uses the slot, and drops it.
-pub(super) async fn ensure_no_physical_slot(blue: &Sql, slot: &str) -> Result<(), PortError> {
-    let name = quote_literal(slot);
-    blue.rows(&format!(
-        "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE slot_name = {name} AND active_pid IS NOT NULL"
-    ))
-    .await?;
-    blue.rows(&format!("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = {name}"))
-        .await
-        .map(drop)
-}

@@ -138,7 +138,7 @@ async fn shadow(
 async fn shadow_on(
     server: &LocalServer,
     seen: &ServerSurvey,
-    dump: &str,
+    dump: &migrate::shadow::SchemaDump,
     pending: &[Migration],
     playbook: &Playbook,
     run: &RunId,
