@@ -203,6 +203,32 @@ async fn a_panic_leaves_no_process_and_no_file_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_world_goes_with_its_process_however_that_ends() {
+    // This test, run again by itself, is the process that is killed.
+    const WORLD: &str = "GREENLIGHT_TEST_WORLD";
+    if let Some(dir) = std::env::var_os(WORLD) {
+        let _world = up(&Options { dir: dir.into(), ..options("killed").await }).await;
+        return std::future::pending().await;
+    }
+    let dir = folder("killed");
+    let mut command = greenlight::process::new_command(&std::env::current_exe().unwrap());
+    command.args(["--exact", "a_world_goes_with_its_process_however_that_ends"]).env(WORLD, &dir);
+    let mut process = command.stdout(std::process::Stdio::null()).spawn().unwrap();
+    let comes = async |count: usize| {
+        for _ in 0..1500 {
+            if running_in(&dir).len() == count && (count > 0 || !dir.exists()) {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        false
+    };
+    assert!(comes(3).await, "the world does not come up");
+    process.kill().await.unwrap();
+    assert!(comes(0).await, "{:?} in {} outlived their process", running_in(&dir), dir.display());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_folder_that_holds_something_is_not_made_a_lab() {
     let taken = tempfile::Builder::new().prefix("greenlight-lab-").tempdir_in("/tmp").unwrap();
     fs::write(taken.path().join("data"), "of worth").unwrap();

@@ -10,6 +10,7 @@ mod ledger;
 mod pooler;
 mod session;
 pub mod shop;
+mod watcher;
 mod workload;
 mod world;
 

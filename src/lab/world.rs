@@ -1,6 +1,7 @@
 //! A blue primary, its standby green, and PgBouncers before them: brought up, broken, mended and removed.
 
 use super::pooler::{Pooler, User, write_private};
+use super::watcher::Watcher;
 use super::{session, shop};
 use crate::postgres::programs::{Installed, Programs};
 use crate::process;
@@ -65,14 +66,16 @@ struct Description {
     pooler_ports: Vec<u16>,
 }
 
-/// Servers and PgBouncers that run, and are killed and removed when this is dropped, unless `keep` was called.
+/// Servers and PgBouncers that run, and are killed and removed when this is dropped or its process is killed, unless `keep`
+/// was called.
 #[derive(Debug)]
 pub struct World {
     dir: PathBuf,
     description: Description,
     passwords: [Secret; 3],
     clock: Arc<dyn Clock>,
-    removed_on_drop: bool,
+    /// There while the world goes when this process does.
+    watcher: Option<Watcher>,
 }
 
 impl World {
@@ -109,19 +112,22 @@ impl World {
             description,
             passwords: [read(SUPERUSER)?, read(APPLICATION)?, read(POOLER_ADMIN)?],
             clock: Arc::new(SystemClock::new()),
-            removed_on_drop: false,
+            watcher: None,
         })
     }
 
     /// Ends every process of the world and removes its folder.
     pub fn down(mut self) -> Result<(), PortError> {
-        self.removed_on_drop = false;
-        self.remove().map_err(|e| PortError::uncertain(format!("remove the lab in `{}`", self.dir.display())).because(e))
+        let removed = self.remove();
+        self.keep();
+        removed.map_err(|e| PortError::uncertain(format!("remove the lab in `{}`", self.dir.display())).because(e))
     }
 
     /// It stays when this is dropped.
     pub fn keep(&mut self) {
-        self.removed_on_drop = false;
+        if let Some(watcher) = self.watcher.take() {
+            watcher.dismiss();
+        }
     }
 
     pub fn dir(&self) -> &Path {
@@ -291,7 +297,7 @@ impl World {
             },
             passwords: [new_password(), new_password(), new_password()],
             clock: Arc::new(SystemClock::new()),
-            removed_on_drop: true,
+            watcher: Some(Watcher::over(&dir)?),
             dir,
         };
         world.describe()?;
@@ -392,9 +398,10 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        if self.removed_on_drop {
+        if let Some(watcher) = self.watcher.take() {
             // There is nobody left to tell, and what remains is below one folder.
             let _ = self.remove();
+            watcher.dismiss();
         }
     }
 }

@@ -15,7 +15,7 @@ mod alter;
 mod claim;
 mod fence;
 mod health;
-mod passfile;
+pub(crate) mod passfile;
 mod probe;
 mod promotion;
 mod publication;

@@ -4,7 +4,10 @@
 //! process works in this very folder, whatever a left-behind `postmaster.pid` says.
 
 use super::{conninfo, processes, processes::Signal};
-use crate::postgres::programs::{Installed, Programs};
+use crate::postgres::{
+    passfile,
+    programs::{Installed, Programs},
+};
 use crate::process;
 use crate::word::{Clock, Endpoint, PortError, Secret};
 use std::{
@@ -169,15 +172,16 @@ impl LocalServer {
         progress: CopyProgress<'_>,
     ) -> Result<(), PortError> {
         ensure_own_folder(&self.data_dir).await?;
-        let passfile = match &from.password {
-            Some(password) => {
-                let path = self.data_dir.join(format!("{OWN}pass"));
-                write_for_server(&path, &conninfo::passfile(password.expose())?).await?;
-                Some(path)
-            }
-            None => from.passfile.clone(),
+        // A password file of the caller's need not be readable for the server's user.
+        let password = match (&from.password, &from.passfile) {
+            (None, Some(path)) => passfile::password(path, from)?,
+            (password, _) => password.clone(),
         };
-        let upstream = conninfo::replication(from, slot, passfile.as_deref());
+        let passfile = self.data_dir.join(format!("{OWN}pass"));
+        if let Some(password) = &password {
+            write_for_server(&passfile, &conninfo::passfile(password.expose())?).await?;
+        }
+        let upstream = conninfo::replication(from, slot, password.map(|_| passfile.as_path()));
 
         // The program wants an empty folder, and this one holds the password file.
         let copy = self.data_dir.join(format!("{OWN}copy"));
