@@ -2,7 +2,8 @@
 
 use super::arguments::{Output, PlanArgs, Shared};
 use super::{Exit, print};
-use crate::plan::{Answer, Finding, Plan, render};
+use crate::plan::render::{self, Detail};
+use crate::plan::{Answer, Finding, Plan};
 use crate::wire;
 
 pub(super) async fn run(shared: &Shared, args: &PlanArgs) -> anyhow::Result<Exit> {
@@ -13,7 +14,7 @@ pub(super) async fn run(shared: &Shared, args: &PlanArgs) -> anyhow::Result<Exit
     } else if shared.output == Output::Json {
         print::json(&serde_json::json!({ "digest": plan.digest(), "plan": plan }));
     } else {
-        print::data(&render::text(&plan, args.all_tables));
+        print::data(&render::text(&plan, if args.all_tables { Detail::Full } else { Detail::Short }));
     }
     if !may_run(&plan) {
         say_obstacles(&plan);

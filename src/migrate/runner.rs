@@ -36,13 +36,7 @@ pub struct PgMigrator {
 
 impl PgMigrator {
     /// Migrates green, under the lease's epoch, so that its sessions end with it. Connects at each call only.
-    pub fn new(
-        endpoint: Endpoint,
-        run: RunId,
-        epoch: Arc<AtomicU64>,
-        history: HistorySpec,
-        clock: Arc<dyn Clock>,
-    ) -> PgMigrator {
+    pub fn new(endpoint: Endpoint, run: RunId, epoch: Arc<AtomicU64>, history: HistorySpec, clock: Arc<dyn Clock>) -> PgMigrator {
         PgMigrator { endpoint, run, epoch, history, on: "green".to_owned(), clock }
     }
 
