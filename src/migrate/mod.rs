@@ -5,7 +5,7 @@
 pub mod files;
 pub mod statements;
 
-use crate::schema::Catalog;
+use crate::schema::{Catalog, Moves};
 use crate::word::{PortError, RelationName, Timestamp};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -41,6 +41,8 @@ pub struct ShadowReport {
     /// The schema after all pending migrations.
     pub after: Catalog,
     pub statements: Vec<StatementReport>,
+    /// Which table or column after is which one before.
+    pub moves: Moves,
     /// Where the shadow stood, for a person.
     pub stood_on: String,
 }

@@ -102,7 +102,7 @@ impl SchemaWork {
         // Without a shadow nothing is known of the schema to come. The finding that says so keeps such a plan from running.
         let blue = &survey.blue.catalog;
         let (before, after, seen) = match &survey.shadow {
-            Ok(shadow) => (&shadow.before, &shadow.after, Seen { writes: writes(shadow), moves: () }),
+            Ok(shadow) => (&shadow.before, &shadow.after, Seen { writes: writes(shadow), moves: shadow.moves.clone() }),
             Err(_) => (blue, blue, Seen::default()),
         };
         let options = FlowOptions {

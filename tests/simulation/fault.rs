@@ -109,9 +109,7 @@ impl Kind {
                 Restarted,
                 RestartedDone,
             ],
-            Kind::Touch => {
-                &[CrashBefore, CrashAfter, Transient, Refused, RefusedLate, UncertainUndone, UncertainDone, Slow]
-            }
+            Kind::Touch => &[CrashBefore, CrashAfter, Transient, Refused, RefusedLate, UncertainUndone, UncertainDone, Slow],
             Kind::TouchInParts => &[
                 CrashBefore,
                 CrashAfter,
@@ -136,7 +134,9 @@ impl Kind {
             Kind::Read => &[Transient],
             Kind::Look => &[Transient, Odd],
             Kind::Change => &[CrashAfter, CrashLate, Transient, RefusedLate, UncertainDone, UncertainLate, Slow, Restarted],
-            Kind::ChangeInParts => &[CrashAfter, CrashHalf, CrashLate, Transient, RefusedLate, UncertainHalf, UncertainLate, Slow, Restarted],
+            Kind::ChangeInParts => {
+                &[CrashAfter, CrashHalf, CrashLate, Transient, RefusedLate, UncertainHalf, UncertainLate, Slow, Restarted]
+            }
             Kind::Touch => &[CrashAfter, Transient, RefusedLate, UncertainDone, Slow],
             Kind::TouchInParts => &[CrashAfter, CrashHalf, Transient, RefusedLate, UncertainHalf, Slow],
             Kind::Append => &[CrashAfter, UnreachableUnwritten, Usurped],
