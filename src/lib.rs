@@ -1,4 +1,3 @@
-//pub mod cli;
 pub mod engine;
 pub mod failpoint;
 pub mod journal;
@@ -14,5 +13,4 @@ pub mod run;
 pub mod schema;
 pub mod step;
 pub mod validate;
-//pub mod wire;
 pub mod word;

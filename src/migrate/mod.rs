@@ -3,7 +3,12 @@
 //! The port is `Migrator`: it brings one database from one version to the next.
 
 pub mod files;
+mod runner;
+mod session;
 pub mod statements;
+
+pub use runner::PgMigrator;
+pub use statements::{BodyEffects, WrittenName, body_effects};
 
 use crate::schema::{Catalog, Moves};
 use crate::word::{PortError, RelationName, Timestamp};

@@ -9,6 +9,7 @@ mod compile;
 mod figures;
 mod finding;
 mod gate;
+mod init;
 mod line;
 mod names;
 mod preflight;
@@ -19,6 +20,7 @@ mod survey;
 pub use compile::{PlanInput, compile};
 pub use finding::{Answer, Finding};
 pub use gate::{Day, Gate, OpenHours};
+pub use init::{FirstLook, first_playbook};
 pub use names::{Names, PREFIX, SCHEMA};
 pub use survey::*;
 

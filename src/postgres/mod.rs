@@ -9,6 +9,7 @@ pub mod client;
 pub mod failure;
 pub mod programs;
 pub mod survey;
+pub mod sweep;
 
 mod alter;
 mod claim;

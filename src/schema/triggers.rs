@@ -5,7 +5,7 @@
 //! blue has too must not: its work has been done on blue, or was never meant for rows of the old application.
 
 use super::{Catalog, Persistence, Table, Trigger};
-use crate::migrate::statements::{BodyEffects, WrittenName, body_effects};
+use crate::migrate::{BodyEffects, WrittenName, body_effects};
 use crate::plan::SyncTrigger;
 
 /// The migration's own row triggers that must fire for applied rows while green follows blue: those that set columns, or

@@ -122,8 +122,14 @@ async fn shadow(
     };
     let folder = std::env::temp_dir().join(format!("greenlight-{run}-shadow"));
     let port = std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|socket| socket.local_addr())?.port();
-    let server =
-        LocalServer { programs, data_dir: folder.clone(), port, log: folder.with_extension("log"), durable: false, clock: clock.clone() };
+    let server = LocalServer {
+        programs,
+        data_dir: folder.clone(),
+        port,
+        log: folder.with_extension("log"),
+        durable: false,
+        clock: clock.clone(),
+    };
     let tried = shadow_on(&server, seen, &dump, pending, playbook, run).await;
     server.remove().await?;
     Ok(Ok(tried.context("could not try the migrations in the shadow")?))
@@ -171,5 +177,25 @@ pub async fn first_playbook(blue: &str, green: &str, pgbouncer: Option<&str>) ->
     let (blue_url, green_url) = (Template(blue.to_owned()), Template(green.to_owned()));
     let blue = look_at(&endpoint(&blue_url)?, "blue").await?;
     let green = look_at(&endpoint(&green_url)?, "green").await?;
-    Ok(plan::first_playbook(&plan::FirstLook { blue: &blue, green: &green, blue_url: &blue_url, green_url: &green_url, pgbouncer }))
+    Ok(plan::first_playbook(&plan::FirstLook {
+        blue: &blue,
+        green: &green,
+        blue_url: &blue_url,
+        green_url: &green_url,
+        pgbouncer,
+    }))
+}
+
+/// What each route says of its version.
+///
+/// # Errors
+/// A URL that cannot be used.
+pub async fn route_versions(playbook: &Playbook) -> anyhow::Result<Vec<String>> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let blue = endpoint(&playbook.blue.url)?;
+    let mut versions = Vec::new();
+    for spec in &playbook.routes {
+        versions.push(ports::pgbouncer(spec, &blue, &clock)?.survey().await.about);
+    }
+    Ok(versions)
 }

@@ -4,7 +4,7 @@
 mod look;
 mod ports;
 
-pub use look::{first_playbook, make_plan};
+pub use look::{first_playbook, make_plan, route_versions};
 pub use ports::ports;
 
 use crate::playbook;
@@ -27,7 +27,9 @@ pub fn environment(name: &str) -> Option<String> {
 /// # Errors
 /// Says which reference leads nowhere or what is wrong with the URL; never shows a secret.
 pub fn endpoint(url: &Template) -> anyhow::Result<Endpoint> {
-    let resolved: Secret = playbook::resolve_url(url, &environment).map_err(|why| anyhow!("{why}")).with_context(|| format!("could not use the URL `{url}`"))?;
+    let resolved: Secret = playbook::resolve_url(url, &environment)
+        .map_err(|why| anyhow!("{why}"))
+        .with_context(|| format!("could not use the URL `{url}`"))?;
     Endpoint::parse(resolved.expose()).with_context(|| format!("could not use the URL `{url}`"))
 }
 

@@ -78,7 +78,9 @@ pub(super) fn pgbouncer(spec: &RouteSpec, blue: &Endpoint, clock: &Arc<dyn Clock
     let probe = match probe {
         Some(url) => endpoint(url)?,
         // Through the same PgBouncer, as blue's user.
-        None => Endpoint { database: database.clone(), user: blue.user.clone(), password: blue.password.clone(), ..admin.clone() },
+        None => {
+            Endpoint { database: database.clone(), user: blue.user.clone(), password: blue.password.clone(), ..admin.clone() }
+        }
     };
     Ok(PgBouncer::new(spec.name.clone(), admin, database.clone(), config.clone(), probe, clock.clone()))
 }
