@@ -28,6 +28,8 @@ pub(crate) struct Script {
     pub(crate) breaks: Option<&'static str>,
     /// How often a stuck step is tried again before the person leaves it as it is.
     pub(crate) retries: u32,
+    /// Seconds before a stuck step is tried again.
+    pub(crate) retry_after_secs: u64,
     /// Seconds without any progress before the person abandons.
     pub(crate) patience_secs: u64,
     /// Waiting places so far.
@@ -58,6 +60,7 @@ impl Default for Script {
             green_goes_down: false,
             breaks: None,
             retries: 5,
+            retry_after_secs: 10,
             patience_secs: 600,
             waits: 0,
             place: None,
@@ -99,6 +102,10 @@ impl World {
                     self.gives_up();
                     return None;
                 }
+                if self.now - self.script.since < self.script.retry_after_secs * SECOND {
+                    return None;
+                }
+                self.script.since = self.now;
                 self.script.retries -= 1;
                 RequestKind::Retry
             }

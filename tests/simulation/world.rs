@@ -18,6 +18,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool};
 
 pub(crate) const MS: u64 = 1_000;
 pub(crate) const SECOND: u64 = 1_000 * MS;
+/// How long a server stays down.
+const OUTAGE: u64 = 30 * SECOND;
 
 /// A direction of the logical flow. As an index: of publications and slots on the publisher, of subscriptions on the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,6 +214,8 @@ pub(crate) struct World {
     /// A read that fails from now on, for ever.
     pub(crate) broken: Option<&'static str>,
     pub(crate) late: Vec<Late>,
+    /// A server that is down, and when it is up again.
+    back_at: Option<(Side, u64)>,
     /// A dead process's statement lands: its session is still there on the server.
     pub(crate) landing: bool,
     pub(crate) violation: Option<String>,
@@ -267,6 +271,7 @@ impl World {
             last_read: None,
             broken: None,
             late: Vec::new(),
+            back_at: None,
             landing: false,
             violation: None,
             trace: None,
@@ -336,6 +341,13 @@ impl World {
     }
 
     fn tick(&mut self) {
+        if let Some((side, at)) = self.back_at
+            && at <= self.now
+        {
+            self.node(side).up = true;
+            self.back_at = None;
+            self.tell(|| format!("{side} is up again"));
+        }
         self.applications_write();
         self.replay();
         self.flow(Flow::Forward);
@@ -460,6 +472,15 @@ impl World {
         *slot = (*slot).max(place);
         if let Some(id) = violation {
             self.violated(format!("row {id} was applied twice, by the {flow:?} flow"));
+        }
+    }
+
+    /// Down for a while; what is no server stays up.
+    pub(crate) fn go_down(&mut self, side: Option<Side>) {
+        if let Some(side) = side {
+            self.restart(side);
+            self.node(side).up = false;
+            self.back_at = Some((side, self.now + OUTAGE));
         }
     }
 
