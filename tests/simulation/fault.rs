@@ -239,6 +239,9 @@ impl World {
         } else {
             let number = self.points.len();
             self.points.push(call.kind);
+            if self.promoted_by_others_at == Some(number) {
+                self.promoted_by_others();
+            }
             self.faults.iter().find(|(at, _)| *at == number).map(|(_, fault)| *fault)
         };
         let number = self.points.len() - usize::from(!again);

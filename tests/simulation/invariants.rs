@@ -249,7 +249,7 @@ impl World {
             }
         };
         note(node.slots.iter().any(Option::is_some), "a slot");
-        note(self.is_slot_without_standby(node), "a slot that nobody reads");
+        note(self.is_slot_without_standby(node) && !self.says_left_behind(side), "a slot that nobody reads");
         // Inside a closed database nobody can look: it is said instead.
         if node.allow_connections || !self.says_left_behind(side) {
             note(node.subscriptions.iter().any(Option::is_some), "a subscription");

@@ -6,7 +6,7 @@
 use crate::{
     fault::{Fault, Kind, Late},
     plan::{self, PlanKind},
-    script::Script,
+    script::{Person, Script},
 };
 use greenlight::{
     plan::Plan,
@@ -204,7 +204,7 @@ pub(crate) struct World {
     /// The run as its durable journal tells it.
     pub(crate) run: Run,
     pub(crate) processes: Vec<Process>,
-    pub(crate) script: Script,
+    pub(crate) person: Person,
 
     pub(crate) faults: Vec<(usize, Fault)>,
     pub(crate) fired: u32,
@@ -264,7 +264,7 @@ impl World {
             run: Run::new(plan.steps.len()),
             plan: Arc::new(plan),
             processes: Vec::new(),
-            script,
+            person: Person::new(script),
             faults: faults.to_vec(),
             fired: 0,
             points: Vec::with_capacity(512),
@@ -396,6 +396,15 @@ impl World {
         }
         while blue.log.get(green.replayed).is_some_and(|entry| entry.at + lag <= now) {
             green.replayed += 1;
+        }
+    }
+
+    /// Somebody else promotes green, and is careful with it.
+    pub(crate) fn promoted_by_others(&mut self) {
+        if self.nodes[Side::Green as usize].in_recovery {
+            self.tell(|| "somebody promotes green".to_owned());
+            self.node(Side::Green).read_only_default = true;
+            self.promote_green();
         }
     }
 
