@@ -27,27 +27,25 @@ impl Step for Window {
         if run.open_window().is_some() {
             return Ok(Observed::Partial);
         }
-        let settled = run.follows_back() || run.without_green;
         Ok(match (run.direction, run.serving()) {
-            (Direction::Forward, Side::Green) if settled => Observed::Complete,
+            (Direction::Forward, Side::Green) if run.follows_back() => Observed::Complete,
             (Direction::Forward, Side::Blue) => Observed::Absent,
-            (Direction::Backward, Side::Blue) if settled || !has_moved(cx) => Observed::Absent,
+            (Direction::Backward, Side::Blue) if run.follows_back() || !has_moved(cx) => Observed::Absent,
             (Direction::Forward | Direction::Backward, _) => Observed::Partial,
         })
     }
 
     async fn advance(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
-        move_to(cx, Side::Green).await
+        let result = go(cx, Side::Green).await;
+        unsure_inside_a_window(cx, result)
     }
 
     async fn revert(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
         if cx.run().open_window().is_none() && cx.run().serving() == Side::Blue && !has_moved(cx) {
             return Ok(Progress::Done);
         }
-        if cx.run().without_green && cx.run().serving() == Side::Green {
-            return safety::leave_green(cx).await;
-        }
-        move_to(cx, Side::Blue).await
+        let result = if cx.run().without_green { safety::leave_green(cx).await } else { go(cx, Side::Blue).await };
+        unsure_inside_a_window(cx, result)
     }
 }
 
@@ -56,9 +54,9 @@ fn has_moved(cx: &StepContext<'_>) -> bool {
     cx.run().follow_from().is_some()
 }
 
-async fn move_to(cx: &mut StepContext<'_>, to: Side) -> Result<Progress, PortError> {
-    match go(cx, to).await {
-        // Whatever an error inside an open window says of itself, clients may be waiting: the next call, soon, makes it safe.
+/// Whatever an error inside an open window says of itself, clients may be waiting: the next call, soon, makes it safe.
+fn unsure_inside_a_window(cx: &StepContext<'_>, result: Result<Progress, PortError>) -> Result<Progress, PortError> {
+    match result {
         Err(error) if cx.run().open_window().is_some() => Err(PortError { failure: Failure::Uncertain, ..error }),
         result => result,
     }
