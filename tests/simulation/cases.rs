@@ -87,6 +87,18 @@ fn a_run_whose_green_is_lost_is_abandoned_without_it() {
     }
 }
 
+/// Green is lost for good at any call, and the person leaves it after a minute without progress.
+#[test]
+fn a_green_that_dies_at_any_call_can_be_left() {
+    let plain = Setup::default().run();
+    let script = Script { without_green: true, green_goes_down: true, patience_secs: 60, retries: 1, ..Script::default() };
+    let mut tally = Tally::default();
+    for at in 0..plain.points.len() {
+        tally.run(Setup { green_dies_at: Some(at), ..told(script) });
+    }
+    tally.conclude("green dies", plain.points.len());
+}
+
 #[test]
 fn a_run_with_a_slow_flow_ends_whole() {
     let setup = Setup { lag_ms: Some(300), ..Setup::default() };

@@ -239,6 +239,11 @@ impl World {
         } else {
             let number = self.points.len();
             self.points.push(call.kind);
+            if self.green_dies_at == Some(number) {
+                self.tell(|| "green dies".to_owned());
+                self.restart(Side::Green);
+                self.node(Side::Green).up = false;
+            }
             if self.promoted_by_others_at == Some(number) {
                 self.promoted_by_others();
             }

@@ -224,6 +224,7 @@ pub(crate) struct World {
     pub(crate) was_stuck: bool,
     pub(crate) calls: usize,
     pub(crate) promoted_by_others_at: Option<usize>,
+    pub(crate) green_dies_at: Option<usize>,
     /// The present coordinator's Ctrl-C.
     pub(crate) interrupted: Arc<AtomicBool>,
 }
@@ -279,6 +280,7 @@ impl World {
             was_stuck: false,
             calls: 0,
             promoted_by_others_at: None,
+            green_dies_at: None,
             interrupted: Arc::default(),
         }
     }
