@@ -66,6 +66,13 @@ async fn go(cx: &mut StepContext<'_>, to: Side) -> Result<Progress, PortError> {
     // Left open by a crash or a lost answer: safety first, whatever this call was meant to do.
     make_safe(cx, "the window was left open and was made safe", By::Coordinator).await?;
     if cx.run().serving() != to {
+        if has_moved(cx) && !cx.run().follows_back() {
+            // Turned back before the last window was settled: `to` has to follow first.
+            let progress = settle::follow_back(cx, to.other()).await?;
+            if progress != Progress::Done {
+                return Ok(progress);
+            }
+        }
         if let Some(why_not) = prepare::look(cx, to).await? {
             return Ok(Progress::NotYet { poll_after: Duration::from_secs(1), note: why_not });
         }
