@@ -18,7 +18,7 @@ pub(super) async fn run(shared: &Shared, args: &GuardArgs) -> anyhow::Result<Exi
     let journal = state::open(shared)?;
     let stored = state::load(journal.as_ref(), &id).await?;
     let epoch = Arc::new(AtomicU64::new(NEWEST_EPOCH));
-    let ports = wire::ports(&stored.plan, &epoch, &shared.state)?;
+    let ports = wire::ports(&stored.plan, &epoch, &shared.state).await?;
     // Opened ahead, as the coordinator's are: logging in takes longer than the whole window.
     ports.blue.connect().await?;
     ports.green.connect().await?;

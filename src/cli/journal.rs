@@ -31,7 +31,9 @@ async fn show(shared: &Shared, which: &WhichRun) -> anyhow::Result<Exit> {
 /// The name of a record that has no line for people.
 fn kind(event: &crate::run::Event) -> String {
     let value = serde_json::to_value(event).unwrap_or_default();
-    let name = |value: &serde_json::Value, key: &str| value.get(key).and_then(serde_json::Value::as_str).unwrap_or_default().replace('_', " ");
+    let name = |value: &serde_json::Value, key: &str| {
+        value.get(key).and_then(serde_json::Value::as_str).unwrap_or_default().replace('_', " ")
+    };
     match value.get("fact") {
         Some(fact) => name(fact, "fact"),
         None => name(&value, "event"),

@@ -29,9 +29,9 @@ pub(super) fn load_or_say(shared: &Shared, path: &Path) -> anyhow::Result<Option
         Ok(playbook) => Ok(Some(playbook)),
         Err(problems) => {
             if shared.output == Output::Json {
-                print::json(&serde_json::json!({ "problems": problems.list() }));
+                print::json(&serde_json::json!({ "problems": problems }));
             }
-            print::say(&problems.render());
+            print::say(&problems.render(std::io::IsTerminal::is_terminal(&std::io::stderr())));
             Ok(None)
         }
     }

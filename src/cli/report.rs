@@ -130,17 +130,37 @@ fn deviation(plan: &Plan, event: &Event) -> Option<String> {
 
 fn text(report: &Report) -> String {
     let mut text = String::new();
-    let outcome = report.outcome.map_or("open", |outcome| if outcome == Outcome::Completed { "completed" } else { "rolled back" });
-    let _ = writeln!(text, "run {} of `{}`: {outcome}; {} serves; plan {}", report.run, report.name, report.serving, &report.plan[..12]);
+    let outcome =
+        report.outcome.map_or("open", |outcome| if outcome == Outcome::Completed { "completed" } else { "rolled back" });
+    let _ = writeln!(
+        text,
+        "run {} of `{}`: {outcome}; {} serves; plan {}",
+        report.run,
+        report.name,
+        report.serving,
+        &report.plan[..12]
+    );
     for window in &report.windows {
         let _ = writeln!(text, "\nwindow at {:.3}: {}", window.at, window_words(window));
         for phase in &window.phases {
             let _ = writeln!(text, "  {:<14} {:>8.1} ms", phase.name, phase.ms);
         }
     }
-    section(&mut text, "validation", report.validations.iter().map(|line| format!("{} tables, {} rows equal, in {} ms", line.tables, line.rows, line.took_ms)));
-    section(&mut text, "migrations", report.migrations.iter().map(|line| format!("{} {} in {} ms", line.version, line.name, line.took_ms)));
-    section(&mut text, "deviations from the plan", report.deviations.iter().map(|moment| format!("{:.3}  {}", moment.at, moment.what)));
+    section(
+        &mut text,
+        "validation",
+        report.validations.iter().map(|line| format!("{} tables, {} rows equal, in {} ms", line.tables, line.rows, line.took_ms)),
+    );
+    section(
+        &mut text,
+        "migrations",
+        report.migrations.iter().map(|line| format!("{} {} in {} ms", line.version, line.name, line.took_ms)),
+    );
+    section(
+        &mut text,
+        "deviations from the plan",
+        report.deviations.iter().map(|moment| format!("{:.3}  {}", moment.at, moment.what)),
+    );
     section(&mut text, "left behind", report.left_behind.iter().cloned());
     section(&mut text, "timeline", report.timeline.iter().map(|moment| format!("{:.3}  {}", moment.at, moment.what)));
     text
@@ -164,7 +184,10 @@ fn section(text: &mut String, title: &str, lines: impl Iterator<Item = String>) 
 }
 
 fn markdown(report: &Report) -> String {
-    let mut text = format!("# Run {} of `{}`\n\nPlan `{}`. {} serves.\n\n## Windows\n\n", report.run, report.name, report.plan, report.serving);
+    let mut text = format!(
+        "# Run {} of `{}`\n\nPlan `{}`. {} serves.\n\n## Windows\n\n",
+        report.run, report.name, report.plan, report.serving
+    );
     text.push_str("| when | what | phases (ms) |\n| --- | --- | --- |\n");
     for window in &report.windows {
         let phases: Vec<String> = window.phases.iter().map(|phase| format!("{} {:.1}", phase.name, phase.ms)).collect();

@@ -56,7 +56,14 @@ async fn ask(shared: &Shared, args: &RequestArgs, kind: RequestKind) -> anyhow::
 }
 
 /// Shows what another coordinator does until it has carried the request out and waits, or is over.
-async fn follow(shared: &Shared, journal: Arc<dyn Journal>, run: &RunId, request: i64, seen: u64, no_wait: bool) -> anyhow::Result<Exit> {
+async fn follow(
+    shared: &Shared,
+    journal: Arc<dyn Journal>,
+    run: &RunId,
+    request: i64,
+    seen: u64,
+    no_wait: bool,
+) -> anyhow::Result<Exit> {
     let clock = SystemClock::new();
     let mut seen = seen;
     loop {

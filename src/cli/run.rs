@@ -17,7 +17,7 @@ use std::sync::{
 pub(super) async fn run(shared: &Shared, args: &RunArgs) -> anyhow::Result<Exit> {
     let Some(playbook) = super::playbook::load_or_say(shared, &args.playbook)? else { return Ok(Exit::Playbook) };
     let journal = state::open(shared)?;
-    let name = wire::playbook_name(&playbook);
+    let name = playbook.name.clone();
     if let Some(open) = state::open_run_of(journal.as_ref(), &name).await? {
         print::say(&format!("going on with run {} of `{name}`, by the plan that it was created with", open.id));
         if let Some(wanted) = &args.plan
@@ -55,7 +55,7 @@ pub(super) async fn run(shared: &Shared, args: &RunArgs) -> anyhow::Result<Exit>
 /// Drives a run in this process until it is over, needs a person, or is interrupted.
 pub(super) async fn drive(shared: &Shared, journal: Arc<dyn Journal>, plan: &Plan, no_wait: bool) -> anyhow::Result<Exit> {
     let epoch = Arc::new(AtomicU64::new(0));
-    let ports = wire::ports(plan, &epoch, &shared.state)?;
+    let ports = wire::ports(plan, &epoch, &shared.state).await?;
     let interrupted = Arc::new(AtomicBool::new(false));
     listen_for_interrupts(interrupted.clone());
     let screen = Arc::new(Screen::new(shared.output));

@@ -66,7 +66,9 @@ pub(super) fn line(plan: &Plan, event: &Event) -> Option<String> {
         }
         Event::StepUnsure { error, .. } => format!("        not known whether it happened, looking: {error}"),
         Event::StepReverted { step } => format!("        taken back: {}", title(step)),
-        Event::GateReached { step, waits_for } => format!("[{step:>2}/{}] {} waits for {waits_for}", plan.steps.len(), title(step)),
+        Event::GateReached { step, waits_for } => {
+            format!("[{step:>2}/{}] {} waits for {waits_for}", plan.steps.len(), title(step))
+        }
         Event::GateApproved { by, reason, .. } => format!("        approved by {by}{}", because(reason.as_deref())),
         Event::RollbackBegun { by, reason, .. } => format!("going back, by {by}: {reason}"),
         Event::RollbackHalted { until } => format!("back before step {until}: the run waits there for an approval"),
@@ -118,7 +120,9 @@ pub(super) fn standing(plan: &Plan, run: &Run) -> String {
     let name = &plan.run;
     if let Some(outcome) = run.outcome {
         return match outcome {
-            Outcome::Completed => format!("green serves, blue is retired and takes no connections. See `greenlight report {name}`."),
+            Outcome::Completed => {
+                format!("green serves, blue is retired and takes no connections. See `greenlight report {name}`.")
+            }
             Outcome::RolledBack => format!("blue serves as before. See `greenlight report {name}`."),
         };
     }
@@ -128,10 +132,14 @@ pub(super) fn standing(plan: &Plan, run: &Run) -> String {
     let note = run.note.as_deref().map(|note| format!(", waiting for {note}")).unwrap_or_default();
     let place = format!("{serving} serves; run {name} is at step {step}, {title}{note}");
     let next = match &run.steps[step.0] {
-        StepState::Gated { .. } => format!("`greenlight approve {name}` lets it go on, `greenlight abandon {name}` takes everything back"),
+        StepState::Gated { .. } => {
+            format!("`greenlight approve {name}` lets it go on, `greenlight abandon {name}` takes everything back")
+        }
         StepState::Stuck { .. } => {
             let why = run.reason.as_deref().unwrap_or("a step failed");
-            return format!("{place}.\nHeld for a person: {why}.\nNext: `greenlight retry {name}`, or `greenlight abandon {name}`.");
+            return format!(
+                "{place}.\nHeld for a person: {why}.\nNext: `greenlight retry {name}`, or `greenlight abandon {name}`."
+            );
         }
         _ if serving == Side::Green => {
             format!("`greenlight finish {name}` ends the soak, `greenlight rollback {name}` moves back to blue without loss")

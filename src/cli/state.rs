@@ -53,7 +53,9 @@ pub(super) async fn choose(journal: &dyn Journal, which: &WhichRun, only_open: b
     match newest {
         Some(stored) if !only_open => Ok(stored),
         Some(stored) => bail!("no run is open; the last, `{}`, is over", stored.id),
-        None => bail!("there is no run in this state directory; start one with `greenlight run PLAYBOOK`, or name another with `--state`"),
+        None => bail!(
+            "there is no run in this state directory; start one with `greenlight run PLAYBOOK`, or name another with `--state`"
+        ),
     }
 }
 

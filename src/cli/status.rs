@@ -39,12 +39,20 @@ struct StepLine {
 enum WayBack {
     /// Blue serves; nothing is to be moved back.
     NotNeeded,
-    Lossless { lag_bytes: u64 },
+    Lossless {
+        lag_bytes: u64,
+    },
     /// Blue does not follow now; the changes are kept for it until it does.
-    Delayed { why: String },
-    WouldLose { why: String },
+    Delayed {
+        why: String,
+    },
+    WouldLose {
+        why: String,
+    },
     /// Not known is not good.
-    Unknown { why: String },
+    Unknown {
+        why: String,
+    },
 }
 
 pub(super) async fn run(shared: &Shared, args: &StatusArgs) -> anyhow::Result<Exit> {
@@ -74,7 +82,7 @@ async fn look(journal: &dyn Journal, stored: &state::Stored, shared: &Shared, of
     } else if offline {
         WayBack::Unknown { why: "not looked".to_owned() }
     } else {
-        let ports = wire::ports(plan, &Arc::new(AtomicU64::new(u64::MAX)), &shared.state)?;
+        let ports = wire::ports(plan, &Arc::new(AtomicU64::new(u64::MAX)), &shared.state).await?;
         way_back(plan, run, &ports.blue, &ports.green).await.unwrap_or_else(|error| WayBack::Unknown { why: error.chain() })
     };
     let steps = plan.steps.iter().zip(&run.steps).enumerate();
@@ -83,7 +91,9 @@ async fn look(journal: &dyn Journal, stored: &state::Stored, shared: &Shared, of
         name: plan.name.clone(),
         serving: run.serving(),
         outcome: run.outcome,
-        steps: steps.map(|(at, (step, state))| StepLine { number: at + 1, name: step.name.to_string(), state: word(state) }).collect(),
+        steps: steps
+            .map(|(at, (step, state))| StepLine { number: at + 1, name: step.name.to_string(), state: word(state) })
+            .collect(),
         waits_for: run.note.clone(),
         doing: if lease.is_some() { journal.progress(&stored.id).await? } else { None },
         held_by: lease.map(|lease| lease.holder),

@@ -2,6 +2,14 @@
 //!
 //! The port is `Migrator`: it brings one database from one version to the next.
 
+pub mod files;
+mod runner;
+mod session;
+pub mod statements;
+
+pub use runner::PgMigrator;
+pub use statements::{BodyEffects, WrittenName, body_effects};
+
 use crate::schema::Catalog;
 use crate::word::{PortError, RelationName, Timestamp};
 use async_trait::async_trait;

@@ -5,11 +5,18 @@
 //!
 //! **Invariant:** nothing here does I/O. `compile` is pure: what was seen of the world comes in as a `Survey`.
 
+mod compile;
+mod figures;
 mod finding;
 mod gate;
+mod line;
 mod names;
+mod preflight;
+pub mod render;
+mod statements;
 mod survey;
 
+pub use compile::{PlanInput, compile};
 pub use finding::{Answer, Finding};
 pub use gate::{Day, Gate, OpenHours};
 pub use names::{Names, PREFIX, SCHEMA};

@@ -54,7 +54,6 @@ pub const SETTINGS_READ: &[&str] = &[
     "cron.database_name",
     "cron.launch_active_jobs",
     "default_transaction_read_only",
-    "fsync",
     "hot_standby_feedback",
     "idle_replication_slot_timeout",
     "max_connections",
@@ -63,6 +62,7 @@ pub const SETTINGS_READ: &[&str] = &[
 ];
 
 /// What was seen of one server and of the one database that the run is about.
+#[expect(clippy::struct_excessive_bools, reason = "what a server says of itself, each of them a fact of its own")]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServerSurvey {
     /// `user@host:port/database`, never the password.
@@ -127,7 +127,7 @@ pub struct ServerSurvey {
     pub client_sessions: u32,
     /// Databases with somebody's data in them: without templates, and without `postgres` while that is as empty as they.
     pub other_databases: Vec<String>,
-    /// pg_cron jobs of this database, as `schedule: command`.
+    /// Active jobs of `pg_cron` in this database, as `schedule: command`.
     #[serde(default)]
     pub cron_jobs: Vec<String>,
     /// Extensions that could be installed on this server.

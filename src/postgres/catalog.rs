@@ -6,10 +6,11 @@
 //! **Invariant:** what Greenlight made (schema `greenlight`, triggers that call its functions), what belongs to an
 //! extension, and what is temporary never appear.
 
+use super::failure::{self, Effect};
 use crate::schema::{
     Catalog, Column, Constraint, Index, Partition, Persistence, RelationNameKey, ReplicaIdentity, Sequence, Table, Trigger, View,
 };
-use crate::word::{Failure, PortError, RelationName};
+use crate::word::{PortError, RelationName};
 use std::collections::BTreeMap;
 use tokio_postgres::{Client, Row, types::FromSql};
 
@@ -27,11 +28,8 @@ pub async fn read(client: &Client) -> Result<Catalog, PortError> {
     Ok(catalog)
 }
 
-/// Reading changes nothing, so the worst is a wasted look: worth another one unless the server said why not.
 fn error(error: tokio_postgres::Error) -> PortError {
-    let refused = error.code().is_some_and(|code| ["42", "28", "0A", "25"].contains(&&code.code()[..2]));
-    let failure = if refused { Failure::Refused } else { Failure::Transient };
-    PortError::new(failure, "read the schema").because(error)
+    failure::of_call("read the schema", Effect::Read, &error)
 }
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL search_path = pg_catalog";

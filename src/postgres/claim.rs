@@ -3,10 +3,11 @@
 use super::{
     client::{cell, one},
     failure::sqlstate,
-    fence,
+    fence, health,
     server::PgServer,
     triggers,
 };
+use crate::plan::SCHEMA;
 use crate::word::{PortError, quote_literal};
 use std::time::Duration;
 use tokio_postgres::types::Type;
@@ -26,6 +27,14 @@ pub(super) async fn read(server: &PgServer) -> Result<Option<String>, PortError>
 pub(super) async fn ensure(server: &PgServer) -> Result<(), PortError> {
     if is_ours(server, read(server).await?)? {
         return Ok(());
+    }
+    if server.options.endpoint.user == SCHEMA {
+        return Err(PortError::refused("claim the database")
+            .because(format!(
+                "a role named `{SCHEMA}` finds the schema of that name first: what a migration makes without naming a schema \
+                 would be made there, and removed with it"
+            ))
+            .hint(format!("use a role with another name: ALTER ROLE {SCHEMA} RENAME TO ...")));
     }
     let run = quote_literal(server.run().as_str());
     let sql = format!(
@@ -57,6 +66,7 @@ fn is_ours(server: &PgServer, claim: Option<String>) -> Result<bool, PortError> 
 
 pub(super) async fn ensure_none(server: &PgServer) -> Result<(), PortError> {
     is_ours(server, read(server).await?)?;
+    health::ensure_no_epoch(server).await?;
     let session = server.session().await?;
     let rows = session.read("look for schema greenlight", "SELECT to_regnamespace('greenlight') IS NOT NULL", &[]).await?;
     if !cell::<bool>(one(&rows)?, 0)? {

@@ -1,7 +1,11 @@
 //! Who else is on the server: long transactions, prepared ones, and coordinators that have lost their lease.
 
-use super::{LongTransaction, client::cell, server::PgServer};
-use crate::word::PortError;
+use super::{
+    LongTransaction,
+    client::{Session, cell, one},
+    server::PgServer,
+};
+use crate::word::{PortError, RunId, quote_ident, quote_literal};
 use std::time::Duration;
 use tokio_postgres::types::Type;
 
@@ -54,9 +58,47 @@ pub(super) async fn prepared_transactions(server: &PgServer) -> Result<Vec<Strin
     rows.iter().map(|row| cell(row, 0)).collect()
 }
 
+/// The epoch of the last coordinator that made itself the only one of this run. It is kept as a setting of the database,
+/// which can be read and written from outside too, and which a copy of the server has as well.
+pub(super) async fn epoch_on_record(session: &Session, database: &str, run: &RunId) -> Result<Option<u64>, PortError> {
+    let sql = "SELECT split_part(setting, '/', 2) FROM pg_db_role_setting, unnest(setconfig) AS setting \
+               WHERE setrole = 0 AND setdatabase = (SELECT oid FROM pg_database WHERE datname = $1) \
+                 AND starts_with(setting, 'greenlight.epoch=' || $2 || '/')";
+    let params = [(&database as _, Type::NAME), (&run.as_str() as _, Type::TEXT)];
+    let rows = session.read("read which coordinator has the run", sql, &params).await?;
+    let text: Option<&str> = rows.first().map(|row| cell(row, 0)).transpose()?;
+    Ok(text.and_then(|text| text.parse().ok()))
+}
+
 pub(super) async fn ensure_sole_coordinator(server: &PgServer) -> Result<(), PortError> {
-    let attempted = "end the sessions of earlier coordinators";
     let session = server.outside().await?;
+    record_epoch(server, &session).await?;
+    end_earlier(server, &session).await
+}
+
+async fn record_epoch(server: &PgServer, session: &Session) -> Result<(), PortError> {
+    let attempted = "record which coordinator has the run";
+    let (epoch, run) = (server.epoch(), server.run());
+    let standby = one(&session.read(attempted, "SELECT pg_is_in_recovery()", &[]).await?).and_then(|row| cell(row, 0))?;
+    if standby || epoch_on_record(session, server.database(), run).await?.is_some_and(|recorded| recorded >= epoch) {
+        return Ok(());
+    }
+    let (database, value) = (quote_ident(server.database()), quote_literal(&format!("{run}/{epoch}")));
+    session.batch(attempted, &format!("ALTER DATABASE {database} SET greenlight.epoch = {value}")).await
+}
+
+/// Takes the record away, where there is one.
+pub(super) async fn ensure_no_epoch(server: &PgServer) -> Result<(), PortError> {
+    let session = server.outside().await?;
+    if epoch_on_record(&session, server.database(), server.run()).await?.is_none() {
+        return Ok(());
+    }
+    let sql = format!("ALTER DATABASE {} RESET greenlight.epoch", quote_ident(server.database()));
+    session.batch("forget which coordinator had the run", &sql).await
+}
+
+async fn end_earlier(server: &PgServer, session: &Session) -> Result<(), PortError> {
+    let attempted = "end the sessions of earlier coordinators";
     let ours = server.own_pids().await;
     let epoch = i64::try_from(server.epoch()).unwrap_or(i64::MAX);
     let prefix = format!("greenlight/{}/", server.run());

@@ -9,6 +9,7 @@ pub mod client;
 pub mod failure;
 pub mod programs;
 pub mod survey;
+pub mod sweep;
 
 mod alter;
 mod claim;
@@ -185,7 +186,9 @@ pub trait Server: Send + Sync + fmt::Debug {
     async fn ensure_fence(&self, fence: Fence) -> Result<(), PortError>;
     /// Tries to write through every path (new session, read-write transaction, superuser) and rolls back what got through.
     async fn probe_fence(&self) -> Result<FenceProbe, PortError>;
-    /// Ends the sessions of this run's other coordinators: those with an older epoch in their `application_name`.
+    /// Ends the sessions of this run's other coordinators, those with an older epoch in their `application_name`, and
+    /// those of this one that are not its present ones: of a connection that broke, the statement may be running still.
+    /// None of them is left when this returns.
     async fn ensure_sole_coordinator(&self) -> Result<(), PortError>;
 
     // --- schema, sequences, health ---------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ pub struct PgServerOptions {
     /// The database for what is done from outside; `postgres`, or else `template1`, when absent.
     pub maintenance_database: Option<String>,
     pub run: RunId,
-    /// The epoch of the lease that this process holds, for the names of its sessions.
+    /// The epoch of the lease that this process holds; 0 for a process that holds none and only looks.
     pub epoch: Arc<AtomicU64>,
     pub history: HistorySpec,
     pub clock: Arc<dyn Clock>,
@@ -110,8 +110,20 @@ impl PgServer {
 
     /// A session of its own for what lasts, up to `limit`: in a kept one every other call would wait for it.
     pub(super) async fn own_session(&self, limit: Duration, lock_limit: Duration) -> Result<Session, PortError> {
-        let options = SessionOptions::ours(self.application_name(self.epoch()), limit, lock_limit);
-        Session::open(&self.options.endpoint, &options, self.options.side.to_string()).await
+        self.open(&self.options.endpoint, self.epoch(), limit, lock_limit).await
+    }
+
+    /// # Errors
+    /// `Refused` when another coordinator has taken the run over. Its word is looked for in the new session: whoever has
+    /// connected before it was given is ended by the one who gave it.
+    async fn open(&self, endpoint: &Endpoint, epoch: u64, limit: Duration, lock_limit: Duration) -> Result<Session, PortError> {
+        let options = SessionOptions::ours(self.application_name(epoch), limit, lock_limit);
+        let session = Session::open(endpoint, &options, self.options.side.to_string()).await?;
+        match health::epoch_on_record(&session, self.database(), self.run()).await? {
+            Some(newer) if newer > epoch && epoch > 0 => Err(PortError::refused(format!("use {}", self.options.side))
+                .because(format!("another coordinator has taken run `{}` over (epoch {newer}, ours is {epoch})", self.run()))),
+            _ => Ok(session),
+        }
     }
 
     /// The processes of the kept sessions on the server.
@@ -133,8 +145,7 @@ impl PgServer {
 
     async fn keep(&self, kept: &mut Option<Kept>, endpoint: &Endpoint) -> Result<Arc<Session>, PortError> {
         let epoch = self.epoch();
-        let options = SessionOptions::ours(self.application_name(epoch), STATEMENT_LIMIT, LOCK_LIMIT);
-        let session = Arc::new(Session::open(endpoint, &options, self.options.side.to_string()).await?);
+        let session = Arc::new(self.open(endpoint, epoch, STATEMENT_LIMIT, LOCK_LIMIT).await?);
         *kept = Some(Kept { session: session.clone(), epoch });
         Ok(session)
     }

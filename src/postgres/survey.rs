@@ -62,7 +62,8 @@ async fn collation_change(client: &Client) -> Result<Option<(String, String)>, P
 }
 
 async fn cron_jobs(client: &Client) -> Result<Vec<String>, PortError> {
-    let sql = "select format('%s: %s', schedule, command) from cron.job where active and database = current_database() order by jobid";
+    let sql =
+        "select format('%s: %s', schedule, command) from cron.job where active and database = current_database() order by jobid";
     if exists(client, "cron.job").await? { texts(client, sql, "read pg_cron's jobs").await } else { Ok(Vec::new()) }
 }
 
@@ -92,10 +93,7 @@ async fn texts(client: &Client, sql: &str, attempted: &str) -> Result<Vec<String
 /// counted has to do.
 async fn table_sizes(client: &Client) -> Result<Vec<TableSize>, PortError> {
     let attempted = "measure the tables";
-    client
-        .batch_execute("begin transaction read only; set local lock_timeout = '1s'")
-        .await
-        .map_err(could_not(attempted))?;
+    client.batch_execute("begin transaction read only; set local lock_timeout = '1s'").await.map_err(could_not(attempted))?;
     let measured = sizes_by(client, "pg_table_size(c.oid)").await;
     client.batch_execute("rollback").await.map_err(could_not(attempted))?;
     match measured {

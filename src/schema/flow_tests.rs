@@ -410,7 +410,10 @@ fn a_new_trigger_fires_for_applied_rows_when_it_fills_what_green_alone_has() {
         let mut green = t(&["a text", "updated_at timestamp without time zone", "b text"]);
         green.triggers.push(trigger("fill", true));
         let mut after = catalog([green]);
-        after.functions.insert("shop.fill()".to_owned(), format!("CREATE FUNCTION shop.fill() AS $f$ {body} $f$"));
+        after.functions.insert(
+            "shop.fill()".to_owned(),
+            format!("CREATE FUNCTION shop.fill() RETURNS trigger LANGUAGE plpgsql AS $f$ {body} $f$"),
+        );
         let expected = if fires { vec!["fill".to_owned()] } else { Vec::new() };
         let found: Vec<_> = sync_triggers(&before, &after).into_iter().map(|trigger| trigger.name).collect();
         assert_eq!(found, expected, "{body}");

@@ -75,10 +75,10 @@ async fn a_passfile_lets_in_when_no_password_is_given() {
     let world = World::blue().await;
     let file = tempfile::NamedTempFile::new().unwrap();
     let escaped = crate::world::PASSWORD.replace('\\', r"\\").replace(':', r"\:");
-    fs::write(file.path(), format!("127.0.0.1:{}:*:greenlight:{escaped}\n", world.blue.port)).unwrap();
+    fs::write(file.path(), format!("127.0.0.1:{}:*:The Admin:{escaped}\n", world.blue.port)).unwrap();
     fs::set_permissions(file.path(), fs::Permissions::from_mode(0o600)).unwrap();
     let endpoint = Endpoint { password: None, passfile: Some(file.path().to_owned()), ..world.endpoint(Side::Blue) };
-    assert_eq!(ask(&app(&endpoint).await, "SELECT current_user").await, ["greenlight"]);
+    assert_eq!(ask(&app(&endpoint).await, "SELECT current_user").await, ["The Admin"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

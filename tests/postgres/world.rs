@@ -18,27 +18,27 @@ use std::{
 };
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-pub const LIMIT: Duration = Duration::from_mins(1);
-pub const RUN: &str = "r1234567";
-pub const PASSWORD: &str = r"p@:/a\s's %wörd";
+pub(crate) const LIMIT: Duration = Duration::from_mins(1);
+pub(crate) const RUN: &str = "r1234567";
+pub(crate) const PASSWORD: &str = r"p@:/a\s's %wörd";
 /// A name that needs every kind of quoting.
-pub const DATABASE: &str = r#"My "Shop" it's \ é"#;
+pub(crate) const DATABASE: &str = r#"My "Shop" it's \ é"#;
 
 /// The servers below one folder; all are killed when it is dropped.
-pub struct World {
-    pub folder: tempfile::TempDir,
-    pub installed: Installed,
-    pub blue: LocalServer,
-    pub green: LocalServer,
+pub(crate) struct World {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) installed: Installed,
+    pub(crate) blue: LocalServer,
+    pub(crate) green: LocalServer,
 }
 
 impl World {
     /// Blue alone, with the run's database.
-    pub async fn blue() -> World {
+    pub(crate) async fn blue() -> World {
         World::with(&[]).await
     }
 
-    pub async fn with(settings: &[(&str, &str)]) -> World {
+    pub(crate) async fn with(settings: &[(&str, &str)]) -> World {
         let folder = tempfile::Builder::new().prefix("greenlight-postgres-").tempdir_in("/tmp").unwrap();
         process::give_to_server_user(folder.path()).await.unwrap();
         let installed = Installed::find(None, None).await;
@@ -68,7 +68,7 @@ impl World {
         ];
         let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         let new = NewServer {
-            superuser: "greenlight".to_owned(),
+            superuser: "The Admin".to_owned(),
             login: Login::Scram(Secret::new(PASSWORD)),
             settings: common.iter().chain(settings).map(owned).collect(),
         };
@@ -80,7 +80,7 @@ impl World {
     }
 
     /// Blue and a standby that follows it through the physical slot `standby`. `schema` is run on blue before.
-    pub async fn pair(schema: &str) -> World {
+    pub(crate) async fn pair(schema: &str) -> World {
         let world = World::blue().await;
         sql(&world.endpoint(Side::Blue), schema).await;
         sql(&world.endpoint(Side::Blue), "SELECT pg_create_physical_replication_slot('standby', true)").await;
@@ -89,7 +89,7 @@ impl World {
         world
     }
 
-    pub fn endpoint(&self, side: Side) -> Endpoint {
+    pub(crate) fn endpoint(&self, side: Side) -> Endpoint {
         let port = match side {
             Side::Blue => self.blue.port,
             Side::Green => self.green.port,
@@ -98,7 +98,7 @@ impl World {
             host: "127.0.0.1".to_owned(),
             port,
             database: DATABASE.to_owned(),
-            user: "greenlight".to_owned(),
+            user: "The Admin".to_owned(),
             password: Some(Secret::new(PASSWORD)),
             tls: TlsMode::Disable,
             root_cert: None,
@@ -108,11 +108,11 @@ impl World {
         }
     }
 
-    pub fn server(&self, side: Side) -> PgServer {
+    pub(crate) fn server(&self, side: Side) -> PgServer {
         PgServer::new(self.options(side))
     }
 
-    pub fn options(&self, side: Side) -> PgServerOptions {
+    pub(crate) fn options(&self, side: Side) -> PgServerOptions {
         PgServerOptions {
             side,
             endpoint: self.endpoint(side),
@@ -126,7 +126,7 @@ impl World {
     }
 
     /// What the server wrote into its log.
-    pub fn log(&self, side: Side) -> String {
+    pub(crate) fn log(&self, side: Side) -> String {
         let server = match side {
             Side::Blue => &self.blue,
             Side::Green => &self.green,
@@ -143,25 +143,25 @@ impl Drop for World {
     }
 }
 
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// A new session as an application would open it.
-pub async fn app(endpoint: &Endpoint) -> Client {
+pub(crate) async fn app(endpoint: &Endpoint) -> Client {
     try_app(endpoint).await.unwrap()
 }
 
-pub async fn try_app(endpoint: &Endpoint) -> Result<Client, PortError> {
+pub(crate) async fn try_app(endpoint: &Endpoint) -> Result<Client, PortError> {
     connect(endpoint, &SessionOptions::named("app"), "the server").await.map(|(client, _)| client)
 }
 
 /// Runs it in a session of its own and returns the first column, null as the empty text.
-pub async fn sql(endpoint: &Endpoint, sql: &str) -> Vec<String> {
+pub(crate) async fn sql(endpoint: &Endpoint, sql: &str) -> Vec<String> {
     ask(&app(endpoint).await, sql).await
 }
 
-pub async fn ask(client: &Client, sql: &str) -> Vec<String> {
+pub(crate) async fn ask(client: &Client, sql: &str) -> Vec<String> {
     let messages = client.simple_query(sql).await.unwrap_or_else(|error| panic!("`{sql}`: {error:?}"));
     let rows = messages.into_iter().filter_map(|message| match message {
         SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap_or_default().to_owned()),
@@ -171,7 +171,7 @@ pub async fn ask(client: &Client, sql: &str) -> Vec<String> {
 }
 
 /// Waits until the query answers so.
-pub async fn until(endpoint: &Endpoint, query: &str, answer: &str) {
+pub(crate) async fn until(endpoint: &Endpoint, query: &str, answer: &str) {
     let client = app(endpoint).await;
     let mut last = Vec::new();
     for _ in 0..1500 {
@@ -185,17 +185,17 @@ pub async fn until(endpoint: &Endpoint, query: &str, answer: &str) {
 }
 
 /// The SQLSTATE with which a statement was refused; empty when it was not.
-pub async fn refused(client: &Client, sql: &str) -> String {
+pub(crate) async fn refused(client: &Client, sql: &str) -> String {
     match client.batch_execute(sql).await {
         Ok(()) => String::new(),
         Err(error) => error.code().map_or_else(|| "closed".to_owned(), |code| code.code().to_owned()),
     }
 }
 
-pub async fn session(endpoint: &Endpoint) -> Session {
+pub(crate) async fn session(endpoint: &Endpoint) -> Session {
     Session::open(endpoint, &SessionOptions::named("test"), "the server").await.unwrap()
 }
 
-pub fn set_epoch(options: &PgServerOptions, epoch: u64) {
+pub(crate) fn set_epoch(options: &PgServerOptions, epoch: u64) {
     options.epoch.store(epoch, Ordering::SeqCst);
 }

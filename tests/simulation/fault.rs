@@ -25,6 +25,9 @@ pub(crate) enum Fault {
     UncertainUndone,
     UncertainHalf,
     UncertainDone,
+    /// The connection is lost with the statement under way, which takes effect only after the next change to that server;
+    /// unless its session is ended first.
+    UncertainLate,
     /// Takes longer than the longest pause.
     Slow,
     /// The server is restarted: nothing happened, and every session to it is gone.
@@ -41,7 +44,7 @@ pub(crate) enum Fault {
 
 use Fault::{
     CrashAfter, CrashBefore, CrashHalf, CrashLate, CrashVeryLate, Odd, Refused, RefusedLate, Restarted, RestartedDone, Slow,
-    Transient, UncertainDone, UncertainHalf, UncertainUndone, UnreachableUnwritten, UnreachableWritten, Usurped,
+    Transient, UncertainDone, UncertainHalf, UncertainLate, UncertainUndone, UnreachableUnwritten, UnreachableWritten, Usurped,
 };
 
 /// What kind of call has a number.
@@ -84,6 +87,7 @@ impl Kind {
                 RefusedLate,
                 UncertainUndone,
                 UncertainDone,
+                UncertainLate,
                 Slow,
                 Restarted,
                 RestartedDone,
@@ -100,13 +104,12 @@ impl Kind {
                 UncertainUndone,
                 UncertainHalf,
                 UncertainDone,
+                UncertainLate,
                 Slow,
                 Restarted,
                 RestartedDone,
             ],
-            Kind::Touch => {
-                &[CrashBefore, CrashAfter, Transient, Refused, RefusedLate, UncertainUndone, UncertainDone, Slow]
-            }
+            Kind::Touch => &[CrashBefore, CrashAfter, Transient, Refused, RefusedLate, UncertainUndone, UncertainDone, Slow],
             Kind::TouchInParts => &[
                 CrashBefore,
                 CrashAfter,
@@ -130,8 +133,10 @@ impl Kind {
         match self {
             Kind::Read => &[Transient],
             Kind::Look => &[Transient, Odd],
-            Kind::Change => &[CrashAfter, CrashLate, Transient, RefusedLate, UncertainDone, Slow, Restarted],
-            Kind::ChangeInParts => &[CrashAfter, CrashHalf, CrashLate, Transient, RefusedLate, UncertainHalf, Slow, Restarted],
+            Kind::Change => &[CrashAfter, CrashLate, Transient, RefusedLate, UncertainDone, UncertainLate, Slow, Restarted],
+            Kind::ChangeInParts => {
+                &[CrashAfter, CrashHalf, CrashLate, Transient, RefusedLate, UncertainHalf, UncertainLate, Slow, Restarted]
+            }
             Kind::Touch => &[CrashAfter, Transient, RefusedLate, UncertainDone, Slow],
             Kind::TouchInParts => &[CrashAfter, CrashHalf, Transient, RefusedLate, UncertainHalf, Slow],
             Kind::Append => &[CrashAfter, UnreachableUnwritten, Usurped],
@@ -147,11 +152,11 @@ pub(crate) enum Part {
     First,
 }
 
-/// A dead process's statement that has not taken effect yet.
+/// A statement whose client is gone, and that has not taken effect yet.
 pub(crate) struct Late {
     pub(crate) on: Side,
     pub(crate) by: usize,
-    /// Changes of other processes on that server, after which it lands.
+    /// Changes on that server, after which it lands: of other processes, where its own is dead.
     after: u32,
     effect: Box<dyn FnOnce(&mut World) + Send>,
 }
@@ -219,7 +224,7 @@ impl World {
         if self.violation.is_some() || !self.processes[call.process].alive {
             return None;
         }
-        if call.kind.changes() {
+        if call.kind.changes() && call.name != "ensure_sole_coordinator" {
             self.check_intent(call);
         }
         let is_read = matches!(call.kind, Kind::Read | Kind::Look);
@@ -314,6 +319,10 @@ impl World {
                 self.end_process(call.process);
                 None
             }
+            UncertainLate => {
+                self.leave_under_way(call, effect, 1);
+                Some(Err(call.error(Failure::Uncertain)))
+            }
             CrashLate | CrashVeryLate => {
                 self.end_process(call.process);
                 self.leave_under_way(call, effect, if fault == CrashLate { 1 } else { 3 });
@@ -361,7 +370,7 @@ impl World {
         let Some(on) = call.on else { return };
         let name = call.name;
         let effect = move |world: &mut World| {
-            world.tell(|| format!("LANDS {name} on {on}, of the dead process #{}", call.process));
+            world.tell(|| format!("     LANDS {name} on {on}, of #{}", call.process));
             let _ = effect(world, Part::Whole);
         };
         self.late.push(Late { on, by: call.process, after, effect: Box::new(effect) });
@@ -373,7 +382,7 @@ impl World {
             return;
         }
         for mut late in std::mem::take(&mut self.late) {
-            late.after -= u32::from(late.on == on && late.by != by);
+            late.after -= u32::from(late.on == on && (late.by != by || self.processes[by].alive));
             if late.after > 0 {
                 self.late.push(late);
                 continue;

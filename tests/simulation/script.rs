@@ -72,8 +72,7 @@ impl World {
     /// What the person files now. Asked each time the engine listens.
     pub(crate) fn person_says(&mut self) -> Option<RequestKind> {
         let step = self.run.present_step()?;
-        let soaks =
-            matches!(self.run.steps[step.0], StepState::Parked { .. }) && self.plan.steps[step.0].name == StepName::Soak;
+        let soaks = matches!(self.run.steps[step.0], StepState::Parked { .. }) && self.plan.steps[step.0].name == StepName::Soak;
         let waits_for_person = soaks || matches!(decide(&self.plan, &self.run, self.timestamp()), Decision::WaitForPerson { .. });
         let place = Place { step: step.0, direction: self.run.direction, windows: self.windows_opened, waits_for_person };
         if self.script.place != Some(place) {

@@ -390,7 +390,7 @@ impl Server for FakeServer {
         self.world
             .change(call, move |world, _| {
                 world.reach(call, Outside)?;
-                world.late.retain(|late| late.on != side || late.by >= call.process);
+                world.late.retain(|late| late.on != side || late.by > call.process);
                 world.node(side).sessions.retain(|kept| *kept >= call.process);
                 Ok(())
             })

@@ -73,3 +73,43 @@ fn every_single_fault_ends_whole() {
     }
     tally.conclude("every single fault", points.len());
 }
+
+/// Every pair of faults of which the first strikes a call of this shard.
+fn sweep_pairs(shard: usize) {
+    let setup = Setup::default();
+    let points = setup.run().points;
+    let mut tally = Tally::default();
+    for (at, kind) in points.iter().enumerate().filter(|(at, _)| at % SHARDS == shard) {
+        for fault in kind.faults_of_a_pair() {
+            let first = tally.run(setup.with(&[(at, *fault)]));
+            for (later, kind) in first.points.iter().enumerate().skip(at + 1) {
+                for second in kind.faults_of_a_pair() {
+                    tally.run(setup.with(&[(at, *fault), (later, *second)]));
+                }
+            }
+        }
+    }
+    tally.conclude(&format!("pairs of faults, part {shard} of {SHARDS}"), points.len());
+}
+
+const SHARDS: usize = 8;
+
+macro_rules! pairs {
+    ($($name:ident: $shard:expr),*) => {
+        $(#[test]
+        fn $name() {
+            sweep_pairs($shard);
+        })*
+    };
+}
+
+pairs! {
+    every_pair_of_faults_ends_whole_0: 0,
+    every_pair_of_faults_ends_whole_1: 1,
+    every_pair_of_faults_ends_whole_2: 2,
+    every_pair_of_faults_ends_whole_3: 3,
+    every_pair_of_faults_ends_whole_4: 4,
+    every_pair_of_faults_ends_whole_5: 5,
+    every_pair_of_faults_ends_whole_6: 6,
+    every_pair_of_faults_ends_whole_7: 7
+}
