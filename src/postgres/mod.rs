@@ -15,7 +15,8 @@ use std::{fmt, time::Duration};
 
 /// Asks a server who it is: its start time and its port tell two servers with one system identifier apart. The same text
 /// directly and through a route, whatever date style and time zone a session has.
-pub const SIGNATURE_SQL: &str = "SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint || ' ' || current_setting('port')";
+pub const SIGNATURE_SQL: &str =
+    "SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint || ' ' || current_setting('port')";
 
 /// What keeps applications from writing to a server's database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -294,7 +294,9 @@ impl Router for PgBouncer {
                 return Ok(());
             }
             if self.clock.monotonic() >= until || number(&row, "paused") != Some(1) {
-                return Err(PortError::uncertain(attempted()).because("PgBouncer does not show the database as paused and drained"));
+                return Err(
+                    PortError::uncertain(attempted()).because("PgBouncer does not show the database as paused and drained")
+                );
             }
             self.clock.sleep(POLL).await;
         }

@@ -64,9 +64,11 @@ impl PgBouncer {
     /// Asks for something that an admin is refused for another reason than a user who may only look.
     async fn admin_problem(&self) -> Result<Option<String>, PortError> {
         let answer = self.ask("RESUME pgbouncer").await?;
-        Ok(answer.err().map(|error: NoAnswer| error.text()).filter(|text| text.contains("admin access needed")).map(|_| {
-            format!("`{}` may only look; it must be in `admin_users` of PgBouncer's configuration", self.admin.user)
-        }))
+        Ok(answer
+            .err()
+            .map(|error: NoAnswer| error.text())
+            .filter(|text| text.contains("admin access needed"))
+            .map(|_| format!("`{}` may only look; it must be in `admin_users` of PgBouncer's configuration", self.admin.user)))
     }
 
     async fn about(&self, version: &str, row: &Row) -> Result<String, PortError> {
