@@ -1,4 +1,3 @@
-pub mod cli;
 pub mod engine;
 pub mod failpoint;
 pub mod journal;

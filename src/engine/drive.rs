@@ -236,7 +236,10 @@ impl Engine {
         let behaviour = step::named(plan.steps[step.0].name);
         let mut cx = StepContext { plan, ports: &self.ports, records: book as &mut dyn Records, progress: &progress };
         let result = match call {
-            Call::Observe => behaviour.observe(&mut cx).await.map(Answer::Seen),
+            Call::Observe => match step::end_older_sessions(&cx, step).await {
+                Ok(()) => behaviour.observe(&mut cx).await.map(Answer::Seen),
+                Err(error) => Err(error),
+            },
             Call::Advance => behaviour.advance(&mut cx).await.map(Answer::Moved),
             Call::Revert => behaviour.revert(&mut cx).await.map(Answer::Moved),
         };

@@ -2,6 +2,14 @@
 //!
 //! The port is `Migrator`: it brings one database from one version to the next.
 
+pub mod files;
+mod runner;
+mod session;
+pub mod statements;
+
+pub use runner::PgMigrator;
+pub use statements::{BodyEffects, WrittenName, body_effects};
+
 use crate::schema::Catalog;
 use crate::word::{PortError, RelationName, Timestamp};
 use async_trait::async_trait;
@@ -69,10 +77,14 @@ pub struct TableLock {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableWrite {
     pub table: RelationName,
-    /// `insert`, `update`, `delete` or `truncate`.
+    /// `insert`, `update`, `delete` or `truncate`; `convert`: a column's type is changed by an expression; `copy`: rows of
+    /// the table are read into tables that only green has.
     pub kind: String,
-    /// The columns that an UPDATE sets.
+    /// The columns that an UPDATE sets (empty: cannot be told) or that are converted; the tables that are copied into.
     pub columns: Vec<String>,
+    /// Row triggers of the table that fire for it.
+    #[serde(default)]
+    pub fires: Vec<String>,
 }
 
 /// Brings one database's schema to the next version.

@@ -5,11 +5,18 @@
 //!
 //! **Invariant:** nothing here does I/O. `compile` is pure: what was seen of the world comes in as a `Survey`.
 
+mod compile;
+mod figures;
 mod finding;
 mod gate;
+mod line;
 mod names;
+mod preflight;
+pub mod render;
+mod statements;
 mod survey;
 
+pub use compile::{PlanInput, compile};
 pub use finding::{Answer, Finding};
 pub use gate::{Day, Gate, OpenHours};
 pub use names::{Names, PREFIX, SCHEMA};
@@ -105,7 +112,7 @@ pub struct PlannedStep {
     pub way_back: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnFailure {
     /// Take everything back while blue serves; hold otherwise.
@@ -114,7 +121,7 @@ pub enum OnFailure {
     Hold,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LongTransactions {
     /// Wait for them to end; the window does not open meanwhile.

@@ -4,7 +4,30 @@
 //! Ok. `create_*` is not repeatable and has a reading counterpart. Every error answers what may have happened
 //! (`Failure`). Sessions say who they are: `application_name` is `greenlight/<run>/<epoch>`.
 
+pub mod catalog;
+pub mod client;
+pub mod failure;
 pub mod programs;
+pub mod survey;
+pub mod sweep;
+
+mod alter;
+mod claim;
+mod fence;
+mod health;
+mod passfile;
+mod probe;
+mod promotion;
+mod publication;
+mod sequences;
+mod server;
+mod slot;
+mod subscription;
+mod tls;
+mod triggers;
+mod warm;
+
+pub use server::{PgServer, PgServerOptions};
 
 use crate::plan::SyncTrigger;
 use crate::schema::{SharedColumns, TableFlow};
@@ -13,10 +36,9 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use std::{fmt, time::Duration};
 
-/// Asks a server who it is: its start time and its port tell two servers with one system identifier apart. The same text
-/// directly and through a route, whatever date style and time zone a session has.
-pub const SIGNATURE_SQL: &str =
-    "SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint || ' ' || current_setting('port')";
+/// Asked through a route or directly, tells which of two servers with one system identifier answers: its start and port.
+pub const SIGNATURE_SQL: &str = "SELECT to_char(pg_postmaster_start_time() AT TIME ZONE 'UTC', \
+    'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') || ' on port ' || current_setting('port')";
 
 /// What keeps applications from writing to a server's database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -164,7 +186,9 @@ pub trait Server: Send + Sync + fmt::Debug {
     async fn ensure_fence(&self, fence: Fence) -> Result<(), PortError>;
     /// Tries to write through every path (new session, read-write transaction, superuser) and rolls back what got through.
     async fn probe_fence(&self) -> Result<FenceProbe, PortError>;
-    /// Ends the sessions of this run's other coordinators: those with an older epoch in their `application_name`.
+    /// Ends the sessions of this run's other coordinators, those with an older epoch in their `application_name`, and
+    /// those of this one that are not its present ones: of a connection that broke, the statement may be running still.
+    /// None of them is left when this returns.
     async fn ensure_sole_coordinator(&self) -> Result<(), PortError>;
 
     // --- schema, sequences, health ---------------------------------------------------------------------------------------
@@ -205,7 +229,8 @@ pub fn published_forward(tables: &[TableFlow]) -> Vec<PublishedTable> {
 
 /// What a migrated green publishes to blue.
 pub fn published_reverse(tables: &[TableFlow]) -> Vec<PublishedTable> {
-    flowing(tables).map(|(table, shared)| PublishedTable { table: table.clone(), columns: shared.reverse.clone() }).collect()
+    let sent = flowing(tables).filter(|(_, shared)| shared.reverse.as_ref().is_none_or(|columns| !columns.is_empty()));
+    sent.map(|(table, shared)| PublishedTable { table: table.clone(), columns: shared.reverse.clone() }).collect()
 }
 
 fn flowing(tables: &[TableFlow]) -> impl Iterator<Item = (&RelationName, &SharedColumns)> {

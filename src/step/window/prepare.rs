@@ -21,7 +21,7 @@ pub(super) async fn look(cx: &mut StepContext<'_>, to: Side) -> Result<Option<St
     if let Some(why) = fences_ready(cx, from, to).await? {
         return Ok(Some(why));
     }
-    if let Some(why) = drift(cx).await? {
+    if let Some(why) = drift(cx, to).await? {
         return Ok(Some(why));
     }
     if let Some(why) = transactions(cx, from).await? {
@@ -76,13 +76,15 @@ async fn fences_ready(cx: &StepContext<'_>, from: Side, to: Side) -> Result<Opti
     })
 }
 
-/// DDL by others since planning. It would stop the flow, or be lost.
-async fn drift(cx: &StepContext<'_>) -> Result<Option<String>, PortError> {
+/// DDL by others since planning. It would stop the flow, or be lost. Going back, blue is not compared: the run itself
+/// relaxed its columns, and whether rows fit there is seen by what arrives.
+async fn drift(cx: &StepContext<'_>, to: Side) -> Result<Option<String>, PortError> {
     let learned = cx.run().facts.iter().rev().find_map(|fact| match fact {
         Fact::BlueFingerprint { fingerprint } => Some(fingerprint.clone()),
         _ => None,
     });
-    if cx.ports.blue.schema_fingerprint().await? != learned.unwrap_or_else(|| cx.plan.blue_fingerprint.clone()) {
+    let planned = learned.unwrap_or_else(|| cx.plan.blue_fingerprint.clone());
+    if to == Side::Green && cx.ports.blue.schema_fingerprint().await? != planned {
         return Ok(Some("blue's schema to be again as it was planned: somebody changed it since".to_owned()));
     }
     match &cx.plan.green_fingerprint {

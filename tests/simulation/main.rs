@@ -1,0 +1,13 @@
+//! Drives the real engine and the real steps against a simulated world, with every fault at every call, and checks the
+//! invariants after every effect.
+
+mod fault;
+mod harness;
+mod invariants;
+mod journal;
+mod plan;
+mod ports;
+mod script;
+mod server;
+mod sweep;
+mod world;
