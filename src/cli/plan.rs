@@ -2,8 +2,7 @@
 
 use super::arguments::{Output, PlanArgs, Shared};
 use super::{Exit, print};
-use crate::plan::render::{self, Detail};
-use crate::plan::{Answer, Finding, Plan};
+use crate::plan::{Answer, Finding, Plan, render};
 use crate::wire;
 
 pub(super) async fn run(shared: &Shared, args: &PlanArgs) -> anyhow::Result<Exit> {
@@ -14,7 +13,7 @@ pub(super) async fn run(shared: &Shared, args: &PlanArgs) -> anyhow::Result<Exit
     } else if shared.output == Output::Json {
         print::json(&serde_json::json!({ "digest": plan.digest(), "plan": plan }));
     } else {
-        print::data(&render::text(&plan, if args.all_tables { Detail::Full } else { Detail::Short }));
+        print::data(&render::text(&plan, args.all_tables));
     }
     if !may_run(&plan) {
         say_obstacles(&plan);

@@ -42,7 +42,7 @@ pub(super) async fn run(shared: &Shared, args: &RunArgs) -> anyhow::Result<Exit>
         return Ok(Exit::Refused);
     }
     if args.dry_run {
-        print::data(&crate::plan::render::text(&plan, crate::plan::render::Detail::Short));
+        print::data(&crate::plan::render::text(&plan, false));
         print::say("nothing was changed");
         return Ok(Exit::Completed);
     }
