@@ -3,9 +3,9 @@
 use super::{Look, check};
 use crate::migrate::{Migration, ShadowReport, StatementReport, TableWrite};
 use crate::plan::{
-    Answer, Day, Finding, Gate, GreenSurvey, HistorySpec, LimitsSpec, LongTransactions, OnFailure, OpenHours, Plan, PlanInput, RouteKind, RouteSpec,
-    RouteSurvey, ServerSpec, ServerSurvey, SlotSurvey, SoakSpec, StandbySurvey, Survey, SyncTrigger, TableSize, ValidateSpec,
-    WindowSpec, compile,
+    Answer, Day, Finding, Gate, GreenSurvey, HistorySpec, LimitsSpec, LongTransactions, OnFailure, OpenHours, Plan, PlanInput,
+    RouteKind, RouteSpec, RouteSurvey, ServerSpec, ServerSurvey, SlotSurvey, SoakSpec, StandbySurvey, Survey, SyncTrigger,
+    TableSize, ValidateSpec, WindowSpec, compile,
 };
 use crate::schema::{
     Catalog, Column, ComparedColumn, Flow, Partition, Persistence, ReplicaIdentity, SharedColumns, Table, TableFlow, Verdict,
@@ -77,7 +77,11 @@ impl World {
         shadow.statements = vec![
             World::statement("alter table orders add column note text"),
             StatementReport { line: 2, writes: vec![fills], ..World::statement("update orders set note = 'n/a'") },
-            StatementReport { line: 3, rewrites: vec![orders], ..World::statement("alter table orders alter column id type bigint") },
+            StatementReport {
+                line: 3,
+                rewrites: vec![orders],
+                ..World::statement("alter table orders alter column id type bigint")
+            },
             StatementReport { line: 4, ..World::statement("alter table orders drop column total") },
         ];
         world
