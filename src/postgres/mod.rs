@@ -191,7 +191,7 @@ pub trait Server: Send + Sync + fmt::Debug {
     async fn probe_fence(&self) -> Result<FenceProbe, PortError>;
     /// Ends the sessions of this run's other coordinators, those with an older epoch in their `application_name`, and
     /// those of this one that are not its present ones: of a connection that broke, the statement may be running still.
-    /// None of them is left when this returns.
+    /// None of them is left when this returns, and they cannot open new ones.
     async fn ensure_sole_coordinator(&self) -> Result<(), PortError>;
 
     // --- schema, sequences, health ---------------------------------------------------------------------------------------
