@@ -36,13 +36,7 @@ pub struct PgMigrator {
 
 impl PgMigrator {
     /// Migrates green, under the lease's epoch, so that its sessions end with it. Connects at each call only.
-    pub fn new(
-        endpoint: Endpoint,
-        run: RunId,
-        epoch: Arc<AtomicU64>,
-        history: HistorySpec,
-        clock: Arc<dyn Clock>,
-    ) -> PgMigrator {
+    pub fn new(endpoint: Endpoint, run: RunId, epoch: Arc<AtomicU64>, history: HistorySpec, clock: Arc<dyn Clock>) -> PgMigrator {
         PgMigrator { endpoint, run, epoch, history, on: "green".to_owned(), clock }
     }
 
@@ -365,7 +359,7 @@ async fn holder(client: &Client, key: i64) -> Result<String, Error> {
                    a.backend_start::timestamptz(0)) \
                FROM pg_locks l JOIN pg_stat_activity a USING (pid) \
                WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 \
-                   AND l.classid::bigint = ($1 >> 32) & 4294967295 AND l.objid::bigint = $1 & 4294967295 \
+                   AND l.classid::bigint = ($1::bigint >> 32) & 4294967295 AND l.objid::bigint = $1::bigint & 4294967295 \
                    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())";
     let rows = client.query(sql, &[&key]).await?;
     match rows.first() {

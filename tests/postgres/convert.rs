@@ -278,7 +278,7 @@ async fn a_row_that_does_not_fit_is_told_with_its_key() {
         }
         assert!(started.elapsed() < Duration::from_secs(30), "the error is not found in the log");
     };
-    assert!(told.contains("(77) already exists"), "{told}");
+    assert!(told.contains("=(77)"), "{told}");
     sql(&at_green, "SET greenlight.pass = 'on'; DELETE FROM \"Odd T\" WHERE \"Id\" = 77").await;
     marker_arrives(&blue, &green, 2).await;
 }

@@ -41,6 +41,13 @@ async fn a_database_is_claimed_by_one_run_and_left_without_a_trace() {
         assert_eq!(error.failure, Failure::Refused);
         assert!(error.chain().contains(RUN), "{}", error.chain());
     }
+    // In its own name's schema a role would make the tables of a migration, and lose them with it.
+    sql(&endpoint, "CREATE ROLE greenlight SUPERUSER LOGIN PASSWORD 'x'").await;
+    sql(&endpoint, "CREATE DATABASE other").await;
+    let login = Endpoint { user: "greenlight".to_owned(), password: Some(Secret::new("x")), ..endpoint.with_database("other") };
+    let trap = PgServer::new(PgServerOptions { endpoint: login, ..world.options(Side::Blue) });
+    assert_eq!(trap.ensure_claimed().await.unwrap_err().failure, Failure::Refused);
+
     assert_eq!(server.read_marker().await.unwrap(), Some(0));
     server.write_marker(41).await.unwrap();
     server.write_marker(42).await.unwrap();

@@ -33,6 +33,8 @@ pub(crate) enum Fault {
     /// The server is restarted: nothing happened, and every session to it is gone.
     Restarted,
     RestartedDone,
+    /// The server is down for a while; nothing happened.
+    Outage,
     /// A look shows what it should not.
     Odd,
     /// An append that failed for all that can be seen, and is written.
@@ -43,7 +45,7 @@ pub(crate) enum Fault {
 }
 
 use Fault::{
-    CrashAfter, CrashBefore, CrashHalf, CrashLate, CrashVeryLate, Odd, Refused, RefusedLate, Restarted, RestartedDone, Slow,
+    CrashAfter, CrashBefore, CrashHalf, CrashLate, CrashVeryLate, Odd, Outage, Refused, RefusedLate, Restarted, RestartedDone, Slow,
     Transient, UncertainDone, UncertainHalf, UncertainLate, UncertainUndone, UnreachableUnwritten, UnreachableWritten, Usurped,
 };
 
@@ -75,8 +77,8 @@ impl Kind {
     /// Every fault that can strike.
     pub(crate) fn faults(self) -> &'static [Fault] {
         match self {
-            Kind::Read => &[Transient, Slow, Restarted],
-            Kind::Look => &[Transient, Slow, Restarted, Odd],
+            Kind::Read => &[Transient, Slow, Restarted, Outage],
+            Kind::Look => &[Transient, Slow, Restarted, Outage, Odd],
             Kind::Change => &[
                 CrashBefore,
                 CrashAfter,
@@ -91,6 +93,7 @@ impl Kind {
                 Slow,
                 Restarted,
                 RestartedDone,
+                Outage,
             ],
             Kind::ChangeInParts => &[
                 CrashBefore,
@@ -108,6 +111,7 @@ impl Kind {
                 Slow,
                 Restarted,
                 RestartedDone,
+                Outage,
             ],
             Kind::Touch => &[CrashBefore, CrashAfter, Transient, Refused, RefusedLate, UncertainUndone, UncertainDone, Slow],
             Kind::TouchInParts => &[
@@ -235,6 +239,14 @@ impl World {
         } else {
             let number = self.points.len();
             self.points.push(call.kind);
+            if self.green_dies_at == Some(number) {
+                self.tell(|| "green dies".to_owned());
+                self.restart(Side::Green);
+                self.node(Side::Green).up = false;
+            }
+            if self.promoted_by_others_at == Some(number) {
+                self.promoted_by_others();
+            }
             self.faults.iter().find(|(at, _)| *at == number).map(|(_, fault)| *fault)
         };
         let number = self.points.len() - usize::from(!again);
@@ -271,6 +283,10 @@ impl World {
                 }
                 return Some(Err(call.error(Failure::Transient)));
             }
+            (Some(Outage), _) => {
+                self.go_down(call.on);
+                return Some(Err(call.error(Failure::Transient)));
+            }
             (Some(Slow), _) => {
                 self.pass(6 * SECOND);
                 if !self.processes[call.process].alive {
@@ -294,6 +310,10 @@ impl World {
         match fault {
             Transient => Some(Err(call.error(Failure::Transient))),
             Refused => Some(Err(call.error(Failure::Refused))),
+            Outage => {
+                self.go_down(call.on);
+                Some(Err(call.error(Failure::Uncertain)))
+            }
             UncertainUndone => Some(Err(call.error(Failure::Uncertain))),
             RefusedLate => {
                 let _ = self.take_effect(call, effect, Part::Whole);

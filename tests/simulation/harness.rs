@@ -37,6 +37,9 @@ pub(crate) struct Setup {
     pub(crate) lag_ms: Option<u64>,
     /// Somebody else promotes green at this call.
     pub(crate) promoted_by_others_at: Option<usize>,
+    pub(crate) green_dies_at: Option<usize>,
+    /// A read that never succeeds.
+    pub(crate) broken: Option<&'static str>,
 }
 
 /// What came of it.
@@ -73,9 +76,11 @@ impl Setup {
 
     /// Runs it; a broken invariant is in the report's world.
     pub(crate) fn simulate(&self, trace: bool) -> Report {
-        let mut world = World::new(self.kind, self.script.clone(), &self.faults);
+        let mut world = World::new(self.kind, self.script, &self.faults);
         world.trace = trace.then(Vec::new);
         world.promoted_by_others_at = self.promoted_by_others_at;
+        world.green_dies_at = self.green_dies_at;
+        world.broken = self.broken;
         if let Some(lag) = self.lag_ms {
             world.lag = lag * crate::world::MS;
         }

@@ -35,11 +35,8 @@ impl World {
         }
     }
 
-    /// While the guard lives, no route stays paused longer than the limit and its grace; a second fault adds its own time.
+    /// No route stays paused longer than the limit and the guard's grace; each further fault adds its own time.
     pub(crate) fn check_pauses(&mut self) {
-        if self.processes.iter().any(|process| process.is_guard && process.struck) {
-            return;
-        }
         let limit = u64::try_from(MAX_PAUSE.as_micros()).unwrap() + GRACE;
         let limit = limit + u64::from(self.fired.saturating_sub(1)) * (6 * SECOND + GRACE);
         if let Some(since) = self.routes.iter().filter_map(|route| route.paused_since).min()
@@ -249,7 +246,7 @@ impl World {
             }
         };
         note(node.slots.iter().any(Option::is_some), "a slot");
-        note(self.is_slot_without_standby(node), "a slot that nobody reads");
+        note(self.is_slot_without_standby(node) && !self.says_left_behind(side), "a slot that nobody reads");
         // Inside a closed database nobody can look: it is said instead.
         if node.allow_connections || !self.says_left_behind(side) {
             note(node.subscriptions.iter().any(Option::is_some), "a subscription");

@@ -14,8 +14,9 @@ pub(crate) enum Wish {
     Finish,
 }
 
-/// How a person acts, and what this one has said so far.
-#[derive(Clone, Debug)]
+/// How a person acts.
+#[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent habits of a person")]
 pub(crate) struct Script {
     /// At the first soak, the second...
     pub(crate) soaks: &'static [Wish],
@@ -26,25 +27,16 @@ pub(crate) struct Script {
     pub(crate) green_goes_down: bool,
     /// A read that fails for ever from the moment when the window waits for its approval.
     pub(crate) breaks: Option<&'static str>,
+    /// Never opens a gate.
+    pub(crate) opens_no_gate: bool,
+    /// In the soak blue's apply worker fails, and the person waits until the way back is given up.
+    pub(crate) blue_stops_following: bool,
     /// How often a stuck step is tried again before the person leaves it as it is.
     pub(crate) retries: u32,
+    /// Seconds before a stuck step is tried again.
+    pub(crate) retry_after_secs: u64,
     /// Seconds without any progress before the person abandons.
     pub(crate) patience_secs: u64,
-    /// Waiting places so far.
-    pub(crate) waits: u32,
-    place: Option<Place>,
-    since: u64,
-    abandoned: u32,
-    pub(crate) gave_up: bool,
-}
-
-/// Where the run stands, as far as a person sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Place {
-    step: usize,
-    direction: Direction,
-    windows: u32,
-    waits_for_person: bool,
 }
 
 pub(crate) const FORTH_BACK_FORTH: &[Wish] = &[Wish::Rollback, Wish::Finish];
@@ -57,15 +49,42 @@ impl Default for Script {
             without_green: false,
             green_goes_down: false,
             breaks: None,
+            opens_no_gate: false,
+            blue_stops_following: false,
             retries: 5,
+            retry_after_secs: 10,
             patience_secs: 600,
-            waits: 0,
-            place: None,
-            since: 0,
-            abandoned: 0,
-            gave_up: false,
         }
     }
+}
+
+/// A person, and what was seen and said so far.
+#[derive(Debug)]
+pub(crate) struct Person {
+    script: Script,
+    /// Waiting places so far.
+    waits: u32,
+    place: Option<Place>,
+    /// When the run came to this place, or the person last did something about it.
+    since: u64,
+    retries: u32,
+    abandoned: u32,
+    was_refused: bool,
+}
+
+impl Person {
+    pub(crate) fn new(script: Script) -> Person {
+        Person { script, waits: 0, place: None, since: 0, retries: 0, abandoned: 0, was_refused: false }
+    }
+}
+
+/// Where the run stands, as far as a person sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    step: usize,
+    direction: Direction,
+    windows: u32,
+    waits_for_person: bool,
 }
 
 impl World {
@@ -75,71 +94,90 @@ impl World {
         let soaks = matches!(self.run.steps[step.0], StepState::Parked { .. }) && self.plan.steps[step.0].name == StepName::Soak;
         let waits_for_person = soaks || matches!(decide(&self.plan, &self.run, self.timestamp()), Decision::WaitForPerson { .. });
         let place = Place { step: step.0, direction: self.run.direction, windows: self.windows_opened, waits_for_person };
-        if self.script.place != Some(place) {
-            (self.script.place, self.script.since) = (Some(place), self.now);
-            self.script.waits += u32::from(waits_for_person);
+        if self.person.place != Some(place) {
+            (self.person.place, self.person.since) = (Some(place), self.now);
+            self.person.waits += u32::from(waits_for_person);
         }
         if !waits_for_person {
             return self.loses_patience();
         }
         self.check_rest();
-        if self.script.abandon_at.is_some_and(|at| at <= self.script.waits) && self.script.abandoned == 0 {
+        if self.person.script.abandon_at.is_some_and(|at| at <= self.person.waits) && self.person.abandoned == 0 {
             return Some(self.abandons());
         }
         let said = match &self.run.steps[step.0] {
-            StepState::Gated { .. } => {
-                self.last_read = None;
-                self.broken = self.script.breaks;
-                RequestKind::Approve
-            }
-            StepState::Stuck { .. } => {
-                self.was_stuck = true;
-                if self.script.retries == 0 {
-                    self.gives_up();
-                    return None;
-                }
-                self.script.retries -= 1;
-                RequestKind::Retry
-            }
-            _ => match self.script.soaks.get(self.moves_to_green().saturating_sub(1)) {
-                Some(Wish::Rollback) => RequestKind::Rollback,
-                Some(Wish::Finish) | None => RequestKind::Finish,
-            },
+            StepState::Gated { .. } => self.at_gate(),
+            StepState::Stuck { .. } => self.at_stuck_step(),
+            _ => self.at_soak(),
         };
-        self.tell(|| format!("the person says {said:?}"));
-        Some(said)
+        if let Some(said) = &said {
+            self.tell(|| format!("the person says {said:?}"));
+        }
+        said
     }
 
-    fn loses_patience(&mut self) -> Option<RequestKind> {
-        if self.now - self.script.since < self.script.patience_secs * SECOND {
-            return None;
+    fn at_gate(&mut self) -> Option<RequestKind> {
+        if self.person.script.opens_no_gate {
+            return self.loses_patience();
         }
-        if self.script.abandoned > 1 {
+        self.broken = self.person.script.breaks.or(self.broken);
+        Some(RequestKind::Approve)
+    }
+
+    fn at_stuck_step(&mut self) -> Option<RequestKind> {
+        self.was_stuck = true;
+        let Script { retries, retry_after_secs, .. } = self.person.script;
+        if self.person.retries == retries {
             self.gives_up();
             return None;
         }
-        self.script.since = self.now;
+        if self.now - self.person.since < retry_after_secs * SECOND {
+            return None;
+        }
+        self.person.since = self.now;
+        self.person.retries += 1;
+        Some(RequestKind::Retry)
+    }
+
+    fn at_soak(&mut self) -> Option<RequestKind> {
+        let Script { blue_stops_following, soaks, .. } = self.person.script;
+        if blue_stops_following && !self.person.was_refused {
+            self.nodes[0].subscriptions[1].iter_mut().for_each(|found| found.stuck = Some("a row does not fit"));
+            self.run.way_back_given_up()?;
+            self.person.was_refused = true;
+            return Some(RequestKind::Rollback);
+        }
+        Some(match soaks.get(self.moves_to_green().saturating_sub(1)) {
+            Some(Wish::Rollback) if self.run.way_back_given_up().is_none() => RequestKind::Rollback,
+            _ => RequestKind::Finish,
+        })
+    }
+
+    fn loses_patience(&mut self) -> Option<RequestKind> {
+        if self.now - self.person.since < self.person.script.patience_secs * SECOND {
+            return None;
+        }
+        if self.person.abandoned > 1 {
+            self.gives_up();
+            return None;
+        }
+        self.person.since = self.now;
         Some(self.abandons())
+    }
+
+    fn abandons(&mut self) -> RequestKind {
+        self.person.abandoned += 1;
+        if self.person.script.green_goes_down {
+            self.nodes[1].up = false;
+            self.tell(|| "green goes down".to_owned());
+        }
+        self.tell(|| "the person abandons the run".to_owned());
+        RequestKind::Abandon { without_green: self.person.script.without_green }
     }
 
     /// The person leaves the run as it stands: held.
     fn gives_up(&mut self) {
         self.tell(|| "the person stops the coordinator".to_owned());
-        self.script.gave_up = true;
         self.interrupted.store(true, Ordering::SeqCst);
-    }
-
-    fn abandons(&mut self) -> RequestKind {
-        self.script.abandoned += 1;
-        self.node_goes_down();
-        self.tell(|| "the person abandons the run".to_owned());
-        RequestKind::Abandon { without_green: self.script.without_green }
-    }
-
-    fn node_goes_down(&mut self) {
-        if self.script.green_goes_down {
-            self.nodes[1].up = false;
-            self.tell(|| "green goes down".to_owned());
-        }
     }
 }

@@ -4,7 +4,7 @@ use crate::harness::{Report, Setup};
 use greenlight::run::Outcome;
 
 #[derive(Debug, Default)]
-struct Tally {
+pub(crate) struct Tally {
     runs: u32,
     completed: u32,
     rolled_back: u32,
@@ -16,7 +16,7 @@ struct Tally {
 
 impl Tally {
     /// Runs it and counts what came of it.
-    fn run(&mut self, setup: Setup) -> Report {
+    pub(crate) fn run(&mut self, setup: Setup) -> Report {
         let report = setup.simulate(false);
         self.add(&report);
         if let Some(text) = &report.world.violation {
@@ -39,7 +39,7 @@ impl Tally {
     }
 
     /// Prints the figures, and fails with the first run of each kind of violation.
-    fn conclude(&self, what: &str, calls: usize) {
+    pub(crate) fn conclude(&self, what: &str, calls: usize) {
         let Tally { runs, completed, rolled_back, held, were_stuck, violations } = self;
         println!(
             "{what}: {calls} calls, {runs} runs: {completed} completed, {rolled_back} rolled back, {held} held; {were_stuck} waited for a person"

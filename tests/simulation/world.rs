@@ -6,7 +6,7 @@
 use crate::{
     fault::{Fault, Kind, Late},
     plan::{self, PlanKind},
-    script::Script,
+    script::{Person, Script},
 };
 use greenlight::{
     plan::Plan,
@@ -18,6 +18,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool};
 
 pub(crate) const MS: u64 = 1_000;
 pub(crate) const SECOND: u64 = 1_000 * MS;
+/// How long a server stays down.
+const OUTAGE: u64 = 30 * SECOND;
 
 /// A direction of the logical flow. As an index: of publications and slots on the publisher, of subscriptions on the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,7 +204,7 @@ pub(crate) struct World {
     /// The run as its durable journal tells it.
     pub(crate) run: Run,
     pub(crate) processes: Vec<Process>,
-    pub(crate) script: Script,
+    pub(crate) person: Person,
 
     pub(crate) faults: Vec<(usize, Fault)>,
     pub(crate) fired: u32,
@@ -212,6 +214,8 @@ pub(crate) struct World {
     /// A read that fails from now on, for ever.
     pub(crate) broken: Option<&'static str>,
     pub(crate) late: Vec<Late>,
+    /// A server that is down, and when it is up again.
+    back_at: Option<(Side, u64)>,
     /// A dead process's statement lands: its session is still there on the server.
     pub(crate) landing: bool,
     pub(crate) violation: Option<String>,
@@ -220,6 +224,7 @@ pub(crate) struct World {
     pub(crate) was_stuck: bool,
     pub(crate) calls: usize,
     pub(crate) promoted_by_others_at: Option<usize>,
+    pub(crate) green_dies_at: Option<usize>,
     /// The present coordinator's Ctrl-C.
     pub(crate) interrupted: Arc<AtomicBool>,
 }
@@ -260,13 +265,14 @@ impl World {
             run: Run::new(plan.steps.len()),
             plan: Arc::new(plan),
             processes: Vec::new(),
-            script,
+            person: Person::new(script),
             faults: faults.to_vec(),
             fired: 0,
             points: Vec::with_capacity(512),
             last_read: None,
             broken: None,
             late: Vec::new(),
+            back_at: None,
             landing: false,
             violation: None,
             trace: None,
@@ -274,6 +280,7 @@ impl World {
             was_stuck: false,
             calls: 0,
             promoted_by_others_at: None,
+            green_dies_at: None,
             interrupted: Arc::default(),
         }
     }
@@ -336,6 +343,13 @@ impl World {
     }
 
     fn tick(&mut self) {
+        if let Some((side, at)) = self.back_at
+            && at <= self.now
+        {
+            self.node(side).up = true;
+            self.back_at = None;
+            self.tell(|| format!("{side} is up again"));
+        }
         self.applications_write();
         self.replay();
         self.flow(Flow::Forward);
@@ -384,6 +398,15 @@ impl World {
         }
         while blue.log.get(green.replayed).is_some_and(|entry| entry.at + lag <= now) {
             green.replayed += 1;
+        }
+    }
+
+    /// Somebody else promotes green, and is careful with it.
+    pub(crate) fn promoted_by_others(&mut self) {
+        if self.nodes[Side::Green as usize].in_recovery {
+            self.tell(|| "somebody promotes green".to_owned());
+            self.node(Side::Green).read_only_default = true;
+            self.promote_green();
         }
     }
 
@@ -460,6 +483,15 @@ impl World {
         *slot = (*slot).max(place);
         if let Some(id) = violation {
             self.violated(format!("row {id} was applied twice, by the {flow:?} flow"));
+        }
+    }
+
+    /// Down for a while; what is no server stays up.
+    pub(crate) fn go_down(&mut self, side: Option<Side>) {
+        if let Some(side) = side {
+            self.restart(side);
+            self.node(side).up = false;
+            self.back_at = Some((side, self.now + OUTAGE));
         }
     }
 

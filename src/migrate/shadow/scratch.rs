@@ -119,9 +119,9 @@ impl Scratch {
             let heading = entry.lines().find_map(|line| line.strip_prefix("-- Name: ")).unwrap_or("a statement");
             let (name, more) = heading.split_once("; ").unwrap_or((heading, ""));
             if more.starts_with("Type: EXTENSION") {
-                return Err(PortError::refused(format!("create extension `{name}` in the shadow")).because(said(&e)).hint(format!(
-                    "install the package of `{name}` where the shadow stands, or name a server that has it as `shadow:`"
-                )));
+                return Err(PortError::refused(format!("create extension `{name}` in the shadow")).because(said(&e)).hint(
+                    format!("install the package of `{name}` where the shadow stands, or name a server that has it as `shadow:`"),
+                ));
             }
             return Err(refused(&format!("load blue's schema into the shadow at {}", short(heading)), &e));
         }

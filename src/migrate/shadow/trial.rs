@@ -88,7 +88,8 @@ impl<'a> Trial<'a> {
                 reports.push(self.inside(migration, statement, Outcome::Kept).await?);
             }
             if self.transaction().await? != begun {
-                let source = Said("it ends the transaction that Greenlight opened; take BEGIN and COMMIT out of the file".to_owned());
+                let source =
+                    Said("it ends the transaction that Greenlight opened; take BEGIN and COMMIT out of the file".to_owned());
                 return Err(MigrationError { file, line: 1, statement: String::new(), source }.into());
             }
             self.session.client.batch_execute("COMMIT").await.map_err(|e| {
@@ -110,7 +111,12 @@ impl<'a> Trial<'a> {
     }
 
     /// One statement inside the transaction that is open.
-    async fn inside(&mut self, migration: &Migration, statement: &Statement, outcome: Outcome) -> Result<StatementReport, ShadowError> {
+    async fn inside(
+        &mut self,
+        migration: &Migration,
+        statement: &Statement,
+        outcome: Outcome,
+    ) -> Result<StatementReport, ShadowError> {
         self.sql("SAVEPOINT greenlight_shadow").await?;
         let held_before = self.locks().await?;
         let took = self.first_run(migration, statement).await?;
@@ -147,6 +153,8 @@ impl<'a> Trial<'a> {
             if !self.scratch.made_missing_role(&e).await? {
                 return Err(failed(migration, statement, &e).into());
             }
+            // A session learns of new roles when it takes a lock that it does not hold.
+            self.sql("ROLLBACK TO greenlight_shadow; LOCK TABLE greenlight.noted IN ACCESS SHARE MODE").await?;
             self.sql("ROLLBACK TO greenlight_shadow").await?;
         }
     }
@@ -363,7 +371,14 @@ impl<'a> Trial<'a> {
                    WHERE c.oid = to_regclass($1)";
         let rows = self.session.client.query(sql, &[&text]).await;
         let found = rows.and_then(|rows| {
-            rows.first().map(|row| Ok((row.try_get(0)?, RelationName::new(row.try_get::<_, String>(1)?, row.try_get::<_, String>(2)?).to_string()))).transpose()
+            rows.first()
+                .map(|row| {
+                    Ok((
+                        row.try_get(0)?,
+                        RelationName::new(row.try_get::<_, String>(1)?, row.try_get::<_, String>(2)?).to_string(),
+                    ))
+                })
+                .transpose()
         });
         found.map_err(|e| refused("find what a statement names", &e))
     }
