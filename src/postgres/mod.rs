@@ -188,7 +188,8 @@ pub trait Server: Send + Sync + fmt::Debug {
     /// Tries to write through every path (new session, read-write transaction, superuser) and rolls back what got through.
     async fn probe_fence(&self) -> Result<FenceProbe, PortError>;
     /// Ends the sessions of this run's other coordinators, those with an older epoch in their `application_name`, and sees
-    /// to it that they cannot open new ones.
+    /// to it that they cannot open new ones; and those of this one that are not its present ones: of a connection that
+    /// broke, the statement may be running still. None of them is left when this returns.
     async fn ensure_sole_coordinator(&self) -> Result<(), PortError>;
 
     // --- schema, sequences, health ---------------------------------------------------------------------------------------
