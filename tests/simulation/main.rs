@@ -9,6 +9,7 @@ mod journal;
 mod plan;
 mod ports;
 mod script;
+mod seeds;
 mod server;
 mod sweep;
 mod world;
