@@ -1,6 +1,11 @@
 //! The lab: real servers come up, take writes, break, and go away without a trace.
 
-#![expect(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stderr, reason = "a panic is how a test fails, and it polls real servers")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "a panic is how a test fails, and it polls real servers"
+)]
 
 use greenlight::lab::{Ledger, LedgerOptions, Options, Outcome, World, find_pgbouncer, shop};
 use greenlight::postgres::programs::Installed;
