@@ -4,7 +4,7 @@
     clippy::unwrap_used,
     clippy::disallowed_methods,
     clippy::print_stderr,
-    reason = "a panic is how a test fails, and it polls real servers"
+    reason = "a test that cannot go on says where, polls, and says what it could not test"
 )]
 
 use greenlight::lab::{Ledger, LedgerOptions, Options, Outcome, World, find_pgbouncer, shop};

@@ -16,7 +16,7 @@ use std::{
 };
 
 /// The role that may do everything, on the servers.
-const SUPERUSER: &str = "greenlight";
+const SUPERUSER: &str = "shop_admin";
 /// The role that applications use.
 const APPLICATION: &str = "shop_app";
 /// The user that may use the PgBouncers' admin consoles.

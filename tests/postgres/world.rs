@@ -139,7 +139,6 @@ impl World {
 }
 
 /// The suite runs on PostgreSQL 15, or on the major version that `GREENLIGHT_TEST_MAJOR` says.
-#[expect(clippy::disallowed_methods, reason = "how a test run is told what to run on")]
 fn environment(name: &str) -> Option<OsString> {
     std::env::var(name).ok().map(OsString::from)
 }

@@ -3,11 +3,11 @@
 use crate::{
     harness::{Report, Setup},
     plan::PlanKind,
-    script::{Script, Wish},
+    script::{Script, Trouble, Wish},
     sweep::Tally,
 };
 use greenlight::{
-    plan::OnFailure,
+    plan::{OnFailure, StepName},
     run::{Fact, Outcome, StepState},
     word::Side,
 };
@@ -137,6 +137,39 @@ fn unknown_keeps_the_window_shut() {
         let report = told(script).run();
         assert_eq!(report.world.windows_opened, 0, "{look} cannot be read, and the window opened");
     }
+}
+
+#[test]
+fn a_lasting_trouble_keeps_the_writer_on_blue() {
+    use Trouble::{Drift, Leak, PreparedInWindow};
+    for trouble in [Leak(Side::Blue), Drift(Side::Blue), Drift(Side::Green), PreparedInWindow] {
+        let script = Script { trouble: Some(trouble), patience_secs: 60, ..Script::default() };
+        let report = told(script).run();
+        assert_eq!(report.world.moves_to_green(), 0, "{trouble:?}");
+    }
+}
+
+/// Green takes writes besides blue then, which no coordinator can help: but nobody is moved there.
+#[test]
+fn a_leak_of_greens_fence_keeps_the_window_shut() {
+    let script = Script { trouble: Some(Trouble::Leak(Side::Green)), patience_secs: 60, ..Script::default() };
+    let report = told(script).simulate(false);
+    assert_eq!(report.world.windows_opened, 0);
+}
+
+#[test]
+fn a_route_that_was_not_repointed_keeps_the_run_from_going_on() {
+    let script = Script { trouble: Some(Trouble::StubbornRoute), retries: 3, ..Script::default() };
+    let report = told(script).simulate(false);
+    let soak = report.world.plan.step_no(StepName::Soak).unwrap();
+    assert_eq!(report.world.run.steps[soak.0], StepState::Idle);
+    assert!(report.world.run.reason.is_some_and(|reason| reason.contains("answer through route")));
+}
+
+#[test]
+fn a_difference_keeps_the_window_shut() {
+    let setup = Setup { differs: true, ..told(Script { patience_secs: 60, ..Script::default() }) };
+    assert_eq!(setup.run().world.windows_opened, 0);
 }
 
 #[test]

@@ -45,8 +45,9 @@ pub(crate) enum Fault {
 }
 
 use Fault::{
-    CrashAfter, CrashBefore, CrashHalf, CrashLate, CrashVeryLate, Odd, Outage, Refused, RefusedLate, Restarted, RestartedDone, Slow,
-    Transient, UncertainDone, UncertainHalf, UncertainLate, UncertainUndone, UnreachableUnwritten, UnreachableWritten, Usurped,
+    CrashAfter, CrashBefore, CrashHalf, CrashLate, CrashVeryLate, Odd, Outage, Refused, RefusedLate, Restarted, RestartedDone,
+    Slow, Transient, UncertainDone, UncertainHalf, UncertainLate, UncertainUndone, UnreachableUnwritten, UnreachableWritten,
+    Usurped,
 };
 
 /// What kind of call has a number.
@@ -243,11 +244,13 @@ impl World {
                 self.tell(|| "green dies".to_owned());
                 self.restart(Side::Green);
                 self.node(Side::Green).up = false;
+                self.node(Side::Green).back_at = None;
             }
             if self.promoted_by_others_at == Some(number) {
                 self.promoted_by_others();
             }
-            self.faults.iter().find(|(at, _)| *at == number).map(|(_, fault)| *fault)
+            let planned = self.faults.iter().find(|(at, _)| *at == number).map(|(_, fault)| *fault);
+            planned.or_else(|| self.by_chance(call.kind))
         };
         let number = self.points.len() - usize::from(!again);
         self.tell(|| {
@@ -262,6 +265,15 @@ impl World {
         }
         self.check_endless(call);
         if self.violation.is_some() { None } else { Some(fault) }
+    }
+
+    fn by_chance(&mut self, kind: Kind) -> Option<Fault> {
+        let chaos = self.chaos.as_mut().filter(|chaos| chaos.faults_left > 0)?;
+        if chaos.dice.roll(chaos.one_in) > 0 {
+            return None;
+        }
+        chaos.faults_left -= 1;
+        Some(kind.faults()[chaos.dice.roll(kind.faults().len())])
     }
 
     fn read<T>(

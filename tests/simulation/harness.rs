@@ -6,6 +6,7 @@ use crate::{
     plan::PlanKind,
     ports::ports,
     script::Script,
+    seeds::Chaos,
     world::{Shared, World},
 };
 use greenlight::{
@@ -38,6 +39,11 @@ pub(crate) struct Setup {
     /// Somebody else promotes green at this call.
     pub(crate) promoted_by_others_at: Option<usize>,
     pub(crate) green_dies_at: Option<usize>,
+    /// Faults by chance, and the seed that they came from.
+    pub(crate) chaos: Option<Chaos>,
+    pub(crate) seed: u64,
+    /// The validator finds a difference, always.
+    pub(crate) differs: bool,
     /// A read that never succeeds.
     pub(crate) broken: Option<&'static str>,
 }
@@ -81,6 +87,8 @@ impl Setup {
         world.promoted_by_others_at = self.promoted_by_others_at;
         world.green_dies_at = self.green_dies_at;
         world.broken = self.broken;
+        world.differs = self.differs;
+        world.chaos.clone_from(&self.chaos);
         if let Some(lag) = self.lag_ms {
             world.lag = lag * crate::world::MS;
         }

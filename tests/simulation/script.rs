@@ -4,6 +4,7 @@ use crate::world::{SECOND, World};
 use greenlight::{
     plan::StepName,
     run::{Decision, Direction, RequestKind, StepState, decide},
+    word::Side,
 };
 use std::sync::atomic::Ordering;
 
@@ -12,6 +13,19 @@ use std::sync::atomic::Ordering;
 pub(crate) enum Wish {
     Rollback,
     Finish,
+}
+
+/// What lasts, and must keep the writer where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// This side's fences do not keep everybody out.
+    Leak(Side),
+    /// Somebody has changed this side's schema.
+    Drift(Side),
+    /// A transaction is prepared on the old side just as the window opens.
+    PreparedInWindow,
+    /// A route says that it was repointed, and was not.
+    StubbornRoute,
 }
 
 /// How a person acts.
@@ -27,6 +41,8 @@ pub(crate) struct Script {
     pub(crate) green_goes_down: bool,
     /// A read that fails for ever from the moment when the window waits for its approval.
     pub(crate) breaks: Option<&'static str>,
+    /// What is wrong from the moment when the window waits for its approval.
+    pub(crate) trouble: Option<Trouble>,
     /// Never opens a gate.
     pub(crate) opens_no_gate: bool,
     /// In the soak blue's apply worker fails, and the person waits until the way back is given up.
@@ -49,6 +65,7 @@ impl Default for Script {
             without_green: false,
             green_goes_down: false,
             breaks: None,
+            trouble: None,
             opens_no_gate: false,
             blue_stops_following: false,
             retries: 5,
@@ -61,7 +78,7 @@ impl Default for Script {
 /// A person, and what was seen and said so far.
 #[derive(Debug)]
 pub(crate) struct Person {
-    script: Script,
+    pub(crate) script: Script,
     /// Waiting places so far.
     waits: u32,
     place: Option<Place>,
@@ -83,7 +100,7 @@ impl Person {
 struct Place {
     step: usize,
     direction: Direction,
-    windows: u32,
+    moves: usize,
     waits_for_person: bool,
 }
 
@@ -93,7 +110,7 @@ impl World {
         let step = self.run.present_step()?;
         let soaks = matches!(self.run.steps[step.0], StepState::Parked { .. }) && self.plan.steps[step.0].name == StepName::Soak;
         let waits_for_person = soaks || matches!(decide(&self.plan, &self.run, self.timestamp()), Decision::WaitForPerson { .. });
-        let place = Place { step: step.0, direction: self.run.direction, windows: self.windows_opened, waits_for_person };
+        let place = Place { step: step.0, direction: self.run.direction, moves: self.moves_to_green(), waits_for_person };
         if self.person.place != Some(place) {
             (self.person.place, self.person.since) = (Some(place), self.now);
             self.person.waits += u32::from(waits_for_person);
@@ -121,7 +138,17 @@ impl World {
             return self.loses_patience();
         }
         self.broken = self.person.script.breaks.or(self.broken);
+        self.make_trouble();
         Some(RequestKind::Approve)
+    }
+
+    fn make_trouble(&mut self) {
+        match self.person.script.trouble {
+            Some(Trouble::Leak(side)) => self.node(side).leaks = true,
+            Some(Trouble::Drift(side)) => self.node(side).drifted = true,
+            Some(Trouble::StubbornRoute) => self.routes[0].is_stubborn = true,
+            Some(Trouble::PreparedInWindow) | None => {}
+        }
     }
 
     fn at_stuck_step(&mut self) -> Option<RequestKind> {
@@ -168,7 +195,7 @@ impl World {
     fn abandons(&mut self) -> RequestKind {
         self.person.abandoned += 1;
         if self.person.script.green_goes_down {
-            self.nodes[1].up = false;
+            (self.nodes[1].up, self.nodes[1].back_at) = (false, None);
             self.tell(|| "green goes down".to_owned());
         }
         self.tell(|| "the person abandons the run".to_owned());

@@ -38,6 +38,11 @@ impl Tally {
         }
     }
 
+    /// With faults that end and a person who tries again, no run is held for good.
+    pub(crate) fn none_held(&self) {
+        assert_eq!(self.held, 0);
+    }
+
     /// Prints the figures, and fails with the first run of each kind of violation.
     pub(crate) fn conclude(&self, what: &str, calls: usize) {
         let Tally { runs, completed, rolled_back, held, were_stuck, violations } = self;
@@ -47,8 +52,10 @@ impl Tally {
         if let Some((_, setup, _)) = violations.first() {
             println!("{}", setup.trace());
         }
-        let found: Vec<String> =
-            violations.iter().map(|(text, setup, times)| format!("{text} ({times} runs, first {:?})", setup.faults)).collect();
+        let found: Vec<String> = violations
+            .iter()
+            .map(|(text, setup, times)| format!("{text} ({times} runs, first {:?}, seed {})", setup.faults, setup.seed))
+            .collect();
         assert!(found.is_empty(), "{}", found.join("\n"));
     }
 }
@@ -72,6 +79,7 @@ fn every_single_fault_ends_whole() {
         }
     }
     tally.conclude("every single fault", points.len());
+    tally.none_held();
 }
 
 /// Every pair of faults of which the first strikes a call of this shard.
@@ -90,6 +98,7 @@ fn sweep_pairs(shard: usize) {
         }
     }
     tally.conclude(&format!("pairs of faults, part {shard} of {SHARDS}"), points.len());
+    tally.none_held();
 }
 
 const SHARDS: usize = 8;

@@ -7,6 +7,7 @@ use crate::{
     fault::{Fault, Kind, Late},
     plan::{self, PlanKind},
     script::{Person, Script},
+    seeds::Chaos,
 };
 use greenlight::{
     plan::Plan,
@@ -88,6 +89,8 @@ impl Rows {
 pub(crate) struct Node {
     pub(crate) side: Side,
     pub(crate) up: bool,
+    /// When it is up again.
+    pub(crate) back_at: Option<u64>,
     pub(crate) in_recovery: bool,
     pub(crate) timeline: u32,
     /// How far a standby has replayed blue's log; after the promotion, where it left it.
@@ -114,6 +117,11 @@ pub(crate) struct Node {
     pub(crate) migrated: u8,
     pub(crate) relaxed: bool,
     pub(crate) has_nulls: bool,
+    /// Its fences do not keep everybody out.
+    pub(crate) leaks: bool,
+    /// Somebody has changed its schema.
+    pub(crate) drifted: bool,
+    pub(crate) has_prepared: bool,
 }
 
 impl Node {
@@ -121,6 +129,7 @@ impl Node {
         Node {
             side,
             up: true,
+            back_at: None,
             in_recovery: false,
             timeline: 1,
             replayed: 0,
@@ -142,16 +151,16 @@ impl Node {
             migrated: 0,
             relaxed: false,
             has_nulls: false,
+            leaks: false,
+            drifted: false,
+            has_prepared: false,
         }
     }
 
     /// Whether an application's write is accepted.
     pub(crate) fn accepts_writes(&self) -> bool {
-        self.up
-            && !self.in_recovery
-            && self.allow_connections
-            && !(self.fence_installed && self.fence_closed)
-            && !self.read_only_default
+        let fenced = !self.allow_connections || (self.fence_installed && self.fence_closed);
+        self.up && !self.in_recovery && !self.read_only_default && (!fenced || self.leaks)
     }
 
     pub(crate) fn append(&mut self, at: u64, what: What) {
@@ -164,6 +173,8 @@ pub(crate) struct RouteFake {
     pub(crate) points_at: Side,
     pub(crate) paused_since: Option<u64>,
     pub(crate) settled: bool,
+    /// Says that it was repointed, and was not.
+    pub(crate) is_stubborn: bool,
 }
 
 /// The guard process, standing by.
@@ -207,6 +218,7 @@ pub(crate) struct World {
     pub(crate) person: Person,
 
     pub(crate) faults: Vec<(usize, Fault)>,
+    pub(crate) chaos: Option<Chaos>,
     pub(crate) fired: u32,
     /// Every numbered call so far.
     pub(crate) points: Vec<Kind>,
@@ -214,12 +226,13 @@ pub(crate) struct World {
     /// A read that fails from now on, for ever.
     pub(crate) broken: Option<&'static str>,
     pub(crate) late: Vec<Late>,
-    /// A server that is down, and when it is up again.
-    back_at: Option<(Side, u64)>,
     /// A dead process's statement lands: its session is still there on the server.
     pub(crate) landing: bool,
     pub(crate) violation: Option<String>,
     pub(crate) trace: Option<Vec<String>>,
+    /// A process has taken the run over, and has not yet looked how far the open step came.
+    pub(crate) must_observe: bool,
+    pub(crate) differs: bool,
     pub(crate) windows_opened: u32,
     pub(crate) was_stuck: bool,
     pub(crate) calls: usize,
@@ -250,7 +263,7 @@ impl World {
         green.in_recovery = true;
         blue.physical_slot = !kind.makes_standby;
         green.up = !kind.makes_standby;
-        let route = || RouteFake { points_at: Side::Blue, paused_since: None, settled: false };
+        let route = || RouteFake { points_at: Side::Blue, paused_since: None, settled: false, is_stubborn: false };
         World {
             now: 0,
             lag: 4 * MS,
@@ -267,15 +280,17 @@ impl World {
             processes: Vec::new(),
             person: Person::new(script),
             faults: faults.to_vec(),
+            chaos: None,
             fired: 0,
             points: Vec::with_capacity(512),
             last_read: None,
             broken: None,
             late: Vec::new(),
-            back_at: None,
             landing: false,
             violation: None,
             trace: None,
+            must_observe: false,
+            differs: false,
             windows_opened: 0,
             was_stuck: false,
             calls: 0,
@@ -343,12 +358,9 @@ impl World {
     }
 
     fn tick(&mut self) {
-        if let Some((side, at)) = self.back_at
-            && at <= self.now
-        {
-            self.node(side).up = true;
-            self.back_at = None;
-            self.tell(|| format!("{side} is up again"));
+        let now = self.now;
+        for node in self.nodes.iter_mut().filter(|node| node.back_at.is_some_and(|at| at <= now)) {
+            (node.up, node.back_at) = (true, None);
         }
         self.applications_write();
         self.replay();
@@ -491,7 +503,8 @@ impl World {
         if let Some(side) = side {
             self.restart(side);
             self.node(side).up = false;
-            self.back_at = Some((side, self.now + OUTAGE));
+            let back_at = self.now + OUTAGE;
+            self.node(side).back_at = Some(back_at);
         }
     }
 

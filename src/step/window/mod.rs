@@ -12,7 +12,7 @@ mod settle;
 pub use safety::{By, make_safe};
 
 use super::{Observed, Progress, Step, StepContext};
-use crate::run::Direction;
+use crate::run::{Direction, Fact};
 use crate::word::{Failure, PortError, Side};
 use async_trait::async_trait;
 use std::time::Duration;
@@ -49,6 +49,19 @@ impl Step for Window {
     }
 }
 
+/// Windows that were opened since the writer last moved: each of them went back, and each was a pause for every client.
+fn failed_in_a_row(cx: &StepContext<'_>) -> u32 {
+    let facts = &cx.run().facts;
+    let since = facts.iter().rposition(|fact| matches!(fact, Fact::WindowCommitted { .. })).unwrap_or(0);
+    facts[since..].iter().map(|fact| u32::from(matches!(fact, Fact::WindowOpened { .. }))).sum()
+}
+
+/// Between two tries: 5 s at first, twice as long each time, a quarter of an hour at most. What fails again and again must
+/// not cost the clients a pause every few seconds.
+fn pause_between(failed: u32) -> Duration {
+    Duration::from_secs(5 << failed.saturating_sub(1).min(10)).min(Duration::from_mins(15))
+}
+
 /// Whether any window of this run ever passed its commit point.
 fn has_moved(cx: &StepContext<'_>) -> bool {
     cx.run().follow_from().is_some()
@@ -78,7 +91,7 @@ async fn go(cx: &mut StepContext<'_>, to: Side) -> Result<Progress, PortError> {
         }
         if let Some(why_back) = attempt::open(cx, to).await? {
             let note = format!("another window, since the last went back: {why_back}");
-            return Ok(Progress::NotYet { poll_after: Duration::from_secs(5), note });
+            return Ok(Progress::NotYet { poll_after: pause_between(failed_in_a_row(cx)), note });
         }
     }
     settle::follow_back(cx, to).await
