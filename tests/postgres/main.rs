@@ -5,4 +5,5 @@ mod fences;
 mod flow;
 mod login;
 mod small;
+mod survey;
 mod world;
