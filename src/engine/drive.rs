@@ -234,6 +234,7 @@ impl Engine {
             let _ = (&journal, &id);
         };
         let behaviour = step::named(plan.steps[step.0].name);
+        let known = book.run.facts.len();
         let mut cx = StepContext { plan, ports: &self.ports, records: book as &mut dyn Records, progress: &progress };
         let result = match call {
             Call::Observe => match step::end_older_sessions(&cx, step).await {
@@ -243,6 +244,9 @@ impl Engine {
             Call::Advance => behaviour.advance(&mut cx).await.map(Answer::Moved),
             Call::Revert => behaviour.revert(&mut cx).await.map(Answer::Moved),
         };
+        for fact in &book.run.facts[known..] {
+            (self.tell)(plan, &book.run, Tell::Record(&Event::FactLearned { step, fact: fact.clone() }));
+        }
         match book.lost.take() {
             // Not even the outcome may be recorded: somebody else may be driving already.
             Some(lost) => Err(lost.into()),

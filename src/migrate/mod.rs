@@ -5,9 +5,10 @@
 pub mod files;
 mod runner;
 mod session;
+pub mod shadow;
 pub mod statements;
 
-pub use runner::PgMigrator;
+pub use runner::{PgMigrator, applied};
 pub use statements::{BodyEffects, WrittenName, body_effects};
 
 use crate::schema::{Catalog, Moves};
@@ -39,17 +40,29 @@ pub struct Applied {
 }
 
 /// What running the migrations in the shadow showed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ShadowReport {
     /// The schema before: blue's, as the shadow holds it.
     pub before: Catalog,
     /// The schema after all pending migrations.
     pub after: Catalog,
     pub statements: Vec<StatementReport>,
-    /// Which table or column after is which one before.
+    /// Renames and exchanges, which the two schemas do not show.
+    #[serde(default)]
     pub moves: Moves,
+    /// `None`: no migration has a way back.
+    #[serde(default)]
+    pub down: Option<DownReport>,
     /// Where the shadow stood, for a person.
     pub stood_on: String,
+}
+
+/// Whether the down migrations lead back to the schema before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DownReport {
+    pub restores: bool,
+    /// Why not, or that they do.
+    pub says: String,
 }
 
 /// What one statement of a migration did in the shadow.

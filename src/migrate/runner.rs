@@ -7,10 +7,17 @@ use super::session::{Around, Session, failure, is_locked, line_of, said};
 use super::statements::{self, Statement, StatementKind};
 use super::{Applied, Migration, Migrator, files::checksum};
 use crate::plan::HistorySpec;
-use crate::word::{Clock, Endpoint, Failure, PortError, RelationName, quote_ident};
+use crate::word::{Clock, Endpoint, Failure, PortError, RelationName, RunId, quote_ident};
 use async_trait::async_trait;
 use backon::{BackoffBuilder, ExponentialBuilder};
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 use tokio_postgres::{Client, Error};
 
 /// The history table is always called so; its schema is the playbook's.
@@ -20,26 +27,22 @@ const TABLE: &str = "schema_migrations";
 pub struct PgMigrator {
     endpoint: Endpoint,
     history: HistorySpec,
-    application_name: String,
-    /// The server's name in errors, such as `green`.
+    run: RunId,
+    epoch: Arc<AtomicU64>,
+    /// The server's name in errors.
     on: String,
     clock: Arc<dyn Clock>,
 }
 
 impl PgMigrator {
-    /// `on` names the server in errors. Connects at each call only.
-    pub fn new(
-        endpoint: Endpoint,
-        history: HistorySpec,
-        application_name: impl Into<String>,
-        on: impl Into<String>,
-        clock: Arc<dyn Clock>,
-    ) -> PgMigrator {
-        PgMigrator { endpoint, history, application_name: application_name.into(), on: on.into(), clock }
+    /// Migrates green, under the lease's epoch, so that its sessions end with it. Connects at each call only.
+    pub fn new(endpoint: Endpoint, run: RunId, epoch: Arc<AtomicU64>, history: HistorySpec, clock: Arc<dyn Clock>) -> PgMigrator {
+        PgMigrator { endpoint, run, epoch, history, on: "green".to_owned(), clock }
     }
 
     async fn session(&self) -> Result<Session, PortError> {
-        Session::open(&self.endpoint, &self.application_name, &self.on).await
+        let application_name = format!("greenlight/{}/{}", self.run, self.epoch.load(Ordering::SeqCst));
+        Session::open(&self.endpoint, &application_name, &self.on).await
     }
 
     /// Waits for the lock as long as for any other.
@@ -299,6 +302,16 @@ pub(super) async fn create_history(client: &Client, history: &HistorySpec) -> Re
     Ok(())
 }
 
+/// What the history table of a database holds; empty when there is no such table.
+///
+/// # Errors
+/// As connecting and reading; `Refused` when another tool's table has the name.
+pub async fn applied(endpoint: &Endpoint, history: &HistorySpec) -> Result<Vec<Applied>, PortError> {
+    let on = format!("`{}`", endpoint.database);
+    let session = Session::open(endpoint, "greenlight/plan", &on).await?;
+    read_history(&session.client, history, &on).await
+}
+
 async fn read_history(client: &Client, history: &HistorySpec, on: &str) -> Result<Vec<Applied>, PortError> {
     let name = table(history);
     let fail = |e: Error| {
@@ -346,7 +359,7 @@ async fn holder(client: &Client, key: i64) -> Result<String, Error> {
                    a.backend_start::timestamptz(0)) \
                FROM pg_locks l JOIN pg_stat_activity a USING (pid) \
                WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 \
-                   AND l.classid::bigint = ($1 >> 32) & 4294967295 AND l.objid::bigint = $1 & 4294967295 \
+                   AND l.classid::bigint = ($1::bigint >> 32) & 4294967295 AND l.objid::bigint = $1::bigint & 4294967295 \
                    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())";
     let rows = client.query(sql, &[&key]).await?;
     match rows.first() {

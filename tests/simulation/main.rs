@@ -1,6 +1,7 @@
 //! Drives the real engine and the real steps against a simulated world, with every fault at every call, and checks the
 //! invariants after every effect.
 
+mod cases;
 mod fault;
 mod harness;
 mod invariants;
@@ -8,6 +9,7 @@ mod journal;
 mod plan;
 mod ports;
 mod script;
+mod seeds;
 mod server;
 mod sweep;
 mod world;
