@@ -1,5 +1,12 @@
 //! The lab: real servers come up, take writes, break, and go away without a trace.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "a test that cannot go on says where, polls, and says what it could not test"
+)]
+
 use greenlight::lab::{Ledger, LedgerOptions, Options, Outcome, World, find_pgbouncer, shop};
 use greenlight::postgres::programs::Installed;
 use greenlight::provider::processes;

@@ -1,5 +1,7 @@
 //! The standby that a run makes, on real servers.
 
+#![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on says where")]
+
 use greenlight::plan::StandbySpec;
 use greenlight::postgres::programs::Installed;
 use greenlight::process;

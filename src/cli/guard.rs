@@ -10,14 +10,14 @@ use std::sync::{Arc, atomic::AtomicU64};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
-/// Sessions that the guard opens ahead must not look like those of an older coordinator.
-const NEWEST_EPOCH: u64 = u64::MAX;
+/// Until it acts, the guard only looks; it works under the epoch of the lease that it takes then.
+const LOOKING: u64 = 0;
 
 pub(super) async fn run(shared: &Shared, args: &GuardArgs) -> anyhow::Result<Exit> {
     let id: RunId = args.run.parse().map_err(anyhow::Error::msg)?;
     let journal = state::open(shared)?;
     let stored = state::load(journal.as_ref(), &id).await?;
-    let epoch = Arc::new(AtomicU64::new(NEWEST_EPOCH));
+    let epoch = Arc::new(AtomicU64::new(LOOKING));
     let ports = wire::ports(&stored.plan, &epoch, &shared.state).await?;
     // Opened ahead, as the coordinator's are: logging in takes longer than the whole window.
     ports.blue.connect().await?;
@@ -37,7 +37,7 @@ pub(super) async fn run(shared: &Shared, args: &GuardArgs) -> anyhow::Result<Exi
         }
     };
     let holder = format!("the guard, {}", crate::journal::HolderProcess::this());
-    engine::make_safe(journal, &ports, &id, &holder, &AtomicU64::new(0), why).await?;
+    engine::make_safe(journal, &ports, &id, &holder, &epoch, why).await?;
     Ok(Exit::Completed)
 }
 

@@ -82,7 +82,7 @@ async fn look(journal: &dyn Journal, stored: &state::Stored, shared: &Shared, of
     } else if offline {
         WayBack::Unknown { why: "not looked".to_owned() }
     } else {
-        let ports = wire::ports(plan, &Arc::new(AtomicU64::new(u64::MAX)), &shared.state).await?;
+        let ports = wire::ports(plan, &Arc::new(AtomicU64::new(0)), &shared.state).await?;
         way_back(plan, run, &ports.blue, &ports.green).await.unwrap_or_else(|error| WayBack::Unknown { why: error.chain() })
     };
     let steps = plan.steps.iter().zip(&run.steps).enumerate();

@@ -17,7 +17,7 @@ use std::{
 const WATCH_EVERY: Duration = Duration::from_secs(5);
 /// The longest sleep between two looks at the requests of people.
 const LISTEN_EVERY: Duration = Duration::from_millis(250);
-const BACKOFF_MAX: Duration = Duration::from_secs(60);
+const BACKOFF_MAX: Duration = Duration::from_mins(1);
 
 /// Why the engine came back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,8 +49,11 @@ pub struct Engine {
     /// Come back instead of waiting for a person or for hours.
     pub stop_at_waits: bool,
     /// Told of each record and of progress, for the screen.
-    pub tell: Arc<dyn Fn(&Plan, &Run, Tell<'_>) + Send + Sync>,
+    pub tell: Listener,
 }
+
+/// Who is told.
+pub type Listener = Arc<dyn Fn(&Plan, &Run, Tell<'_>) + Send + Sync>;
 
 /// What the engine tells its caller while it works.
 #[derive(Clone, Copy, Debug)]

@@ -15,7 +15,7 @@ const LIMIT: Duration = Duration::from_mins(5);
 pub(super) struct Assertions {
     pub(super) green: Endpoint,
     pub(super) application_name: String,
-    pub(super) assertions: Vec<AssertionSpec>,
+    pub(super) list: Vec<AssertionSpec>,
 }
 
 #[async_trait]
@@ -26,8 +26,8 @@ impl Validator for Assertions {
 
     async fn check(&self, progress: Progress<'_>) -> Result<Findings, PortError> {
         let mut findings = Findings::default();
-        for (at, assertion) in self.assertions.iter().enumerate() {
-            progress(&assertion.name, at as u64, self.assertions.len() as u64);
+        for (at, assertion) in self.list.iter().enumerate() {
+            progress(&assertion.name, at as u64, self.list.len() as u64);
             let value = self.value(assertion).await?;
             if value.as_deref() != Some(assertion.expect.as_str()) {
                 let what = format!("is {}, not {}", value.as_deref().unwrap_or("NULL"), assertion.expect);

@@ -80,6 +80,6 @@ pub fn all(plan: &Plan, at: [&Endpoint; 2], servers: [&Arc<dyn Server>; 2], cloc
             tables: plan.tables.clone(),
             crossing: Arc::new(crossing::Crossing::new(blue, green, clock)),
         }),
-        Arc::new(assertions::Assertions { green: at[1].clone(), application_name, assertions: plan.validate.assertions.clone() }),
+        Arc::new(assertions::Assertions { green: at[1].clone(), application_name, list: plan.validate.assertions.clone() }),
     ]
 }

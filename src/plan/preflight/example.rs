@@ -28,6 +28,7 @@ impl World {
         let orders = after.tables.get_mut("public.orders").unwrap();
         orders.columns.push(column("note", "text", false));
         let shadow = ShadowReport {
+            down: None,
             before: catalog.clone(),
             after,
             statements: vec![World::statement("alter table orders add column note text")],
