@@ -59,10 +59,9 @@ impl<'a> Statements<'a> {
     pub(super) fn create_standby(&self, spec: &StandbySpec) -> Vec<String> {
         let (folder, slot) = (spec.data_dir.display(), &self.plan.names.standby_slot);
         vec![
-            format!(
-                "this machine: pg_basebackup --pgdata={folder} --wal-method=stream --write-recovery-conf --create-slot --slot={slot}"
-            ),
-            format!("this machine: pg_ctl --pgdata={folder} start, on port {}", spec.port),
+            blue(format!("SELECT pg_create_physical_replication_slot({}, true)", quote_literal(slot))),
+            format!("this machine: pg_basebackup --slot {slot} --wal-method=stream --checkpoint=fast --pgdata {folder}"),
+            format!("this machine: pg_ctl start --pgdata {folder}, as a standby on port {}", spec.port),
         ]
     }
 

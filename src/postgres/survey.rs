@@ -4,9 +4,10 @@
 //! **Invariant:** only reads. The one transaction that is opened is read-only and rolled back.
 
 use super::catalog;
+use super::failure::{Effect, of_call};
 use crate::plan::{SETTINGS_COMPARED, SETTINGS_READ, ServerSurvey, TableSize};
 use crate::process;
-use crate::word::{Endpoint, Failure, PortError, RelationName};
+use crate::word::{Endpoint, PortError, RelationName};
 use serde_json::Value;
 use std::{path::Path, time::Duration};
 use tokio_postgres::{Client, error::SqlState};
@@ -77,11 +78,9 @@ async fn claimed_by(client: &Client) -> Result<Option<String>, PortError> {
 }
 
 async fn exists(client: &Client, relation: &str) -> Result<bool, PortError> {
-    let row = client
-        .query_one("select to_regclass($1) is not null", &[&relation])
-        .await
-        .map_err(could_not(format!("look for `{relation}`")))?;
-    row.try_get(0).map_err(could_not(format!("look for `{relation}`")))
+    let attempted = format!("look for `{relation}`");
+    let row = client.query_one("select to_regclass($1) is not null", &[&relation]).await.map_err(could_not(&attempted))?;
+    row.try_get(0).map_err(could_not(&attempted))
 }
 
 async fn texts(client: &Client, sql: &str, attempted: &str) -> Result<Vec<String>, PortError> {
@@ -197,16 +196,8 @@ fn conninfo_fields(conninfo: &str) -> Vec<(String, String)> {
     fields
 }
 
-/// A read that fails has changed nothing: it is refused, or may succeed later.
-fn could_not(attempted: impl Into<String>) -> impl FnOnce(tokio_postgres::Error) -> PortError {
-    let attempted = attempted.into();
-    move |error| {
-        let refused = error.code().is_some_and(|code| matches!(&code.code()[..2], "42" | "28" | "0A"));
-        let failure = if refused { Failure::Refused } else { Failure::Transient };
-        let denied = error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE);
-        let error = PortError::new(failure, attempted).because(error);
-        if denied { error.hint("connect as a superuser") } else { error }
-    }
+fn could_not(attempted: &str) -> impl FnOnce(tokio_postgres::Error) -> PortError {
+    move |error| of_call(attempted, Effect::Read, &error)
 }
 
 #[cfg(test)]

@@ -205,6 +205,8 @@ impl LocalServer {
             ("external_pid_file".to_owned(), String::new()),
             // Once promoted its commits would wait for standbys that follow the other server.
             ("synchronous_standby_names".to_owned(), String::new()),
+            // And it would write a timeline of its own into the other server's archive.
+            ("archive_mode".to_owned(), "off".to_owned()),
         ];
         // Left over from a restore of the other server, it would end the recovery of this one.
         let targets = ["", "_time", "_xid", "_lsn", "_name"].map(|kind| (format!("recovery_target{kind}"), String::new()));

@@ -8,4 +8,5 @@ mod fences;
 mod flow;
 mod login;
 mod small;
+mod survey;
 mod world;
