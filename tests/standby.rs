@@ -144,7 +144,7 @@ async fn a_standby_is_made_follows_blue_and_is_removed_without_a_trace() {
     provider.remove_standby().await.unwrap();
     provider.remove_standby().await.unwrap();
     assert!(!data_dir.exists() && !server.is_running());
-    assert!(blue.ask(blue.server.port, slots).await.is_empty());
+    assert_eq!(provider.standby().await.unwrap(), StandbyState::Absent);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,16 +4,18 @@
 //! Ok. `create_*` is not repeatable and has a reading counterpart. Every error answers what may have happened
 //! (`Failure`). Sessions say who they are: `application_name` is `greenlight/<run>/<epoch>`.
 
+pub mod catalog;
 pub mod client;
 pub mod failure;
 pub mod programs;
+pub mod survey;
+pub mod sweep;
 
 mod alter;
-pub mod catalog;
 mod claim;
 mod fence;
 mod health;
-mod passfile;
+pub(crate) mod passfile;
 mod probe;
 mod promotion;
 mod publication;
@@ -187,9 +189,9 @@ pub trait Server: Send + Sync + fmt::Debug {
     async fn ensure_fence(&self, fence: Fence) -> Result<(), PortError>;
     /// Tries to write through every path (new session, read-write transaction, superuser) and rolls back what got through.
     async fn probe_fence(&self) -> Result<FenceProbe, PortError>;
-    /// Ends the sessions of this run's other coordinators, those with an older epoch in their `application_name`, and sees
-    /// to it that they cannot open new ones; and those of this one that are not its present ones: of a connection that
-    /// broke, the statement may be running still. None of them is left when this returns.
+    /// Ends the sessions of this run's other coordinators, those with an older epoch in their `application_name`, and
+    /// those of this one that are not its present ones: of a connection that broke, the statement may be running still.
+    /// None of them is left when this returns, and they cannot open new ones.
     async fn ensure_sole_coordinator(&self) -> Result<(), PortError>;
 
     // --- schema, sequences, health ---------------------------------------------------------------------------------------
@@ -230,7 +232,8 @@ pub fn published_forward(tables: &[TableFlow]) -> Vec<PublishedTable> {
 
 /// What a migrated green publishes to blue.
 pub fn published_reverse(tables: &[TableFlow]) -> Vec<PublishedTable> {
-    flowing(tables).map(|(table, shared)| PublishedTable { table: table.clone(), columns: shared.reverse.clone() }).collect()
+    let sent = flowing(tables).filter(|(_, shared)| shared.reverse.as_ref().is_none_or(|columns| !columns.is_empty()));
+    sent.map(|(table, shared)| PublishedTable { table: table.clone(), columns: shared.reverse.clone() }).collect()
 }
 
 fn flowing(tables: &[TableFlow]) -> impl Iterator<Item = (&RelationName, &SharedColumns)> {

@@ -21,6 +21,8 @@ impl Step for Finish {
         let (green, names) = (cx.server(Side::Green), cx.plan.names.clone());
         green.ensure_no_slot(&names.reverse).await?;
         green.ensure_no_publication(&names.reverse).await?;
+        // A copy of blue's, which came with the standby.
+        green.ensure_no_publication(&names.forward).await?;
         green.ensure_no_subscription(&names.forward).await?;
         green.ensure_sync_triggers(&cx.plan.sync_triggers, false).await?;
         green.ensure_unclaimed().await?;

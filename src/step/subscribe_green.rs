@@ -1,6 +1,6 @@
 //! Green follows blue logically from the fork point on: nothing twice, nothing missing, no row copied.
 
-use super::{Observed, Progress, Step, StepContext, marker};
+use super::{Observed, Progress, Step, StepContext, attach_green::drop_physical_slot, marker};
 use crate::run::Fact;
 use crate::word::{PortError, Side};
 use async_trait::async_trait;
@@ -33,18 +33,7 @@ impl Step for SubscribeGreen {
             cx.learn(Fact::FlowStarted { subscriber: Side::Green, origin }).await?;
         }
         green.ensure_subscribed(&name).await?;
-        let physical = if cx.plan.standby.is_some() {
-            Some(cx.plan.names.standby_slot.clone())
-        } else {
-            cx.plan.green_physical_slot.clone()
-        };
-        if let Some(slot) = physical {
-            cx.ports.blue.ensure_no_slot(&slot).await?;
-            let fact = Fact::PhysicalSlotDropped { name: slot };
-            if !cx.run().facts.contains(&fact) {
-                cx.learn(fact).await?;
-            }
-        }
+        drop_physical_slot(cx).await?;
         marker::awaited(cx, Side::Blue, Duration::from_secs(5), "the first marker from blue to arrive on green").await
     }
 

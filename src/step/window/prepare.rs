@@ -21,7 +21,7 @@ pub(super) async fn look(cx: &mut StepContext<'_>, to: Side) -> Result<Option<St
     if let Some(why) = fences_ready(cx, from, to).await? {
         return Ok(Some(why));
     }
-    if let Some(why) = drift(cx).await? {
+    if let Some(why) = drift(cx, to).await? {
         return Ok(Some(why));
     }
     if let Some(why) = transactions(cx, from).await? {
@@ -64,6 +64,7 @@ async fn routes_ready(cx: &mut StepContext<'_>, from: Side) -> Result<Option<Str
 async fn fences_ready(cx: &StepContext<'_>, from: Side, to: Side) -> Result<Option<String>, PortError> {
     let (old, new) = (cx.server(from), cx.server(to));
     old.ensure_fence_installed().await?;
+    new.ensure_fence_installed().await?;
     if old.fence().await? != Fence::Open {
         return Ok(Some(format!("{from} is fenced, though it serves")));
     }
@@ -76,13 +77,15 @@ async fn fences_ready(cx: &StepContext<'_>, from: Side, to: Side) -> Result<Opti
     })
 }
 
-/// DDL by others since planning. It would stop the flow, or be lost.
-async fn drift(cx: &StepContext<'_>) -> Result<Option<String>, PortError> {
+/// DDL by others since planning. It would stop the flow, or be lost. Going back, blue is not compared: the run itself
+/// relaxed its columns, and whether rows fit there is seen by what arrives.
+async fn drift(cx: &StepContext<'_>, to: Side) -> Result<Option<String>, PortError> {
     let learned = cx.run().facts.iter().rev().find_map(|fact| match fact {
         Fact::BlueFingerprint { fingerprint } => Some(fingerprint.clone()),
         _ => None,
     });
-    if cx.ports.blue.schema_fingerprint().await? != learned.unwrap_or_else(|| cx.plan.blue_fingerprint.clone()) {
+    let planned = learned.unwrap_or_else(|| cx.plan.blue_fingerprint.clone());
+    if to == Side::Green && cx.ports.blue.schema_fingerprint().await? != planned {
         return Ok(Some("blue's schema to be again as it was planned: somebody changed it since".to_owned()));
     }
     match &cx.plan.green_fingerprint {
@@ -123,7 +126,11 @@ async fn flow_is_close(cx: &StepContext<'_>, from: Side) -> Result<Option<String
     let Some(subscription) = new.subscription(name).await? else {
         return Ok(Some(format!("{} does not follow {from}: its subscription is gone", from.other())));
     };
-    if !subscription.enabled || !subscription.streaming {
+    if !subscription.enabled {
+        // A window that went back may have left it so.
+        new.ensure_subscribed(name).await?;
+    }
+    if !subscription.streaming {
         return Ok(Some(format!("{} to follow {from}: its subscription is not streaming", from.other())));
     }
     if !marker::crosses(cx, from, cx.plan.window.max_pause() / 2).await? {

@@ -1,0 +1,173 @@
+//! The journal of the simulated world: the product's own in memory, with faults, and with a witness at every append.
+
+use crate::{
+    fault::{Call, Fault, Kind, answer},
+    world::Shared,
+};
+use async_trait::async_trait;
+use greenlight::{
+    journal::{Journal, JournalError, Lease, MemoryJournal, RunEntry},
+    run::{Event, Fact, Record, Request, RequestKind},
+    word::{RunId, Timestamp},
+};
+use std::time::Duration;
+
+#[derive(Debug)]
+pub(crate) struct WatchedJournal {
+    pub(crate) inner: MemoryJournal,
+    pub(crate) world: Shared,
+    pub(crate) process: usize,
+}
+
+fn unreachable(attempted: &str) -> JournalError {
+    JournalError::Unreachable { attempted: attempted.to_owned(), source: "no answer".into() }
+}
+
+/// What an append is called in a trace.
+fn name(event: &Event) -> &'static str {
+    match event {
+        Event::FactLearned { fact: Fact::WindowOpened { .. }, .. } => "append the window's opening",
+        Event::FactLearned { fact: Fact::WindowCommitted { .. }, .. } => "append the commit point",
+        Event::FactLearned { fact: Fact::WindowClosed { .. }, .. } => "append the window's close",
+        Event::FactLearned { .. } => "append a fact",
+        Event::StepStarted { .. } => "append an intent",
+        _ => "append an outcome",
+    }
+}
+
+impl WatchedJournal {
+    async fn begin(&self, name: &'static str, kind: Kind) -> Option<Fault> {
+        let fault = self.world.lock().begin(Call { process: self.process, name, on: None, kind });
+        let Some(fault) = fault else { return answer(None).await };
+        if fault == Some(Fault::CrashBefore) {
+            return self.die().await;
+        }
+        fault
+    }
+
+    async fn die<T>(&self) -> T {
+        self.world.lock().end_process(self.process);
+        answer(None).await
+    }
+
+    fn lose(&self) {
+        self.world.lock().processes[self.process].lost_journal = true;
+    }
+}
+
+#[async_trait]
+impl Journal for WatchedJournal {
+    async fn append(&self, run: &RunId, expected: u64, epoch: u64, event: &Event, at: Timestamp) -> Result<(), JournalError> {
+        let fault = self.begin(name(event), Kind::Append).await;
+        if fault == Some(Fault::UnreachableUnwritten) {
+            self.lose();
+            return Err(unreachable("append a record"));
+        }
+        if fault == Some(Fault::Usurped) {
+            self.inner.take_lease(run, "another", Duration::from_secs(15), true, at).await?;
+        }
+        let result = self.inner.append(run, expected, epoch, event, at).await;
+        match &result {
+            Ok(()) => self.world.lock().witness(event),
+            Err(_) => self.lose(),
+        }
+        match fault {
+            Some(Fault::CrashAfter) => self.die().await,
+            Some(Fault::UnreachableWritten) => {
+                self.lose();
+                Err(unreachable("append a record"))
+            }
+            _ => result,
+        }
+    }
+
+    async fn read(&self, run: &RunId) -> Result<Vec<Record>, JournalError> {
+        self.inner.read(run).await
+    }
+
+    async fn take_lease(
+        &self,
+        run: &RunId,
+        holder: &str,
+        ttl: Duration,
+        force: bool,
+        now: Timestamp,
+    ) -> Result<u64, JournalError> {
+        let fault = self.begin("take the lease", Kind::Journal).await;
+        if fault == Some(Fault::UnreachableUnwritten) {
+            return Err(unreachable("take the lease"));
+        }
+        let epoch = self.inner.take_lease(run, holder, ttl, force, now).await?;
+        if fault == Some(Fault::CrashAfter) { self.die().await } else { Ok(epoch) }
+    }
+
+    async fn renew_lease(&self, run: &RunId, epoch: u64, ttl: Duration, now: Timestamp) -> Result<(), JournalError> {
+        let result = self.inner.renew_lease(run, epoch, ttl, now).await;
+        if result.is_err() {
+            self.lose();
+        }
+        result
+    }
+
+    async fn release_lease(&self, run: &RunId, epoch: u64) -> Result<(), JournalError> {
+        self.inner.release_lease(run, epoch).await
+    }
+
+    async fn open_requests(&self, run: &RunId) -> Result<Vec<Request>, JournalError> {
+        let (said, at) = {
+            let mut world = self.world.lock();
+            (world.person_says(), world.timestamp())
+        };
+        if let Some(kind) = said {
+            self.inner.file_request(run, "ana", None, &kind, at).await?;
+        }
+        self.inner.open_requests(run).await
+    }
+
+    async fn answer_request(&self, run: &RunId, id: i64, text: &str) -> Result<(), JournalError> {
+        let fault = self.begin("answer a request", Kind::Journal).await;
+        if fault == Some(Fault::UnreachableUnwritten) {
+            self.lose();
+            return Err(unreachable("answer a request"));
+        }
+        self.inner.answer_request(run, id, text).await?;
+        if fault == Some(Fault::CrashAfter) { self.die().await } else { Ok(()) }
+    }
+
+    // --- nothing of the engine's ------------------------------------------------------------------------------------------
+
+    async fn runs(&self) -> Result<Vec<RunEntry>, JournalError> {
+        self.inner.runs().await
+    }
+
+    async fn create(&self, event: &Event, at: Timestamp) -> Result<(), JournalError> {
+        self.inner.create(event, at).await
+    }
+
+    async fn lease(&self, run: &RunId) -> Result<Option<Lease>, JournalError> {
+        self.inner.lease(run).await
+    }
+
+    async fn file_request(
+        &self,
+        run: &RunId,
+        by: &str,
+        reason: Option<&str>,
+        kind: &RequestKind,
+        at: Timestamp,
+    ) -> Result<i64, JournalError> {
+        self.inner.file_request(run, by, reason, kind, at).await
+    }
+
+    async fn request_answer(&self, run: &RunId, id: i64) -> Result<Option<String>, JournalError> {
+        self.inner.request_answer(run, id).await
+    }
+
+    async fn set_progress(&self, run: &RunId, text: &str) -> Result<(), JournalError> {
+        self.inner.set_progress(run, text).await
+    }
+
+    async fn progress(&self, run: &RunId) -> Result<Option<String>, JournalError> {
+        self.inner.progress(run).await
+    }
+}

@@ -1,0 +1,18 @@
+//! Drives the real engine and the real steps against a simulated world, with every fault at every call, and checks the
+//! invariants after every effect.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+#![expect(clippy::option_option, reason = "no call yet, no fault, or a fault")]
+
+mod cases;
+mod fault;
+mod harness;
+mod invariants;
+mod journal;
+mod plan;
+mod ports;
+mod script;
+mod seeds;
+mod server;
+mod sweep;
+mod world;

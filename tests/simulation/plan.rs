@@ -1,0 +1,137 @@
+//! The plan that every simulated run has: one table that loses a column, two migrations, two routes, a gate at the window.
+
+use greenlight::{
+    migrate::Migration,
+    plan::{
+        Gate, HistorySpec, LimitsSpec, LongTransactions, Names, OnFailure, Plan, PlannedStep, Reversal, ServerSpec, SoakSpec,
+        StandbySpec, StepName, ValidateSpec, WindowSpec,
+    },
+    route::Target,
+    run::FORMAT,
+    schema::{Flow, ReplicaIdentity, SharedColumns, TableFlow, Verdict},
+    word::{RelationName, RunId, Side, Template, Timestamp},
+};
+use std::time::Duration;
+
+pub(crate) const MAX_PAUSE: Duration = Duration::from_secs(5);
+pub(crate) const INHERITED: &str = "inherited_feed";
+pub(crate) const PHYSICAL_SLOT: &str = "standby_1";
+pub(crate) const BLUE_SCHEMA: &str = "as planned";
+pub(crate) const GREEN_SCHEMA: &str = "migrated";
+
+/// What differs between the simulated runs' plans.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PlanKind {
+    pub(crate) routes: usize,
+    /// The run makes green itself.
+    pub(crate) makes_standby: bool,
+    pub(crate) on_failure: OnFailure,
+    pub(crate) wal_kept_max: u64,
+}
+
+impl Default for PlanKind {
+    fn default() -> PlanKind {
+        PlanKind { routes: 2, makes_standby: false, on_failure: OnFailure::Rollback, wal_kept_max: 1_000_000 }
+    }
+}
+
+pub(crate) fn plan(kind: PlanKind) -> Plan {
+    let run: RunId = "r0000001".parse().unwrap();
+    let server = |url: &str| ServerSpec { url: Template(url.to_owned()), peer_url: None };
+    let standby = kind.makes_standby.then(|| StandbySpec { data_dir: "/standby".into(), port: 2, bin_dir: None });
+    Plan {
+        format: FORMAT,
+        name: "simulated".to_owned(),
+        made_at: Timestamp::UNIX_EPOCH,
+        blue: server("blue"),
+        green: server("green"),
+        shadow: None,
+        routes: Vec::new(),
+        window: WindowSpec {
+            max_pause_ms: 5_000,
+            max_lag_bytes: 1_000_000,
+            long_transactions: LongTransactions::Wait,
+            transaction_age_max_ms: 10_000,
+            sequence_margin: 10,
+        },
+        validate: ValidateSpec { rows: true, chunk_rows: 1, parallel: 1, exclude: Vec::new(), assertions: Vec::new() },
+        history: HistorySpec { schema: "public".to_owned(), lock_timeout_ms: 1, lock_retries: 1 },
+        soak: SoakSpec { for_secs: 3_600, then_finish: false },
+        limits: LimitsSpec { wal_kept_bytes_max: kind.wal_kept_max },
+        on_failure: kind.on_failure,
+        names: Names::new(&run),
+        steps: steps(kind.makes_standby),
+        tables: vec![table()],
+        migrations: ["0001", "0002"].map(migration).to_vec(),
+        blue_fingerprint: BLUE_SCHEMA.to_owned(),
+        green_fingerprint: Some(GREEN_SCHEMA.to_owned()),
+        findings: Vec::new(),
+        inherited_subscriptions: vec![INHERITED.to_owned()],
+        green_physical_slot: (!kind.makes_standby).then(|| PHYSICAL_SLOT.to_owned()),
+        sync_triggers: Vec::new(),
+        standby,
+        run,
+    }
+}
+
+fn steps(makes_standby: bool) -> Vec<PlannedStep> {
+    use {Reversal::*, StepName::*};
+    let line = [
+        (PrepareBlue, Revert),
+        (CreateStandby, Revert),
+        (PublishBlue, Revert),
+        (AttachGreen, Revert),
+        (SubscribeGreen, Revert),
+        (NarrowFlow, Revert),
+        (MigrateGreen, Revert),
+        (WarmGreen, Nothing),
+        (ArmReverse, Revert),
+        (ValidateGreen, Nothing),
+        (Window, Revert),
+        (Soak, Nothing),
+        (Finish, PointOfNoReturn),
+    ];
+    let planned = |(name, reversal)| PlannedStep {
+        name,
+        reversal,
+        gate: Gate { approval: name == Window, hours: None },
+        attempts_max: 3,
+        backoff_ms: 500,
+        sql: Vec::new(),
+        says: String::new(),
+        way_back: String::new(),
+    };
+    line.into_iter().filter(|(name, _)| makes_standby || *name != CreateStandby).map(planned).collect()
+}
+
+/// Loses a column that is NOT NULL without a default: the flow is narrowed forward, and blue is relaxed during the soak.
+fn table() -> TableFlow {
+    let kept = Some(vec!["id".to_owned()]);
+    let note = vec!["note".to_owned()];
+    let shared = SharedColumns {
+        forward: kept.clone(),
+        reverse: kept,
+        key: vec!["id".to_owned()],
+        compare: Vec::new(),
+        relax_on_green: note.clone(),
+        relax_on_blue: note,
+        identity: ReplicaIdentity::Default,
+    };
+    TableFlow { table: RelationName::new("public", "orders"), flow: Flow::Both(shared), verdict: Verdict::Lossless }
+}
+
+fn migration(version: &str) -> Migration {
+    Migration {
+        version: version.to_owned(),
+        name: "change".to_owned(),
+        up: String::new(),
+        down: None,
+        checksum: String::new(),
+        transactional: true,
+    }
+}
+
+/// Where a route points for this side.
+pub(crate) fn target(side: Side) -> Target {
+    Target { host: side.to_string(), port: 1 + side as u16, database: "shop".to_owned() }
+}

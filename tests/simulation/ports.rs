@@ -1,0 +1,338 @@
+//! The other ports of the simulated world: clock, routes, guard, migrator, validator, provider.
+
+use crate::{
+    fault::{Call, Kind, Part, answer},
+    plan::{MAX_PAUSE, target},
+    server::FakeServer,
+    world::{Shared, StandingGuard, World},
+};
+use async_trait::async_trait;
+use greenlight::{
+    migrate::{Applied, Migration, Migrator},
+    provider::{Provider, StandbyState},
+    route::{RouteState, Router, Target},
+    step::{Guard, Ports, Route},
+    validate::{Difference, Findings, Progress, Validator},
+    word::{Clock, Failure, PortError, Side, Timestamp},
+};
+use std::{sync::Arc, time::Duration};
+
+/// Everything that one process uses.
+pub(crate) fn ports(world: &Shared, process: usize) -> Ports {
+    let (plan, routes) = {
+        let world = world.lock();
+        (world.plan.clone(), world.routes.len())
+    };
+    let one = || OfProcess { world: world.clone(), process };
+    let server = |side| Arc::new(FakeServer { world: world.clone(), process, side, names: plan.names.clone() });
+    let route = |at: usize| Route {
+        router: Arc::new(FakeRouter { of: one(), at }),
+        blue: target(Side::Blue),
+        green: target(Side::Green),
+    };
+    Ports {
+        blue: server(Side::Blue),
+        green: server(Side::Green),
+        routes: (0..routes).map(route).collect(),
+        provider: plan.standby.is_some().then(|| Arc::new(FakeProvider(one())) as Arc<dyn Provider>),
+        migrator: Arc::new(FakeMigrator(one())),
+        validators: vec![Arc::new(FakeValidator(one()))],
+        guard: Arc::new(FakeGuard(one())),
+        clock: Arc::new(FakeClock(one())),
+    }
+}
+
+/// A port's world, and the process that it belongs to.
+#[derive(Clone, Debug)]
+struct OfProcess {
+    world: Shared,
+    process: usize,
+}
+
+impl OfProcess {
+    fn call(&self, name: &'static str, on: Option<Side>, kind: Kind) -> Call {
+        Call { process: self.process, name, on, kind }
+    }
+}
+
+#[derive(Debug)]
+struct FakeClock(OfProcess);
+
+#[async_trait]
+impl Clock for FakeClock {
+    fn now(&self) -> Timestamp {
+        self.0.world.lock().timestamp()
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_micros(self.0.world.lock().now)
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        let alive = {
+            let mut world = self.0.world.lock();
+            world.pass(u64::try_from(duration.as_micros()).unwrap());
+            world.violation.is_none() && world.processes[self.0.process].alive
+        };
+        answer(alive.then_some(())).await;
+    }
+}
+
+#[derive(Debug)]
+struct FakeRouter {
+    of: OfProcess,
+    at: usize,
+}
+
+impl FakeRouter {
+    async fn touch(
+        &self,
+        name: &'static str,
+        effect: impl FnOnce(&mut World, usize) -> Result<(), PortError> + Send + 'static,
+    ) -> Result<(), PortError> {
+        let (call, at) = (self.of.call(name, None, Kind::Touch), self.at);
+        self.of.world.change(call, move |world, _| effect(world, at)).await
+    }
+}
+
+#[async_trait]
+impl Router for FakeRouter {
+    fn name(&self) -> &str {
+        ["first", "second", "third"][self.at]
+    }
+
+    async fn connect(&self) -> Result<(), PortError> {
+        self.of.world.read(self.of.call("route: connect", None, Kind::Read), |_| Ok(())).await
+    }
+
+    async fn observe(&self) -> Result<RouteState, PortError> {
+        let call = self.of.call("route: observe", None, Kind::Look);
+        let odd = RouteState { points_at: target(Side::Blue), paused: true };
+        let look = |world: &World| {
+            let route = &world.routes[self.at];
+            Ok(RouteState { points_at: target(route.points_at), paused: route.paused_since.is_some() })
+        };
+        self.of.world.look(call, look, Some(odd)).await
+    }
+
+    async fn original(&self) -> Result<String, PortError> {
+        self.of.world.read(self.of.call("route: original", None, Kind::Read), |_| Ok("as it was".to_owned())).await
+    }
+
+    async fn settle(&self) -> Result<(), PortError> {
+        self.touch("route: settle", |world, at| {
+            world.routes[at].settled = true;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn pause(&self, limit: Duration) -> Result<(), PortError> {
+        assert!(limit <= MAX_PAUSE);
+        self.touch("route: pause", |world, at| {
+            let now = world.now;
+            world.check_pause(at);
+            world.routes[at].paused_since.get_or_insert(now);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn point_at(&self, target: &Target) -> Result<(), PortError> {
+        let side = if target.port == 1 { Side::Blue } else { Side::Green };
+        self.touch("route: point_at", move |world, at| {
+            let route = &mut world.routes[at];
+            route.points_at = if route.is_stubborn { route.points_at } else { side };
+            Ok(())
+        })
+        .await
+    }
+
+    async fn resume(&self) -> Result<(), PortError> {
+        self.touch("route: resume", |world, at| {
+            (world.routes[at].paused_since, world.routes[at].settled) = (None, false);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn put_back(&self, _: &str) -> Result<(), PortError> {
+        self.touch("route: put_back", |world, at| {
+            world.routes[at].points_at = Side::Blue;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn who_answers(&self) -> Result<String, PortError> {
+        let call = self.of.call("route: who_answers", None, Kind::Look);
+        let look = |world: &World| {
+            let route = &world.routes[self.at];
+            let node = &world.nodes[route.points_at as usize];
+            if route.paused_since.is_some() || !node.up || !node.allow_connections {
+                return Err(call.error(Failure::Transient).because("nobody answers"));
+            }
+            Ok(node.side.to_string())
+        };
+        self.of.world.look(call, look, Some("somebody else".to_owned())).await
+    }
+}
+
+struct FakeGuard(OfProcess);
+
+#[async_trait]
+impl Guard for FakeGuard {
+    async fn stand_by(&self, within: Duration) -> Result<(), PortError> {
+        let call = self.0.call("guard: stand_by", None, Kind::Touch);
+        self.0
+            .world
+            .change(call, move |world, _| {
+                let deadline = world.now + u64::try_from(within.as_micros()).unwrap();
+                world.guard = Some(StandingGuard { deadline, coordinator: call.process });
+                Ok(())
+            })
+            .await
+    }
+
+    async fn stand_down(&self) -> Result<(), PortError> {
+        let call = self.0.call("guard: stand_down", None, Kind::Touch);
+        self.0
+            .world
+            .change(call, move |world, _| {
+                world.check_stand_down();
+                world.guard = None;
+                Ok(())
+            })
+            .await
+    }
+}
+
+struct FakeMigrator(OfProcess);
+
+fn bit(version: &str) -> u8 {
+    if version == "0001" { 0b01 } else { 0b10 }
+}
+
+#[async_trait]
+impl Migrator for FakeMigrator {
+    async fn applied(&self) -> Result<Vec<Applied>, PortError> {
+        let call = self.0.call("migrator: applied", Some(Side::Green), Kind::Read);
+        let look = |world: &World| {
+            let green = &world.nodes[Side::Green as usize];
+            if !green.up || !green.allow_connections {
+                return Err(call.error(Failure::Transient));
+            }
+            let done = ["0001", "0002"].into_iter().filter(|version| green.migrated & bit(version) != 0);
+            let applied = |version: &str| Applied {
+                version: version.to_owned(),
+                checksum: String::new(),
+                applied_at: Timestamp::UNIX_EPOCH,
+                execution_time_ms: 1,
+            };
+            Ok(done.map(applied).collect())
+        };
+        self.0.world.read(call, look).await
+    }
+
+    async fn apply(&self, migration: &Migration) -> Result<u64, PortError> {
+        let (call, bit) = (self.0.call("migrator: apply", Some(Side::Green), Kind::Change), bit(&migration.version));
+        self.0
+            .world
+            .change(call, move |world, _| {
+                let green = world.node(Side::Green);
+                if !green.up || !green.allow_connections || green.in_recovery {
+                    return Err(call.error(Failure::Transient));
+                }
+                if green.migrated & bit != 0 {
+                    // The history table's key refuses it; a living coordinator should not have tried.
+                    if !world.landing {
+                        world.violated("a migration was applied twice");
+                    }
+                    return Err(call.error(Failure::Refused));
+                }
+                green.migrated |= bit;
+                Ok(1)
+            })
+            .await
+    }
+}
+
+#[derive(Debug)]
+struct FakeValidator(OfProcess);
+
+#[async_trait]
+impl Validator for FakeValidator {
+    fn name(&self) -> &'static str {
+        "rows"
+    }
+
+    async fn check(&self, _: Progress<'_>) -> Result<Findings, PortError> {
+        let call = self.0.call("validator: check", None, Kind::Look);
+        let difference = Difference { object: "public.orders".to_owned(), key: None, what: "differs".to_owned() };
+        let different = Findings { differences: vec![difference], tables: 1, rows: 1 };
+        let equal = Findings { differences: Vec::new(), tables: 1, rows: 1 };
+        let look = |world: &World| {
+            let [blue, green] = &world.nodes;
+            if !blue.up || !green.up {
+                return Err(call.error(Failure::Transient));
+            }
+            let broken = green.subscriptions.iter().flatten().any(|subscription| subscription.stuck.is_some());
+            Ok(if broken || world.differs { different.clone() } else { equal })
+        };
+        self.0.world.look(call, look, Some(different.clone())).await
+    }
+}
+
+#[derive(Debug)]
+struct FakeProvider(OfProcess);
+
+#[async_trait]
+impl Provider for FakeProvider {
+    async fn standby(&self) -> Result<StandbyState, PortError> {
+        self.0.world.read(self.0.call("provider: standby", None, Kind::Read), |world| Ok(world.standby)).await
+    }
+
+    async fn make_standby(&self) -> Result<(), PortError> {
+        let call = self.0.call("provider: make_standby", None, Kind::TouchInParts);
+        self.0
+            .world
+            .change(call, move |world, part| {
+                if !matches!(world.standby, StandbyState::Absent | StandbyState::Partial) {
+                    return Err(call.error(Failure::Refused).because("the folder is not empty"));
+                }
+                world.node(Side::Blue).physical_slot = true;
+                world.standby = StandbyState::Partial;
+                if part == Part::Whole {
+                    world.standby = StandbyState::Running;
+                    world.make_green();
+                }
+                Ok(())
+            })
+            .await
+    }
+
+    async fn start_standby(&self) -> Result<(), PortError> {
+        let call = self.0.call("provider: start_standby", None, Kind::Touch);
+        self.0
+            .world
+            .change(call, move |world, _| {
+                world.standby = StandbyState::Running;
+                world.node(Side::Green).up = true;
+                Ok(())
+            })
+            .await
+    }
+
+    async fn remove_standby(&self) -> Result<(), PortError> {
+        let call = self.0.call("provider: remove_standby", None, Kind::TouchInParts);
+        self.0
+            .world
+            .change(call, move |world, part| {
+                world.check_removal();
+                (world.node(Side::Green).up, world.node(Side::Green).back_at) = (false, None);
+                world.standby = if part == Part::Whole { StandbyState::Absent } else { StandbyState::Partial };
+                Ok(())
+            })
+            .await
+    }
+}

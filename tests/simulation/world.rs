@@ -1,0 +1,519 @@
+//! The simulated world: two servers with their logs, the flows between them, the applications, and time.
+//!
+//! Time passes only here: a millisecond with every call, more in a sleep or a slow call. Each time the applications write
+//! wherever they can, and changes flow wherever they can.
+
+use crate::{
+    fault::{Fault, Kind, Late},
+    plan::{self, PlanKind},
+    script::{Person, Script},
+    seeds::Chaos,
+};
+use greenlight::{
+    plan::Plan,
+    provider::StandbyState,
+    run::Run,
+    word::{Side, Timestamp},
+};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool};
+
+pub(crate) const MS: u64 = 1_000;
+pub(crate) const SECOND: u64 = 1_000 * MS;
+/// How long a server stays down.
+const OUTAGE: u64 = 30 * SECOND;
+
+/// A direction of the logical flow. As an index: of publications and slots on the publisher, of subscriptions on the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flow {
+    Forward,
+    Reverse,
+}
+
+impl Flow {
+    pub(crate) fn publisher(self) -> Side {
+        if self == Flow::Forward { Side::Blue } else { Side::Green }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum What {
+    /// `whole`: written while the publication names all columns.
+    Row {
+        id: u32,
+        whole: bool,
+    },
+    Marker(i64),
+    Other,
+}
+
+/// One entry of a server's log. Its place is its LSN.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entry {
+    pub(crate) at: u64,
+    pub(crate) what: What,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Subscription {
+    pub(crate) enabled: bool,
+    pub(crate) origin: usize,
+    /// A worker is connected. It stays so when the publisher stops taking connections, and cannot come back then.
+    pub(crate) connected: bool,
+    /// The next row cannot be applied, ever.
+    pub(crate) stuck: Option<&'static str>,
+}
+
+/// Which rows of the ledger a server has.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Rows {
+    bits: Vec<u64>,
+    pub(crate) count: u32,
+}
+
+impl Rows {
+    /// False when it was there already.
+    pub(crate) fn insert(&mut self, id: u32) -> bool {
+        let (word, bit) = (id as usize / 64, 1 << (id % 64));
+        if self.bits.len() <= word {
+            self.bits.resize(word + 1, 0);
+        }
+        let is_new = self.bits[word] & bit == 0;
+        self.bits[word] |= bit;
+        self.count += u32::from(is_new);
+        is_new
+    }
+}
+
+#[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "a server has that many switches")]
+pub(crate) struct Node {
+    pub(crate) side: Side,
+    pub(crate) up: bool,
+    /// When it is up again.
+    pub(crate) back_at: Option<u64>,
+    pub(crate) in_recovery: bool,
+    pub(crate) timeline: u32,
+    /// How far a standby has replayed blue's log; after the promotion, where it left it.
+    pub(crate) replayed: usize,
+    pub(crate) claimed: bool,
+    pub(crate) allow_connections: bool,
+    pub(crate) fence_installed: bool,
+    pub(crate) fence_closed: bool,
+    pub(crate) read_only_default: bool,
+    /// Processes that keep a session inside the run's database.
+    pub(crate) sessions: Vec<usize>,
+    pub(crate) log: Vec<Entry>,
+    pub(crate) rows: Rows,
+    /// Whether narrowed.
+    pub(crate) publications: [Option<bool>; 2],
+    /// Each one's place in the log.
+    pub(crate) slots: [Option<usize>; 2],
+    pub(crate) physical_slot: bool,
+    pub(crate) subscriptions: [Option<Subscription>; 2],
+    pub(crate) inherited_runs: bool,
+    pub(crate) marker: Option<i64>,
+    pub(crate) sequence: i64,
+    /// A bit for each migration.
+    pub(crate) migrated: u8,
+    pub(crate) relaxed: bool,
+    pub(crate) has_nulls: bool,
+    /// Its fences do not keep everybody out.
+    pub(crate) leaks: bool,
+    /// Somebody has changed its schema.
+    pub(crate) drifted: bool,
+    pub(crate) has_prepared: bool,
+}
+
+impl Node {
+    fn new(side: Side) -> Node {
+        Node {
+            side,
+            up: true,
+            back_at: None,
+            in_recovery: false,
+            timeline: 1,
+            replayed: 0,
+            claimed: false,
+            allow_connections: true,
+            fence_installed: false,
+            fence_closed: false,
+            read_only_default: false,
+            sessions: Vec::new(),
+            log: Vec::new(),
+            rows: Rows::default(),
+            publications: [None; 2],
+            slots: [None; 2],
+            physical_slot: false,
+            subscriptions: [None; 2],
+            inherited_runs: false,
+            marker: None,
+            sequence: 0,
+            migrated: 0,
+            relaxed: false,
+            has_nulls: false,
+            leaks: false,
+            drifted: false,
+            has_prepared: false,
+        }
+    }
+
+    /// Whether an application's write is accepted.
+    pub(crate) fn accepts_writes(&self) -> bool {
+        let fenced = !self.allow_connections || (self.fence_installed && self.fence_closed);
+        self.up && !self.in_recovery && !self.read_only_default && (!fenced || self.leaks)
+    }
+
+    pub(crate) fn append(&mut self, at: u64, what: What) {
+        self.log.push(Entry { at, what });
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct RouteFake {
+    pub(crate) points_at: Side,
+    pub(crate) paused_since: Option<u64>,
+    pub(crate) settled: bool,
+    /// Says that it was repointed, and was not.
+    pub(crate) is_stubborn: bool,
+}
+
+/// The guard process, standing by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StandingGuard {
+    pub(crate) deadline: u64,
+    pub(crate) coordinator: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about a process")]
+pub(crate) struct Process {
+    pub(crate) is_guard: bool,
+    pub(crate) alive: bool,
+    /// An append failed: this process may change nothing any more.
+    pub(crate) lost_journal: bool,
+    /// A fault struck it.
+    pub(crate) struck: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) now: u64,
+    /// How long a change takes from one log to the other side.
+    pub(crate) lag: u64,
+    pub(crate) nodes: [Node; 2],
+    pub(crate) standby: StandbyState,
+    pub(crate) routes: Vec<RouteFake>,
+    pub(crate) guard: Option<StandingGuard>,
+    /// Acknowledged rows; each one's number is its place in this count.
+    pub(crate) acknowledged: u32,
+    /// Rows that blue does not have, by a person's word (`abandon --without-green`).
+    pub(crate) given_up: u32,
+    pub(crate) outcast_green: bool,
+    pub(crate) client_errors: u32,
+
+    pub(crate) plan: Arc<Plan>,
+    /// The run as its durable journal tells it.
+    pub(crate) run: Run,
+    pub(crate) processes: Vec<Process>,
+    pub(crate) person: Person,
+
+    pub(crate) faults: Vec<(usize, Fault)>,
+    pub(crate) chaos: Option<Chaos>,
+    pub(crate) fired: u32,
+    /// Every numbered call so far.
+    pub(crate) points: Vec<Kind>,
+    pub(crate) last_read: Option<(&'static str, Option<Side>)>,
+    /// A read that fails from now on, for ever.
+    pub(crate) broken: Option<&'static str>,
+    pub(crate) late: Vec<Late>,
+    /// A dead process's statement lands: its session is still there on the server.
+    pub(crate) landing: bool,
+    pub(crate) violation: Option<String>,
+    pub(crate) trace: Option<Vec<String>>,
+    /// A process has taken the run over, and has not yet looked how far the open step came.
+    pub(crate) must_observe: bool,
+    pub(crate) differs: bool,
+    pub(crate) windows_opened: u32,
+    pub(crate) was_stuck: bool,
+    pub(crate) calls: usize,
+    pub(crate) promoted_by_others_at: Option<usize>,
+    pub(crate) green_dies_at: Option<usize>,
+    /// The present coordinator's Ctrl-C.
+    pub(crate) interrupted: Arc<AtomicBool>,
+}
+
+/// The world as its ports share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Shared(Arc<Mutex<World>>);
+
+impl Shared {
+    pub(crate) fn new(world: World) -> Shared {
+        Shared(Arc::new(Mutex::new(world)))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, World> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl World {
+    pub(crate) fn new(kind: PlanKind, script: Script, faults: &[(usize, Fault)]) -> World {
+        let plan = plan::plan(kind);
+        let (mut blue, mut green) = (Node::new(Side::Blue), Node::new(Side::Green));
+        green.in_recovery = true;
+        blue.physical_slot = !kind.makes_standby;
+        green.up = !kind.makes_standby;
+        let route = || RouteFake { points_at: Side::Blue, paused_since: None, settled: false, is_stubborn: false };
+        World {
+            now: 0,
+            lag: 4 * MS,
+            nodes: [blue, green],
+            standby: if kind.makes_standby { StandbyState::Absent } else { StandbyState::Running },
+            routes: (0..kind.routes).map(|_| route()).collect(),
+            guard: None,
+            acknowledged: 0,
+            given_up: 0,
+            outcast_green: false,
+            client_errors: 0,
+            run: Run::new(plan.steps.len()),
+            plan: Arc::new(plan),
+            processes: Vec::new(),
+            person: Person::new(script),
+            faults: faults.to_vec(),
+            chaos: None,
+            fired: 0,
+            points: Vec::with_capacity(512),
+            last_read: None,
+            broken: None,
+            late: Vec::new(),
+            landing: false,
+            violation: None,
+            trace: None,
+            must_observe: false,
+            differs: false,
+            windows_opened: 0,
+            was_stuck: false,
+            calls: 0,
+            promoted_by_others_at: None,
+            green_dies_at: None,
+            interrupted: Arc::default(),
+        }
+    }
+
+    pub(crate) fn timestamp(&self) -> Timestamp {
+        Timestamp::from_microsecond(1_800_000_000_000_000 + self.now.cast_signed()).unwrap()
+    }
+
+    pub(crate) fn node(&mut self, side: Side) -> &mut Node {
+        &mut self.nodes[side as usize]
+    }
+
+    /// The first thing that was not as it must be. The run ends there.
+    pub(crate) fn violated(&mut self, what: impl Into<String>) {
+        self.violation.get_or_insert_with(|| what.into());
+    }
+
+    pub(crate) fn tell(&mut self, line: impl FnOnce() -> String) {
+        let now = self.now;
+        if let Some(trace) = &mut self.trace {
+            trace.push(format!("{:>9} ms  {}", now / MS, line()));
+        }
+    }
+
+    // --- processes -----------------------------------------------------------------------------------------------------
+
+    pub(crate) fn start_process(&mut self, is_guard: bool) -> usize {
+        self.processes.push(Process { is_guard, alive: true, lost_journal: false, struck: false });
+        self.last_read = None;
+        self.processes.len() - 1
+    }
+
+    /// It ends, by itself or by a kill: its sessions go with it.
+    pub(crate) fn end_process(&mut self, process: usize) {
+        self.processes[process].alive = false;
+        for node in &mut self.nodes {
+            node.sessions.retain(|kept| *kept != process);
+        }
+    }
+
+    // --- time ----------------------------------------------------------------------------------------------------------
+
+    /// Lets time pass, with the guard's deadline in it.
+    pub(crate) fn pass(&mut self, mut left: u64) {
+        while left > 0 && self.violation.is_none() {
+            let deadline = self.guard.map_or(u64::MAX, |guard| guard.deadline.max(self.now + 1));
+            let part = left.min(SECOND).min(deadline - self.now);
+            self.now += part;
+            left -= part;
+            self.tick();
+            if let Some(guard) = self.guard.filter(|guard| guard.deadline <= self.now)
+                && self.processes[guard.coordinator].alive
+            {
+                self.tell(|| "the guard's deadline has passed: it ends the coordinator".to_owned());
+                self.end_process(guard.coordinator);
+                // Whoever let the time pass is gone, and the guard acts now.
+                return;
+            }
+        }
+    }
+
+    fn tick(&mut self) {
+        let now = self.now;
+        for node in self.nodes.iter_mut().filter(|node| node.back_at.is_some_and(|at| at <= now)) {
+            (node.up, node.back_at) = (true, None);
+        }
+        self.applications_write();
+        self.replay();
+        self.flow(Flow::Forward);
+        self.flow(Flow::Reverse);
+        self.check_effect();
+        self.check_pauses();
+    }
+
+    fn applications_write(&mut self) {
+        for at in 0..self.routes.len() {
+            let route = &self.routes[at];
+            if route.paused_since.is_none() {
+                let side = route.points_at;
+                if self.nodes[side as usize].accepts_writes() {
+                    self.write(side);
+                } else {
+                    self.client_errors += 1;
+                }
+            }
+        }
+        // One application uses no route, and tries both sides.
+        for side in [Side::Blue, Side::Green] {
+            if self.nodes[side as usize].accepts_writes() {
+                self.write(side);
+            }
+        }
+    }
+
+    /// An application's write, acknowledged.
+    fn write(&mut self, side: Side) {
+        self.check_before_write(side);
+        let (now, id) = (self.now, self.acknowledged);
+        let node = self.node(side);
+        let whole = side == Side::Blue && node.publications[Flow::Forward as usize] != Some(true);
+        node.append(now, What::Row { id, whole });
+        node.rows.insert(id);
+        node.sequence += 1;
+        self.acknowledged += 1;
+    }
+
+    fn replay(&mut self) {
+        let (now, lag) = (self.now, self.lag);
+        let [blue, green] = &mut self.nodes;
+        if !(green.in_recovery && green.up && blue.up) {
+            return;
+        }
+        while blue.log.get(green.replayed).is_some_and(|entry| entry.at + lag <= now) {
+            green.replayed += 1;
+        }
+    }
+
+    /// Somebody else promotes green, and is careful with it.
+    pub(crate) fn promoted_by_others(&mut self) {
+        if self.nodes[Side::Green as usize].in_recovery {
+            self.tell(|| "somebody promotes green".to_owned());
+            self.node(Side::Green).read_only_default = true;
+            self.promote_green();
+        }
+    }
+
+    /// Green becomes a server of its own, with everything of blue's that it has replayed.
+    pub(crate) fn promote_green(&mut self) {
+        let [blue, green] = &mut self.nodes;
+        if !green.in_recovery {
+            return;
+        }
+        green.in_recovery = false;
+        green.timeline = 2;
+        green.log = blue.log[..green.replayed].to_vec();
+        for entry in &green.log {
+            match entry.what {
+                What::Row { id, .. } => _ = green.rows.insert(id),
+                What::Marker(value) => green.marker = Some(value),
+                What::Other => {}
+            }
+        }
+        green.claimed = blue.claimed;
+        green.publications = blue.publications;
+        green.fence_installed = blue.fence_installed;
+        green.fence_closed = blue.fence_closed;
+        green.allow_connections = blue.allow_connections;
+        green.sequence = blue.sequence;
+        green.inherited_runs = true;
+    }
+
+    /// A new standby, that has replayed nothing yet.
+    pub(crate) fn make_green(&mut self) {
+        *self.node(Side::Green) = Node { in_recovery: true, ..Node::new(Side::Green) };
+    }
+
+    fn flow(&mut self, flow: Flow) {
+        let (now, lag, f) = (self.now, self.lag, flow as usize);
+        let [blue, green] = &mut self.nodes;
+        let (from, to) = if flow == Flow::Forward { (blue, green) } else { (green, blue) };
+        let Some(subscription) = &mut to.subscriptions[f] else { return };
+        let possible = subscription.enabled && from.up && to.up && !from.in_recovery && !to.in_recovery;
+        let (Some(slot), Some(_), true, None) = (&mut from.slots[f], from.publications[f], possible, subscription.stuck) else {
+            subscription.connected = false;
+            return;
+        };
+        subscription.connected |= from.allow_connections && to.allow_connections;
+        if !subscription.connected {
+            return;
+        }
+        let mut place = (*slot).max(subscription.origin);
+        let mut violation = None;
+        while let Some(entry) = from.log.get(place).filter(|entry| entry.at + lag <= now) {
+            match entry.what {
+                What::Row { whole, .. } if flow == Flow::Forward && whole && to.migrated != 0 => {
+                    subscription.stuck = Some("a row has a column that green has no more");
+                }
+                What::Row { whole: false, .. } if flow == Flow::Forward && !to.relaxed && to.migrated == 0 => {
+                    subscription.stuck = Some("a row lacks a column that green needs");
+                }
+                What::Row { .. } if flow == Flow::Reverse && !to.relaxed => {
+                    subscription.stuck = Some("a row lacks a column that blue needs");
+                }
+                What::Row { id, .. } if !to.rows.insert(id) => violation = Some(id),
+                What::Row { .. } => to.has_nulls |= flow == Flow::Reverse,
+                What::Marker(value) => to.marker = Some(value),
+                What::Other => {}
+            }
+            if subscription.stuck.is_some() || violation.is_some() {
+                break;
+            }
+            // An applied entry is an entry of the subscriber's own log.
+            to.log.push(Entry { at: now, what: entry.what });
+            place += 1;
+        }
+        subscription.origin = subscription.origin.max(place);
+        *slot = (*slot).max(place);
+        if let Some(id) = violation {
+            self.violated(format!("row {id} was applied twice, by the {flow:?} flow"));
+        }
+    }
+
+    /// Down for a while; what is no server stays up.
+    pub(crate) fn go_down(&mut self, side: Option<Side>) {
+        if let Some(side) = side {
+            self.restart(side);
+            self.node(side).up = false;
+            let back_at = self.now + OUTAGE;
+            self.node(side).back_at = Some(back_at);
+        }
+    }
+
+    /// The server is restarted: every session of it is gone.
+    pub(crate) fn restart(&mut self, side: Side) {
+        self.node(side).sessions.clear();
+        for subscription in self.nodes.iter_mut().flat_map(|node| node.subscriptions.iter_mut().flatten()) {
+            subscription.connected = false;
+        }
+        self.late.retain(|late| late.on != side);
+    }
+}
