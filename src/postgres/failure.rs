@@ -45,6 +45,9 @@ pub fn of_call(attempted: impl Into<String>, effect: Effect, error: &tokio_postg
     let hint = match db.code().code() {
         "42501" => Some("Greenlight's user needs more rights: the simplest is a superuser of its own".to_owned()),
         "53300" => Some("all connection slots are taken: raise `max_connections` or end sessions".to_owned()),
+        "53200" => {
+            Some("the server ran out of memory, or of room for locks: raise `max_locks_per_transaction` if it says so".to_owned())
+        }
         "55P03" => Some("another session holds a lock on it, see `pg_locks`: it is tried again".to_owned()),
         _ => db.hint().map(str::to_owned),
     };
