@@ -154,7 +154,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn took_ms(&self) -> u64 {
-        u64::try_from((self.clock.monotonic() - self.started).as_millis()).unwrap_or(u64::MAX)
+        u64::try_from(self.clock.monotonic().saturating_sub(self.started).as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Tries again while somebody holds a lock, and lets those behind us through in between.

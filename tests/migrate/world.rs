@@ -10,7 +10,7 @@ use greenlight::postgres::programs::Installed;
 use greenlight::process;
 use greenlight::provider::{LocalServer, Login, NewServer};
 use greenlight::schema::{Catalog, FlowOptions, Seen, SeenWrite, TableFlow, flows};
-use greenlight::word::{Endpoint, RelationName, RunId, SystemClock, TlsMode};
+use greenlight::word::{Clock, Endpoint, RelationName, RunId, SystemClock, TlsMode};
 use std::sync::{Arc, atomic::AtomicU64};
 use std::time::Duration;
 use tokio_postgres::{Client, NoTls};
@@ -136,7 +136,7 @@ pub(crate) async fn until(client: &Client, sql: &str) {
         if client.query_one(sql, &[]).await.unwrap().get::<_, bool>(0) {
             return;
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        Clock::sleep(&SystemClock::new(), Duration::from_millis(20)).await;
     }
     panic!("`{sql}` does not become true");
 }

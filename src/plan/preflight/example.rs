@@ -3,9 +3,9 @@
 use super::{Look, check};
 use crate::migrate::{Migration, ShadowReport, StatementReport, TableWrite};
 use crate::plan::{
-    Answer, Day, Finding, Gate, GreenSurvey, HistorySpec, LimitsSpec, LongTransactions, OnFailure, OpenHours, Plan, PlanInput,
-    RouteKind, RouteSpec, RouteSurvey, ServerSpec, ServerSurvey, SlotSurvey, SoakSpec, StandbySurvey, Survey, SyncTrigger,
-    TableSize, ValidateSpec, WindowSpec, compile,
+    Answer, Day, Finding, Gate, GreenSurvey, HistorySpec, LimitsSpec, LongTransactions, OnFailure, OpenHours, Plan, PlanInput, RouteKind, RouteSpec,
+    RouteSurvey, ServerSpec, ServerSurvey, SlotSurvey, SoakSpec, StandbySurvey, Survey, SyncTrigger, TableSize, ValidateSpec,
+    WindowSpec, compile,
 };
 use crate::schema::{
     Catalog, Column, ComparedColumn, Flow, Partition, Persistence, ReplicaIdentity, SharedColumns, Table, TableFlow, Verdict,
@@ -31,6 +31,7 @@ impl World {
             after,
             statements: vec![World::statement("alter table orders add column note text")],
             stood_on: "a throwaway PostgreSQL 15 on this machine".to_owned(),
+            ..ShadowReport::default()
         };
         let survey = Survey {
             blue: blue(catalog.clone()),
@@ -73,15 +74,11 @@ impl World {
         let shadow = world.survey.shadow.as_mut().unwrap();
         shadow.after.tables.get_mut("public.orders").unwrap().columns.retain(|column| column.name != "total");
         let orders = RelationName::new("public", "orders");
-        let fills = TableWrite { table: orders.clone(), kind: "update".to_owned(), columns: vec!["note".to_owned()] };
+        let fills = TableWrite { table: orders.clone(), kind: "update".to_owned(), columns: vec!["note".to_owned()], fires: Vec::new() };
         shadow.statements = vec![
             World::statement("alter table orders add column note text"),
             StatementReport { line: 2, writes: vec![fills], ..World::statement("update orders set note = 'n/a'") },
-            StatementReport {
-                line: 3,
-                rewrites: vec![orders],
-                ..World::statement("alter table orders alter column id type bigint")
-            },
+            StatementReport { line: 3, rewrites: vec![orders], ..World::statement("alter table orders alter column id type bigint") },
             StatementReport { line: 4, ..World::statement("alter table orders drop column total") },
         ];
         world

@@ -157,6 +157,7 @@ mod tests {
                 table: RelationName::new("public", "orders"),
                 kind: kind.to_owned(),
                 columns: columns.iter().map(|&column| column.to_owned()).collect(),
+                fires: Vec::new(),
             };
             let statement = StatementReport { writes: vec![write], ..World::statement("update orders set ...") };
             w.survey.shadow.as_mut().unwrap().statements.push(statement);

@@ -111,11 +111,7 @@ impl Page {
     fn tables(&mut self, tables: &[TableFlow]) {
         let lossless: Vec<String> =
             tables.iter().filter(|flow| flow.verdict == Verdict::Lossless).map(|flow| flow.table.to_string()).collect();
-        let names = if self.detail == Detail::Full && !lossless.is_empty() {
-            format!(": {}", lossless.join(", "))
-        } else {
-            String::new()
-        };
+        let names = if self.detail == Detail::Full && !lossless.is_empty() { format!(": {}", lossless.join(", ")) } else { String::new() };
         self.wrapped(2, 2, &format!("Lossless both ways: {}{names}", count(lossless.len(), "table")));
         for flow in tables {
             let (word, reasons) = match &flow.verdict {
@@ -178,10 +174,7 @@ impl Page {
             OnFailure::Hold => "is held for a person",
         };
         let lines = [
-            format!(
-                "pause          at most {}; then blue is opened again and the run waits for the next chance",
-                milliseconds(plan.window.max_pause_ms)
-            ),
+            format!("pause          at most {}; then blue is opened again and the run waits for the next chance", milliseconds(plan.window.max_pause_ms)),
             format!("lag            under {} before the pause begins", bytes(plan.window.max_lag_bytes)),
             format!("WAL kept       at most {wal} by the run's slot on the serving side; then the run gives it up"),
             format!("soak           {}", milliseconds(plan.soak.for_secs.saturating_mul(1000))),
