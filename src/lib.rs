@@ -1,3 +1,4 @@
+pub mod cli;
 pub mod engine;
 pub mod failpoint;
 pub mod journal;
@@ -13,4 +14,5 @@ pub mod run;
 pub mod schema;
 pub mod step;
 pub mod validate;
+pub mod wire;
 pub mod word;

@@ -440,13 +440,13 @@ fn read(file: &str) -> String {
     fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("could not read {file}: {error}"))
 }
 
-/// Paths from the root, in order, of all files below a folder; none when it is absent. Without what cargo or git keeps.
+/// Paths from the root, in order, of all files below a folder; none when it is absent. Without what programs keep there.
 fn files_below(folder: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
-        let kept_by_a_tool = folder.join("CACHEDIR.TAG").exists() || folder.ends_with(".git") || folder.ends_with(".lab");
-        if kept_by_a_tool {
+        let made_by_a_tool = ["target", ".git", ".lab", ".greenlight"].iter().any(|name| folder == root().join(name));
+        if made_by_a_tool || folder.join("CACHEDIR.TAG").exists() {
             continue;
         }
         for path in fs::read_dir(&folder).into_iter().flatten().map(|entry| entry.unwrap().path()) {

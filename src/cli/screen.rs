@@ -1,6 +1,7 @@
 //! What a person sees while a run goes on: a line for each record that matters, and what is being done now.
 
-use super::{Output, print};
+use super::arguments::Output;
+use super::print;
 use crate::engine::Tell;
 use crate::plan::Plan;
 use crate::run::{Direction, Event, Fact, Outcome, Run, StepNo, StepState};

@@ -7,7 +7,7 @@ mod drive;
 mod guard;
 mod records;
 
-pub use drive::{Engine, Stop, Tell};
+pub use drive::{Engine, Listener, Stop, Tell};
 pub use guard::ProcessGuard;
 pub use records::make_safe;
 

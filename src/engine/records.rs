@@ -119,6 +119,10 @@ pub async fn make_safe(
             if let Some(lost) = book.lost.take() {
                 return Err(lost.into());
             }
+            // A person asks for something, such as to leave a lost green: a coordinator answers, and makes it safe first.
+            if !book.journal.open_requests(id).await?.is_empty() {
+                break;
+            }
             tracing::warn!(error = %error.chain(), "the window is not safe yet, trying again");
             clock.sleep(Duration::from_millis(100)).await;
         }

@@ -138,7 +138,10 @@ fn validate_green(plan: &Plan, sql: &Statements<'_>) -> PlannedStep {
         number => format!(" but {}", count(number, "table")),
     };
     let rows = if plan.validate.rows {
-        format!("the rows of every published table{excluded}, in chunks of {}", plan.validate.chunk_rows)
+        format!(
+            "the rows of every published table{excluded}, in chunks of {}",
+            count(usize::try_from(plan.validate.chunk_rows).unwrap_or(usize::MAX), "row")
+        )
     } else {
         "no rows, as the playbook says".to_owned()
     };

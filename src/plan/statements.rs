@@ -116,9 +116,8 @@ impl<'a> Statements<'a> {
     }
 
     pub(super) fn narrow_flow(&self) -> Vec<String> {
-        let whole = published_whole(&self.plan.tables);
-        let narrowed: Vec<PublishedTable> =
-            published_forward(&self.plan.tables).into_iter().filter(|table| !whole.contains(table)).collect();
+        let narrowed = published_forward(&self.plan.tables).into_iter().filter(|table| table.columns.is_some());
+        let narrowed: Vec<PublishedTable> = narrowed.collect();
         if narrowed.is_empty() {
             return Vec::new();
         }

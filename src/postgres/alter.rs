@@ -14,6 +14,8 @@ use tokio_postgres::types::Type;
 
 /// How long a change is tried again while somebody holds a lock.
 const LOCKED_LIMIT: Duration = Duration::from_secs(20);
+/// Time for those who waited behind us, before it is tried again.
+const PAUSE: Duration = Duration::from_secs(1);
 /// Looking at all rows of a large table.
 const VALIDATE_LIMIT: Duration = Duration::from_hours(12);
 
@@ -72,12 +74,15 @@ async fn set_not_null(server: &PgServer, session: &Session, table: &RelationName
 
 /// Tries again while somebody holds a lock, and lets those behind us through in between.
 async fn patiently(server: &PgServer, session: &Session, attempted: &str, sql: &str) -> Result<(), PortError> {
-    let sql = format!("SET LOCAL lock_timeout = 500; {sql}");
+    let sql = format!("SET LOCAL lock_timeout = 200; {sql}");
     let done = server
         .poll(LOCKED_LIMIT, || async {
             match session.batch(attempted, &sql).await {
                 Ok(()) => Ok(Some(())),
-                Err(error) if matches!(sqlstate(&error), Some("55P03" | "40P01")) => Ok(None),
+                Err(error) if matches!(sqlstate(&error), Some("55P03" | "40P01")) => {
+                    server.options.clock.sleep(PAUSE).await;
+                    Ok(None)
+                }
                 Err(error) => Err(error),
             }
         })

@@ -1,4 +1,4 @@
-//! Who else is on the server: long transactions, prepared ones, and coordinators that have lost their lease.
+//! Who else is on the server: long transactions, prepared ones, and what is left of earlier coordinators.
 
 use super::{
     LongTransaction,
@@ -98,15 +98,16 @@ pub(super) async fn ensure_no_epoch(server: &PgServer) -> Result<(), PortError> 
 }
 
 async fn end_earlier(server: &PgServer, session: &Session) -> Result<(), PortError> {
-    let attempted = "end the sessions of earlier coordinators";
+    let attempted = "end what earlier sessions of the run have under way";
     let ours = server.own_pids().await;
     let epoch = i64::try_from(server.epoch()).unwrap_or(i64::MAX);
     let prefix = format!("greenlight/{}/", server.run());
-    // CASE, so that the name's form is looked at before its end is read as a number.
+    // All of this run's but those of a newer epoch, for whom we are the earlier one. CASE, so that the name's form is looked
+    // at before its end is read as a number.
     let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
                WHERE backend_type = 'client backend' AND starts_with(application_name, $1) AND pid <> ALL ($3) \
                  AND CASE WHEN application_name ~ '^greenlight/[a-z0-9]+/[0-9]{1,18}$' \
-                          THEN substr(application_name, length($1) + 1)::bigint < $2 ELSE false END";
+                          THEN substr(application_name, length($1) + 1)::bigint <= $2 ELSE true END";
     let params = [(&prefix as _, Type::TEXT), (&epoch as _, Type::INT8), (&ours as _, Type::INT4_ARRAY)];
     let ended =
         server.poll(END_LIMIT, || async { Ok(session.change(attempted, sql, &params).await?.is_empty().then_some(())) }).await?;

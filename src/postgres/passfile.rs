@@ -7,7 +7,7 @@ use std::{fs, io::Read, os::unix::fs::PermissionsExt, path::Path};
 ///
 /// # Errors
 /// `Refused` when the file cannot be read, or when others than its owner may read it, as libpq does.
-pub(super) fn password(path: &Path, endpoint: &Endpoint) -> Result<Option<Secret>, PortError> {
+pub(crate) fn password(path: &Path, endpoint: &Endpoint) -> Result<Option<Secret>, PortError> {
     let attempted = || PortError::refused(format!("read the passfile `{}`", path.display()));
     let mut file = fs::File::open(path).map_err(|e| attempted().because(e))?;
     let meta = file.metadata().map_err(|e| attempted().because(e))?;

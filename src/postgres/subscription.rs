@@ -67,7 +67,12 @@ fn error_in_log(log: &str, oid: u32) -> Option<String> {
     let after = |line: &str, word: &str| line.split_once(word).map(|(_, text)| text.trim().to_owned());
     let start = lines[..context].iter().rposition(|line| line.contains("ERROR:"))?;
     let error = after(lines[start], "ERROR:")?;
-    let detail = lines[start..context].iter().find_map(|line| after(line, "DETAIL:"));
+    // A text of several lines goes on in lines that begin with a tab.
+    let detail = (start..context).find_map(|at| {
+        let first = after(lines[at], "DETAIL:")?;
+        let more = lines[at + 1..context].iter().map_while(|line| line.strip_prefix('\t'));
+        Some(more.fold(first, |text, line| text + " " + line.trim()))
+    });
     Some(detail.map_or(error.clone(), |detail| format!("{error} ({detail})")))
 }
 
@@ -94,7 +99,14 @@ pub(super) async fn ensure(server: &PgServer, name: &str) -> Result<(), PortErro
     keep_out_of_logs(&session).await;
     // Sent as a query and not as a batch, whose text the driver would show to whoever listens to its debug messages.
     let result = session.change(&attempted, statement.expose(), &[]).await;
-    result.map(drop).map_err(|error| without_secret(error, server))
+    result.map(drop).map_err(|error| {
+        let unreachable = sqlstate(&error).is_some_and(|code| code.starts_with("08"));
+        let error = without_secret(error, server);
+        let (side, peer) = (server.options.side, &server.options.peer);
+        let hint =
+            format!("{side}'s server must reach the other one as `{peer}`; if its way is another one, give that as `peer_url`");
+        if unreachable { error.hint(hint) } else { error }
+    })
 }
 
 /// The statement holds the connection's password where there is no passfile. Best effort: who may not change these settings
@@ -205,12 +217,12 @@ mod tests {
     #[test]
     fn the_last_error_of_the_right_subscription_is_found_in_the_log() {
         let log = "2026 [1] ERROR:  duplicate key value violates unique constraint \"t_pkey\"\n\
-                   2026 [1] DETAIL:  Key (id)=(5) already exists.\n\
+                   2026 [1] DETAIL:  Key already exists.\n\tKey (id)=(5).\n\
                    2026 [1] CONTEXT:  processing remote data for replication origin \"pg_16400\" during message type \"INSERT\"\n\
                    2026 [2] ERROR:  something else\n\
                    2026 [2] CONTEXT:  processing remote data for replication origin \"pg_9\" during message type \"INSERT\"\n";
         let found = error_in_log(log, 16400).unwrap();
-        assert_eq!(found, "duplicate key value violates unique constraint \"t_pkey\" (Key (id)=(5) already exists.)");
+        assert_eq!(found, "duplicate key value violates unique constraint \"t_pkey\" (Key already exists. Key (id)=(5).)");
         assert_eq!(error_in_log(log, 9).unwrap(), "something else");
         assert_eq!(error_in_log(log, 1), None);
     }

@@ -18,6 +18,8 @@ pub(super) const TRIGGER: &str = "greenlight_fence";
 
 const LOCK_LIMIT_MS: u32 = 200;
 const LIMIT: Duration = Duration::from_mins(1);
+/// Time for those who waited behind us, before a table is tried again.
+const PAUSE: Duration = Duration::from_secs(1);
 /// Statements sent ahead of their answers.
 const AHEAD: usize = 16;
 
@@ -105,10 +107,15 @@ async fn each(
         let results: Vec<Result<(), PortError>> = stream::iter(calls).buffered(AHEAD).collect().await;
         // A table that somebody had locked, or dropped meanwhile, is seen again or no more at the next look.
         let passing = |error: &PortError| matches!(sqlstate(error), Some("55P03" | "40P01" | "42P01" | "3F000"));
-        match results.into_iter().filter_map(Result::err).find(|error| !passing(error)) {
-            Some(error) => Err(error),
-            None => Ok(todo.is_empty().then_some(())),
+        let failed: Vec<PortError> = results.into_iter().filter_map(Result::err).collect();
+        let held_up = !failed.is_empty();
+        if let Some(error) = failed.into_iter().find(|error| !passing(error)) {
+            return Err(error);
         }
+        if held_up {
+            server.options.clock.sleep(PAUSE).await;
+        }
+        Ok(todo.is_empty().then_some(()))
     });
     if done.await?.is_some() {
         return Ok(());

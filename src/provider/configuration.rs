@@ -1,7 +1,8 @@
 //! What a copy of a server lacks when the server keeps its configuration outside its data folder, as Debian's do.
 
 use super::server::{LocalServer, setting_line, write_for_server};
-use super::sql::Sql;
+use super::sql::texts;
+use crate::postgres::client::Session;
 use crate::word::PortError;
 use std::path::Path;
 
@@ -19,14 +20,13 @@ pub(super) struct Configuration {
 }
 
 impl Configuration {
-    pub(super) async fn read(blue: &Sql) -> Result<Configuration, PortError> {
-        let rows = blue
-            .rows(&format!(
-                "SELECT name, current_setting(name) FROM pg_settings \
-                 WHERE source = 'configuration file' AND sourcefile NOT LIKE '%/postgresql.auto.conf' \
-                 AND name !~ '^({NOT_CARRIED})$' ORDER BY name"
-            ))
-            .await?;
+    pub(super) async fn read(blue: &Session) -> Result<Configuration, PortError> {
+        let sql = format!(
+            "SELECT name, current_setting(name) FROM pg_settings \
+             WHERE source = 'configuration file' AND sourcefile NOT LIKE '%/postgresql.auto.conf' \
+             AND name !~ '^({NOT_CARRIED})$' ORDER BY name"
+        );
+        let rows = texts(blue, "read the settings", &sql).await?;
         let settings = rows.iter().map(|row| setting_line(&row[0], &row[1])).collect();
         Ok(Configuration { settings, hba: outside(blue, "hba_file").await?, ident: outside(blue, "ident_file").await? })
     }
@@ -49,12 +49,14 @@ impl Configuration {
 }
 
 /// The text of a file that a setting names, where it lies outside the data folder.
-async fn outside(blue: &Sql, setting: &str) -> Result<Option<String>, PortError> {
-    let paths = blue.rows(&format!("SELECT current_setting('{setting}'), current_setting('data_directory')")).await?;
+async fn outside(blue: &Session, setting: &str) -> Result<Option<String>, PortError> {
+    let attempted = format!("read the file that `{setting}` names");
+    let sql = format!("SELECT current_setting('{setting}'), current_setting('data_directory')");
+    let paths = texts(blue, &attempted, &sql).await?;
     let [path, folder] = paths.first().and_then(|row| row.get(..2)).unwrap_or_default() else { return Ok(None) };
     if Path::new(path).starts_with(folder) {
         return Ok(None);
     }
-    let text = blue.rows(&format!("SELECT pg_read_file(current_setting('{setting}'))")).await?;
+    let text = texts(blue, &attempted, &format!("SELECT pg_read_file(current_setting('{setting}'))")).await?;
     Ok(text.into_iter().next().and_then(|row| row.into_iter().next()))
 }

@@ -11,20 +11,15 @@ const SYSTEM_ROOTS: [&str; 3] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki
 
 /// The connection string for `to`, for a replication connection that calls itself `application_name`.
 pub(super) fn replication(to: &Endpoint, application_name: &str, passfile: Option<&Path>) -> String {
-    let root_cert = to.root_cert.clone().or_else(|| SYSTEM_ROOTS.iter().map(PathBuf::from).find(|path| path.is_file()));
+    let root_cert =
+        to.root_cert_file().map(Path::to_owned).or_else(|| SYSTEM_ROOTS.iter().map(PathBuf::from).find(|path| path.is_file()));
     let verified = matches!(to.tls, TlsMode::VerifyCa | TlsMode::VerifyFull);
     let path = |path: Option<&Path>| path.map(|path| path.display().to_string());
-    let mode = match to.tls {
-        TlsMode::Disable => "disable",
-        TlsMode::Require => "require",
-        TlsMode::VerifyCa => "verify-ca",
-        TlsMode::VerifyFull => "verify-full",
-    };
     let parts = [
         ("host", Some(to.host.clone())),
         ("port", Some(to.port.to_string())),
         ("user", Some(to.user.clone())),
-        ("sslmode", Some(mode.to_owned())),
+        ("sslmode", Some(to.tls.as_str().to_owned())),
         ("sslrootcert", path(root_cert.as_deref().filter(|_| verified))),
         ("sslcert", path(to.client_cert.as_deref())),
         ("sslkey", path(to.client_key.as_deref())),

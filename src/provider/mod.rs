@@ -8,7 +8,7 @@ mod server;
 mod sql;
 
 pub use local::LocalProvider;
-pub use server::{CopyProgress, LocalServer, Login, NewServer, StopMode};
+pub use server::{CopyProgress, LocalServer, Login, NewServer, StopMode, crash_in};
 
 use crate::word::PortError;
 use async_trait::async_trait;

@@ -15,6 +15,8 @@ pub enum Signal {
     Int,
     /// A postmaster: ends at once and recovers at the next start ("immediate").
     Quit,
+    /// It stands still, and starts no other process.
+    Stop,
     /// What a crash is to a process.
     Kill,
 }
@@ -25,13 +27,16 @@ pub fn works_in(pid: u32, folder: &Path) -> bool {
     is_alive(pid) && fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == folder)
 }
 
-/// The processes that were started with `path` as one of their arguments.
-pub fn started_with(path: &Path) -> Vec<u32> {
+/// The processes of this program that were started with `path` as one of their arguments.
+pub fn started_with(program: &str, path: &Path) -> Vec<u32> {
     let path = path.as_os_str().as_encoded_bytes();
-    let has_argument = |pid: &u32| {
-        fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.split(|byte| *byte == 0).any(|arg| arg == path))
+    let fits = |pid: &u32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let mut words = line.split(|byte| *byte == 0);
+        let name = words.next().and_then(|first| first.rsplit(|byte| *byte == b'/').next());
+        name == Some(program.as_bytes()) && words.any(|word| word == path)
     };
-    every_pid().filter(has_argument).collect()
+    every_pid().filter(fits).collect()
 }
 
 /// The processes that `pid` started and that still run.
@@ -53,6 +58,7 @@ pub fn signal(pids: &[u32], signal: Signal) {
         Signal::Term => "TERM",
         Signal::Int => "INT",
         Signal::Quit => "QUIT",
+        Signal::Stop => "STOP",
         Signal::Kill => "KILL",
     };
     // The shell's own `kill`: the program of that name is not everywhere.
@@ -97,12 +103,12 @@ mod tests {
         let mut child = command.as_std_mut().spawn().unwrap();
         let pid = child.id();
         for _ in 0..1000 {
-            if started_with(folder.path()) == [pid] {
+            if started_with("sh", folder.path()) == [pid] {
                 break;
             }
             std::thread::yield_now();
         }
-        assert_eq!(started_with(folder.path()), [pid]);
+        assert_eq!(started_with("sh", folder.path()), [pid]);
         assert!(works_in(pid, folder.path()) && !works_in(pid, Path::new("/")));
         assert!(children_of(std::process::id()).contains(&pid));
         kill_and_wait(&[pid]);

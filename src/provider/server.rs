@@ -4,7 +4,10 @@
 //! process works in this very folder, whatever a left-behind `postmaster.pid` says.
 
 use super::{conninfo, processes, processes::Signal};
-use crate::postgres::programs::{Installed, Programs};
+use crate::postgres::{
+    passfile,
+    programs::{Installed, Programs},
+};
 use crate::process;
 use crate::word::{Clock, Endpoint, PortError, Secret};
 use std::{
@@ -127,11 +130,7 @@ impl LocalServer {
 
     /// What a failure of the machine is to the server: every process of it is killed at once.
     pub fn crash(&self) {
-        let Some(postmaster) = self.postmaster() else { return };
-        let children = processes::children_of(postmaster.pid);
-        let mut pids = vec![postmaster.pid];
-        pids.extend(children);
-        processes::kill_and_wait(&pids);
+        crash_in(&self.data_dir);
     }
 
     /// Its process runs; whether it lets clients in already is another question, `answers`.
@@ -173,15 +172,16 @@ impl LocalServer {
         progress: CopyProgress<'_>,
     ) -> Result<(), PortError> {
         ensure_own_folder(&self.data_dir).await?;
-        let passfile = match &from.password {
-            Some(password) => {
-                let path = self.data_dir.join(format!("{OWN}pass"));
-                write_for_server(&path, &conninfo::passfile(password.expose())?).await?;
-                Some(path)
-            }
-            None => from.passfile.clone(),
+        // A password file of the caller's need not be readable for the server's user.
+        let password = match (&from.password, &from.passfile) {
+            (None, Some(path)) => passfile::password(path, from)?,
+            (password, _) => password.clone(),
         };
-        let upstream = conninfo::replication(from, slot, passfile.as_deref());
+        let passfile = self.data_dir.join(format!("{OWN}pass"));
+        if let Some(password) = &password {
+            write_for_server(&passfile, &conninfo::passfile(password.expose())?).await?;
+        }
+        let upstream = conninfo::replication(from, slot, password.map(|_| passfile.as_path()));
 
         // The program wants an empty folder, and this one holds the password file.
         let copy = self.data_dir.join(format!("{OWN}copy"));
@@ -257,6 +257,24 @@ impl LocalServer {
 impl fmt::Debug for LocalServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LocalServer").field("data_dir", &self.data_dir).field("port", &self.port).finish_non_exhaustive()
+    }
+}
+
+/// Kills every process of the server that works in this folder, also one that is only about to start.
+pub fn crash_in(data_dir: &Path) {
+    let mut pids = processes::started_with("pg_ctl", data_dir);
+    pids.extend(processes::started_with("postgres", data_dir));
+    if let Some(postmaster) = Postmaster::of(data_dir) {
+        // Or it might start one more while its children are counted.
+        processes::signal(&[postmaster.pid], Signal::Stop);
+        pids.push(postmaster.pid);
+        pids.extend(processes::children_of(postmaster.pid));
+    }
+    processes::kill_and_wait(&pids);
+    if !pids.is_empty() {
+        // Where nobody collects ended processes, as in many containers, the next start would take the dead postmaster for
+        // a living one. All that the file protects from is gone: each process was seen to end.
+        let _ = fs::remove_file(data_dir.join("postmaster.pid"));
     }
 }
 

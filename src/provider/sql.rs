@@ -1,79 +1,41 @@
 //! The few questions that a provider asks of blue.
 
-use crate::word::{Endpoint, Failure, PortError, quote_literal};
-use std::time::Duration;
-use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
+use crate::postgres::client::{Session, SessionOptions};
+use crate::word::{Endpoint, PortError};
 
 /// A session on blue.
-pub(super) struct Sql {
-    client: Client,
-    endpoint: String,
+pub(super) async fn connect(to: &Endpoint) -> Result<Session, PortError> {
+    Session::open(to, &SessionOptions::named("greenlight"), "blue").await
 }
 
-pub(super) async fn connect(to: &Endpoint) -> Result<Sql, PortError> {
-    let mut config = Config::new();
-    config.host(&to.host).port(to.port).user(&to.user).dbname(&to.database).application_name("greenlight");
-    config.connect_timeout(Duration::from_secs(10));
-    if let Some(password) = &to.password {
-        config.password(password.expose());
-    }
-    let (client, connection) = config.connect(NoTls).await.map_err(|e| {
-        let failure = e.as_db_error().map_or(Failure::Transient, |_| Failure::Refused);
-        PortError::new(failure, format!("connect to `{to}`")).because(e)
-    })?;
-    tokio::spawn(connection);
-    Ok(Sql { client, endpoint: to.to_string() })
-}
-
-impl Sql {
-    /// Rows as texts; null as the empty text.
-    pub(super) async fn rows(&self, sql: &str) -> Result<Vec<Vec<String>>, PortError> {
-        let messages = self.client.simple_query(sql).await.map_err(|e| {
-            let failure = e.as_db_error().map_or(Failure::Uncertain, |_| Failure::Refused);
-            PortError::new(failure, format!("ask `{}`", self.endpoint)).because(e)
-        })?;
-        let rows = messages.into_iter().filter_map(|message| match message {
-            SimpleQueryMessage::Row(row) => {
-                Some((0..row.len()).map(|column| row.get(column).unwrap_or_default().to_owned()).collect())
-            }
-            _ => None,
-        });
-        Ok(rows.collect())
-    }
+/// The rows of a query whose columns are all texts; null as the empty text.
+pub(super) async fn texts(blue: &Session, attempted: &str, sql: &str) -> Result<Vec<Vec<String>>, PortError> {
+    let rows = blue.read(attempted, sql, &[]).await?;
+    let cell = |row: &tokio_postgres::Row, column| {
+        let text = row.try_get::<_, Option<String>>(column).map(Option::unwrap_or_default);
+        text.map_err(|e| PortError::refused(format!("{attempted} on blue")).because(e))
+    };
+    rows.iter().map(|row| (0..row.len()).map(|column| cell(row, column)).collect()).collect()
 }
 
 /// Blue's major version.
-pub(super) async fn major(blue: &Sql) -> Result<u32, PortError> {
-    let rows = blue.rows("SELECT current_setting('server_version_num')::int / 10000").await?;
+pub(super) async fn major(blue: &Session) -> Result<u32, PortError> {
+    let attempted = "read the version";
+    let rows = texts(blue, attempted, "SELECT (current_setting('server_version_num')::int / 10000)::text").await?;
     let major = rows.first().and_then(|row| row.first()).and_then(|text| text.parse().ok());
-    major.ok_or_else(|| PortError::refused(format!("read the version of `{}`", blue.endpoint)))
+    major.ok_or_else(|| PortError::refused(format!("{attempted} of blue")))
 }
 
 /// The tablespaces that have folders of their own.
-pub(super) async fn tablespaces(blue: &Sql) -> Result<Vec<String>, PortError> {
-    let rows = blue.rows("SELECT spcname FROM pg_tablespace WHERE pg_tablespace_location(oid) <> '' ORDER BY 1").await?;
-    Ok(rows.into_iter().flatten().collect())
+pub(super) async fn tablespaces(blue: &Session) -> Result<Vec<String>, PortError> {
+    let sql = "SELECT spcname::text FROM pg_tablespace WHERE pg_tablespace_location(oid) <> '' ORDER BY 1";
+    Ok(texts(blue, "read the tablespaces", sql).await?.into_iter().flatten().collect())
 }
 
 /// A physical slot that keeps WAL from now on, so that nothing is missing between the copy and the standby's start.
-pub(super) async fn ensure_physical_slot(blue: &Sql, slot: &str) -> Result<(), PortError> {
-    let name = quote_literal(slot);
-    blue.rows(&format!(
-        "SELECT pg_create_physical_replication_slot({name}, true) \
-         WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = {name})"
-    ))
-    .await
-    .map(drop)
-}
-
-/// Ends whoever uses the slot, and drops it.
-pub(super) async fn ensure_no_physical_slot(blue: &Sql, slot: &str) -> Result<(), PortError> {
-    let name = quote_literal(slot);
-    blue.rows(&format!(
-        "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE slot_name = {name} AND active_pid IS NOT NULL"
-    ))
-    .await?;
-    blue.rows(&format!("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = {name}"))
-        .await
-        .map(drop)
+pub(super) async fn ensure_physical_slot(blue: &Session, slot: &str) -> Result<(), PortError> {
+    let sql = "SELECT pg_create_physical_replication_slot($1, true) \
+               WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1)";
+    let created = blue.change(&format!("create the slot `{slot}`"), sql, &[(&slot, tokio_postgres::types::Type::NAME)]).await;
+    created.map(drop)
 }

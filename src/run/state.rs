@@ -102,6 +102,7 @@ impl Run {
                 self.reason = Some(reason.clone());
                 self.note = None;
                 self.finish_ordered = false;
+                self.unstick();
             }
             Event::RollbackHalted { until } => {
                 self.direction = Direction::Forward;
@@ -179,6 +180,15 @@ impl Run {
     fn settled(&mut self, state: StepState) -> StepState {
         self.note = None;
         state
+    }
+
+    /// A way back that was stuck is tried again when it is ordered anew.
+    fn unstick(&mut self) {
+        for state in &mut self.steps {
+            if matches!(state, StepState::Stuck { while_going: Direction::Backward }) {
+                *state = StepState::Unsure { attempt: 1, look_at: None };
+            }
+        }
     }
 
     /// A parked step is polled without records, so it may have been in the middle of an act as well.

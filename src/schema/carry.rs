@@ -137,7 +137,6 @@ fn builtin(type_name: &str) -> Form {
     }
 }
 
-#[expect(clippy::match_same_arms, reason = "one row for each pair of types")]
 fn pair(from: &Form, to: &Form, from_name: &str, to_name: &str) -> Carry {
     let flows = |forward: Option<&str>, back: Option<&str>| {
         Carry::Flows(Carried { forward: forward.map(str::to_owned), back: back.map(str::to_owned), loses: None })

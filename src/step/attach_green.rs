@@ -14,7 +14,8 @@ pub(super) struct AttachGreen;
 impl Step for AttachGreen {
     async fn observe(&self, cx: &mut StepContext<'_>) -> Result<Observed, PortError> {
         if cx.run().without_green {
-            return Ok(Observed::Absent);
+            // What is left behind is still to be said.
+            return Ok(Observed::Partial);
         }
         // What was inherited may run still, and the read-only default may be on: doing all of it again costs little.
         Ok(match (cx.run().direction, cx.ports.green.identity().await?.in_recovery) {
@@ -57,8 +58,12 @@ impl Step for AttachGreen {
         if cx.run().without_green {
             if cx.run().fork_point().is_some() {
                 drop_physical_slot(cx).await?;
+            } else if let Some(slot) = physical_slot(cx) {
+                let why = "whether green was promoted is not known; drop it if green does not come back as a standby";
+                leave_behind(cx, Side::Blue, &format!("physical slot {slot}"), why).await?;
             }
-            leave_behind(cx, "everything that the run made there", "the run was abandoned without green").await?;
+            let why = "the run was abandoned without green";
+            leave_behind(cx, Side::Green, "everything that the run made there", why).await?;
             return Ok(Progress::Done);
         }
         let green = cx.server(Side::Green);
@@ -76,8 +81,8 @@ impl Step for AttachGreen {
         // Only now: until the fence stood, this was all that kept applications out.
         green.ensure_read_only_default(false).await?;
         drop_physical_slot(cx).await?;
-        leave_behind(cx, "a promoted copy of blue that takes no connections", "rebuild it as a standby before the next run")
-            .await?;
+        let what = "a promoted copy of blue that takes no connections";
+        leave_behind(cx, Side::Green, what, "rebuild it as a standby before the next run").await?;
         Ok(Progress::Done)
     }
 }
@@ -102,14 +107,18 @@ async fn stop_what_was_inherited(cx: &mut StepContext<'_>) -> Result<(), PortErr
 
 /// A promoted green reads its physical slot on blue no more: left there, it would make blue keep its WAL for ever.
 pub(super) async fn drop_physical_slot(cx: &mut StepContext<'_>) -> Result<(), PortError> {
-    let made_by_us = cx.plan.standby.as_ref().map(|_| cx.plan.names.standby_slot.clone());
-    let Some(name) = made_by_us.or_else(|| cx.plan.green_physical_slot.clone()) else { return Ok(()) };
+    let Some(name) = physical_slot(cx) else { return Ok(()) };
     cx.ports.blue.ensure_no_slot(&name).await?;
     let fact = Fact::PhysicalSlotDropped { name };
     if cx.run().facts.contains(&fact) { Ok(()) } else { cx.learn(fact).await }
 }
 
-async fn leave_behind(cx: &mut StepContext<'_>, what: &str, why: &str) -> Result<(), PortError> {
-    let fact = Fact::LeftBehind { on: Side::Green, what: what.to_owned(), why: why.to_owned() };
+fn physical_slot(cx: &StepContext<'_>) -> Option<String> {
+    let made_by_us = cx.plan.standby.as_ref().map(|_| cx.plan.names.standby_slot.clone());
+    made_by_us.or_else(|| cx.plan.green_physical_slot.clone())
+}
+
+async fn leave_behind(cx: &mut StepContext<'_>, on: Side, what: &str, why: &str) -> Result<(), PortError> {
+    let fact = Fact::LeftBehind { on, what: what.to_owned(), why: why.to_owned() };
     if cx.run().facts.contains(&fact) { Ok(()) } else { cx.learn(fact).await }
 }

@@ -2,7 +2,7 @@
 
 use super::{Observed, Progress, Step, StepContext};
 use crate::provider::{Provider, StandbyState};
-use crate::run::Fact;
+use crate::run::{Direction, Fact};
 use crate::word::PortError;
 use async_trait::async_trait;
 use std::sync::Arc;
@@ -13,6 +13,10 @@ pub(super) struct CreateStandby;
 #[async_trait]
 impl Step for CreateStandby {
     async fn observe(&self, cx: &mut StepContext<'_>) -> Result<Observed, PortError> {
+        if cx.run().direction == Direction::Backward {
+            // With the folder gone its slot may still be there.
+            return Ok(Observed::Partial);
+        }
         Ok(match provider(cx)?.standby().await? {
             StandbyState::Absent | StandbyState::NotOurs => Observed::Absent,
             StandbyState::Partial | StandbyState::Stopped => Observed::Partial,

@@ -86,8 +86,12 @@ pub fn named(name: StepName) -> &'static dyn Step {
 
 /// Ends what a coordinator before this one, or a broken connection of this one, may still have under way on the servers:
 /// looked at or repeated before it lands, it would land afterwards. Before every observation. Green is asked once the run
-/// has come to it, and not any more when a person gave it up.
+/// has come to it, and not any more when a person gave it up. An open window is made safe first, which does it where it
+/// matters and does not wait for a server that is down.
 pub async fn end_older_sessions(cx: &StepContext<'_>, step: StepNo) -> Result<(), PortError> {
+    if cx.run().open_window().is_some() {
+        return Ok(());
+    }
     cx.ports.blue.ensure_sole_coordinator().await?;
     let has_green = cx.plan.step_no(StepName::AttachGreen).is_some_and(|attach| attach.0 <= step.0);
     if has_green && !cx.run().without_green { cx.ports.green.ensure_sole_coordinator().await } else { Ok(()) }

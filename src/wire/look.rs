@@ -130,28 +130,25 @@ async fn shadow(
         durable: false,
         clock: clock.clone(),
     };
-    let tried = shadow_on(&server, seen, &dump, pending, playbook, run).await;
+    let tried = shadow_on(&server, &dump, pending, playbook, run).await;
     server.remove().await?;
     Ok(Ok(tried.context("could not try the migrations in the shadow")?))
 }
 
 async fn shadow_on(
     server: &LocalServer,
-    seen: &ServerSurvey,
     dump: &migrate::shadow::SchemaDump,
     pending: &[Migration],
     playbook: &Playbook,
     run: &RunId,
 ) -> anyhow::Result<ShadowReport> {
     let settings = [
-        ("listen_addresses", "'127.0.0.1'"),
-        ("unix_socket_directories", "''"),
+        ("listen_addresses", "127.0.0.1"),
+        ("unix_socket_directories", ""),
         ("fsync", "off"),
         ("max_locks_per_transaction", "4096"),
-        ("shared_preload_libraries", "''"),
     ];
     let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    let _ = seen;
     server.init(&NewServer { superuser: "greenlight".to_owned(), login: Login::Trust, settings }).await?;
     server.start(START_LIMIT).await?;
     let at = Endpoint {

@@ -52,8 +52,14 @@ pub async fn ports(plan: &Plan, epoch: &Arc<AtomicU64>, state_dir: &Path) -> any
     Ok(Ports {
         routes,
         provider,
-        migrator: Arc::new(PgMigrator::new(green_at.clone(), plan.run.clone(), epoch.clone(), plan.history.clone(), clock.clone())),
-        validators: validate::all(plan, &blue_at, &green_at, &blue, &green, &clock),
+        migrator: Arc::new(PgMigrator::new(
+            green_at.clone(),
+            plan.run.clone(),
+            epoch.clone(),
+            plan.history.clone(),
+            clock.clone(),
+        )),
+        validators: validate::all(plan, [&blue_at, &green_at], [&blue, &green], &clock),
         guard: Arc::new(ProcessGuard::new(program, state_dir.to_owned(), plan.run.clone())),
         blue,
         green,

@@ -1,8 +1,8 @@
 use super::Secret;
+use core::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use std::{
     fmt,
-    net::IpAddr,
     path::{Path, PathBuf},
 };
 

@@ -128,7 +128,7 @@ async fn attach(blue: &PgServer, green: &PgServer, names: &Names) {
 }
 
 /// The window: everything that `old` acknowledged is on `new`, which is open; `old` follows.
-async fn cut_over(old: &PgServer, new: &PgServer, flow: &str, back: &str, marker: i64) -> Duration {
+async fn cut_over(old: &PgServer, new: &PgServer, flow: &str, back: &str, marker: i64) {
     old.ensure_fence_installed().await.unwrap();
     for server in [old, new] {
         server.connect().await.unwrap();
@@ -137,28 +137,18 @@ async fn cut_over(old: &PgServer, new: &PgServer, flow: &str, back: &str, marker
     new.advance_slot(back, at).await.unwrap();
     let started = Instant::now();
     old.ensure_fence(Fence::Connections).await.unwrap();
-    let fenced = started.elapsed();
     assert_eq!(old.probe_fence().await.unwrap(), FenceProbe::Holds);
-    let probed = started.elapsed();
     marker_arrives(old, new, marker).await;
-    let arrived = started.elapsed();
     new.set_sequences(&old.sequences().await.unwrap(), 100).await.unwrap();
-    let set = started.elapsed();
     new.ensure_unsubscribed(flow).await.unwrap();
-    let stopped = started.elapsed();
     let follow_from = new.wal_lsn().await.unwrap();
     new.advance_slot(back, follow_from).await.unwrap();
-    let advanced = started.elapsed();
     new.ensure_fence(Fence::Open).await.unwrap();
-    let took = started.elapsed();
-    println!(
-        "fence {fenced:?} probe {probed:?} marker {arrived:?} sequences {set:?} stop {stopped:?} slot {advanced:?} open {took:?}"
-    );
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
     old.ensure_fence(Fence::Triggers).await.unwrap();
     old.ensure_subscribed(back).await.unwrap();
     assert_eq!(old.probe_fence().await.unwrap(), FenceProbe::Holds);
     marker_arrives(new, old, marker + 1).await;
-    took
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -278,7 +268,7 @@ async fn a_row_that_does_not_fit_is_told_with_its_key() {
         }
         assert!(started.elapsed() < Duration::from_secs(30), "the error is not found in the log");
     };
-    assert!(told.contains("(77) already exists"), "{told}");
+    assert!(told.contains("=(77)"), "{told}");
     sql(&at_green, "SET greenlight.pass = 'on'; DELETE FROM \"Odd T\" WHERE \"Id\" = 77").await;
     marker_arrives(&blue, &green, 2).await;
 }

@@ -41,6 +41,13 @@ async fn a_database_is_claimed_by_one_run_and_left_without_a_trace() {
         assert_eq!(error.failure, Failure::Refused);
         assert!(error.chain().contains(RUN), "{}", error.chain());
     }
+    // In its own name's schema a role would make the tables of a migration, and lose them with it.
+    sql(&endpoint, "CREATE ROLE greenlight SUPERUSER LOGIN PASSWORD 'x'").await;
+    sql(&endpoint, "CREATE DATABASE other").await;
+    let login = Endpoint { user: "greenlight".to_owned(), password: Some(Secret::new("x")), ..endpoint.with_database("other") };
+    let trap = PgServer::new(PgServerOptions { endpoint: login, ..world.options(Side::Blue) });
+    assert_eq!(trap.ensure_claimed().await.unwrap_err().failure, Failure::Refused);
+
     assert_eq!(server.read_marker().await.unwrap(), Some(0));
     server.write_marker(41).await.unwrap();
     server.write_marker(42).await.unwrap();
@@ -247,7 +254,7 @@ async fn sessions_that_are_just_logging_in_do_not_slip_through_the_closing_door(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_coordinator_that_lost_its_lease_loses_its_sessions() {
+async fn a_coordinator_that_lost_its_lease_loses_its_sessions_and_gets_no_new_ones() {
     let world = World::blue().await;
     let old = world.server(Side::Blue);
     old.ensure_claimed().await.unwrap();
@@ -259,6 +266,10 @@ async fn a_coordinator_that_lost_its_lease_loses_its_sessions() {
     let options = PgServerOptions { epoch: Arc::new(AtomicU64::new(1)), ..world.options(Side::Blue) };
     let new = PgServer::new(options.clone());
     new.connect().await.unwrap();
+    let left_behind = app(&world.endpoint(Side::Blue)).await;
+    left_behind.batch_execute("SET application_name = 'greenlight/r1234567/2'").await.unwrap();
+    let of_a_newer = app(&world.endpoint(Side::Blue)).await;
+    of_a_newer.batch_execute("SET application_name = 'greenlight/r1234567/3'").await.unwrap();
     // It takes the lease: its own sessions are named after the new epoch and stay.
     set_epoch(&options, 2);
     for _ in 0..2 {
@@ -267,7 +278,9 @@ async fn a_coordinator_that_lost_its_lease_loses_its_sessions() {
     let names = "SELECT string_agg(DISTINCT application_name, ' ' ORDER BY application_name) FROM pg_stat_activity \
                  WHERE application_name LIKE 'greenlight/%'";
     new.read_marker().await.unwrap();
-    assert_eq!(ask(&stranger, names).await, ["greenlight/r1234567/2 greenlight/r7654321/1"]);
+    assert_eq!(ask(&stranger, names).await, ["greenlight/r1234567/2 greenlight/r1234567/3 greenlight/r7654321/1"]);
+    assert_ne!(refused(&left_behind, "SELECT 1").await, "");
+    assert_eq!(refused(&of_a_newer, "SELECT 1").await, "");
     assert_eq!(new.read_marker().await.unwrap(), Some(0));
     other_run.claim().await.unwrap();
     // It may have been asleep, and wakes up: not even a new session is of use to it.

@@ -67,10 +67,10 @@ async fn many_tables_are_published_and_fenced_in_little_time() {
     server.ensure_publication("greenlight_p", &tables).await.unwrap();
     let published = started.elapsed();
     server.ensure_fence_installed().await.unwrap();
-    let fenced = started.elapsed() - published;
+    let fenced = started.elapsed();
     server.ensure_unclaimed().await.unwrap();
-    let removed = started.elapsed() - published - fenced;
-    assert!(started.elapsed().as_secs() < 30, "published in {published:?}, fenced in {fenced:?}, removed in {removed:?}");
+    let removed = started.elapsed();
+    assert!(removed.as_secs() < 30, "published at {published:?}, fenced at {fenced:?}, removed at {removed:?}");
     assert_eq!(sql(&endpoint, "SELECT count(*) FROM pg_trigger").await, ["0"]);
 }
 

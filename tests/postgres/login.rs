@@ -119,26 +119,23 @@ async fn openssl(folder: &Path, args: &[&str]) {
     process::run(&mut command, Duration::from_secs(30)).await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn tls_verifies_what_its_mode_says() {
-    let world = World::blue().await;
-    let certs = tempfile::tempdir().unwrap();
+/// Makes an authority `ca`, another one `other`, and gives blue a certificate of the first for the name `localhost`.
+async fn give_certificate(world: &World, certs: &Path) {
     let subject = ["-nodes", "-newkey", "rsa:2048", "-days", "2"];
-    openssl(certs.path(), &[&["req", "-x509", "-subj", "/CN=ca", "-keyout", "ca.key", "-out", "ca.pem"][..], &subject].concat())
-        .await;
+    openssl(certs, &[&["req", "-x509", "-subj", "/CN=ca", "-keyout", "ca.key", "-out", "ca.pem"][..], &subject].concat()).await;
     openssl(
-        certs.path(),
+        certs,
         &[&["req", "-x509", "-subj", "/CN=other", "-keyout", "other.key", "-out", "other.pem"][..], &subject].concat(),
     )
     .await;
     openssl(
-        certs.path(),
+        certs,
         &["req", "-subj", "/CN=localhost", "-nodes", "-newkey", "rsa:2048", "-keyout", "server.key", "-out", "server.csr"],
     )
     .await;
-    fs::write(certs.path().join("ext"), "subjectAltName=DNS:localhost\n").unwrap();
+    fs::write(certs.join("ext"), "subjectAltName=DNS:localhost\n").unwrap();
     openssl(
-        certs.path(),
+        certs,
         &[
             "x509",
             "-req",
@@ -160,10 +157,17 @@ async fn tls_verifies_what_its_mode_says() {
     .await;
     for name in ["server.key", "server.crt"] {
         let path = world.blue.data_dir.join(name);
-        fs::copy(certs.path().join(name), &path).unwrap();
+        fs::copy(certs.join(name), &path).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         process::give_to_server_user(&path).await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_verifies_what_its_mode_says() {
+    let world = World::blue().await;
+    let certs = tempfile::tempdir().unwrap();
+    give_certificate(&world, certs.path()).await;
     let plain = world.endpoint(Side::Blue);
     sql(&plain, "ALTER SYSTEM SET ssl = on").await;
     sql(&plain, "SELECT pg_reload_conf()").await;

@@ -8,6 +8,7 @@ use greenlight::process;
 use greenlight::provider::{LocalServer, Login, NewServer};
 use greenlight::word::{Endpoint, PortError, RunId, Secret, Side, SystemClock, TlsMode};
 use std::{
+    ffi::OsString,
     fs,
     path::Path,
     sync::{
@@ -41,9 +42,10 @@ impl World {
     pub(crate) async fn with(settings: &[(&str, &str)]) -> World {
         let folder = tempfile::Builder::new().prefix("greenlight-postgres-").tempdir_in("/tmp").unwrap();
         process::give_to_server_user(folder.path()).await.unwrap();
-        let installed = Installed::find(None, None).await;
+        let installed = Installed::find(environment("GREENLIGHT_PG_DIRS").as_deref(), None).await;
+        let major = environment("GREENLIGHT_TEST_MAJOR").map_or(15, |major| major.to_str().unwrap().parse().unwrap());
         let server = |name: &str| LocalServer {
-            programs: installed.server(15).unwrap(),
+            programs: installed.server(major).unwrap(),
             data_dir: folder.path().join(name),
             port: free_port(),
             log: folder.path().join(format!("{name}.log")),
@@ -134,6 +136,11 @@ impl World {
         let text = |path: &Path| fs::read_to_string(path).unwrap_or_default();
         text(&server.data_dir.join("log/server.log")) + &text(&server.log)
     }
+}
+
+/// The suite runs on PostgreSQL 15, or on the major version that `GREENLIGHT_TEST_MAJOR` says.
+fn environment(name: &str) -> Option<OsString> {
+    std::env::var(name).ok().map(OsString::from)
 }
 
 impl Drop for World {

@@ -33,6 +33,8 @@ pub(crate) enum Fault {
     /// The server is restarted: nothing happened, and every session to it is gone.
     Restarted,
     RestartedDone,
+    /// The server is down for a while; nothing happened.
+    Outage,
     /// A look shows what it should not.
     Odd,
     /// An append that failed for all that can be seen, and is written.
@@ -43,8 +45,9 @@ pub(crate) enum Fault {
 }
 
 use Fault::{
-    CrashAfter, CrashBefore, CrashHalf, CrashLate, CrashVeryLate, Odd, Refused, RefusedLate, Restarted, RestartedDone, Slow,
-    Transient, UncertainDone, UncertainHalf, UncertainLate, UncertainUndone, UnreachableUnwritten, UnreachableWritten, Usurped,
+    CrashAfter, CrashBefore, CrashHalf, CrashLate, CrashVeryLate, Odd, Outage, Refused, RefusedLate, Restarted, RestartedDone,
+    Slow, Transient, UncertainDone, UncertainHalf, UncertainLate, UncertainUndone, UnreachableUnwritten, UnreachableWritten,
+    Usurped,
 };
 
 /// What kind of call has a number.
@@ -75,8 +78,8 @@ impl Kind {
     /// Every fault that can strike.
     pub(crate) fn faults(self) -> &'static [Fault] {
         match self {
-            Kind::Read => &[Transient, Slow, Restarted],
-            Kind::Look => &[Transient, Slow, Restarted, Odd],
+            Kind::Read => &[Transient, Slow, Restarted, Outage],
+            Kind::Look => &[Transient, Slow, Restarted, Outage, Odd],
             Kind::Change => &[
                 CrashBefore,
                 CrashAfter,
@@ -91,6 +94,7 @@ impl Kind {
                 Slow,
                 Restarted,
                 RestartedDone,
+                Outage,
             ],
             Kind::ChangeInParts => &[
                 CrashBefore,
@@ -108,6 +112,7 @@ impl Kind {
                 Slow,
                 Restarted,
                 RestartedDone,
+                Outage,
             ],
             Kind::Touch => &[CrashBefore, CrashAfter, Transient, Refused, RefusedLate, UncertainUndone, UncertainDone, Slow],
             Kind::TouchInParts => &[
@@ -235,7 +240,17 @@ impl World {
         } else {
             let number = self.points.len();
             self.points.push(call.kind);
-            self.faults.iter().find(|(at, _)| *at == number).map(|(_, fault)| *fault)
+            if self.green_dies_at == Some(number) {
+                self.tell(|| "green dies".to_owned());
+                self.restart(Side::Green);
+                self.node(Side::Green).up = false;
+                self.node(Side::Green).back_at = None;
+            }
+            if self.promoted_by_others_at == Some(number) {
+                self.promoted_by_others();
+            }
+            let planned = self.faults.iter().find(|(at, _)| *at == number).map(|(_, fault)| *fault);
+            planned.or_else(|| self.by_chance(call.kind))
         };
         let number = self.points.len() - usize::from(!again);
         self.tell(|| {
@@ -250,6 +265,15 @@ impl World {
         }
         self.check_endless(call);
         if self.violation.is_some() { None } else { Some(fault) }
+    }
+
+    fn by_chance(&mut self, kind: Kind) -> Option<Fault> {
+        let chaos = self.chaos.as_mut().filter(|chaos| chaos.faults_left > 0)?;
+        if chaos.dice.roll(chaos.one_in) > 0 {
+            return None;
+        }
+        chaos.faults_left -= 1;
+        Some(kind.faults()[chaos.dice.roll(kind.faults().len())])
     }
 
     fn read<T>(
@@ -269,6 +293,10 @@ impl World {
                 if let Some(side) = call.on {
                     self.restart(side);
                 }
+                return Some(Err(call.error(Failure::Transient)));
+            }
+            (Some(Outage), _) => {
+                self.go_down(call.on);
                 return Some(Err(call.error(Failure::Transient)));
             }
             (Some(Slow), _) => {
@@ -294,6 +322,10 @@ impl World {
         match fault {
             Transient => Some(Err(call.error(Failure::Transient))),
             Refused => Some(Err(call.error(Failure::Refused))),
+            Outage => {
+                self.go_down(call.on);
+                Some(Err(call.error(Failure::Uncertain)))
+            }
             UncertainUndone => Some(Err(call.error(Failure::Uncertain))),
             RefusedLate => {
                 let _ = self.take_effect(call, effect, Part::Whole);

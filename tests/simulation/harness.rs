@@ -6,6 +6,7 @@ use crate::{
     plan::PlanKind,
     ports::ports,
     script::Script,
+    seeds::Chaos,
     world::{Shared, World},
 };
 use greenlight::{
@@ -37,6 +38,14 @@ pub(crate) struct Setup {
     pub(crate) lag_ms: Option<u64>,
     /// Somebody else promotes green at this call.
     pub(crate) promoted_by_others_at: Option<usize>,
+    pub(crate) green_dies_at: Option<usize>,
+    /// Faults by chance, and the seed that they came from.
+    pub(crate) chaos: Option<Chaos>,
+    pub(crate) seed: u64,
+    /// The validator finds a difference, always.
+    pub(crate) differs: bool,
+    /// A read that never succeeds.
+    pub(crate) broken: Option<&'static str>,
 }
 
 /// What came of it.
@@ -73,9 +82,13 @@ impl Setup {
 
     /// Runs it; a broken invariant is in the report's world.
     pub(crate) fn simulate(&self, trace: bool) -> Report {
-        let mut world = World::new(self.kind, self.script.clone(), &self.faults);
+        let mut world = World::new(self.kind, self.script, &self.faults);
         world.trace = trace.then(Vec::new);
         world.promoted_by_others_at = self.promoted_by_others_at;
+        world.green_dies_at = self.green_dies_at;
+        world.broken = self.broken;
+        world.differs = self.differs;
+        world.chaos.clone_from(&self.chaos);
         if let Some(lag) = self.lag_ms {
             world.lag = lag * crate::world::MS;
         }

@@ -3,9 +3,11 @@
 use crate::{
     fault::Call,
     plan::MAX_PAUSE,
+    script::Trouble,
     world::{MS, Node, SECOND, World},
 };
 use greenlight::{
+    plan::{PlannedStep, Reversal},
     provider::StandbyState,
     run::{Event, Fact, Outcome, StepState},
     word::Side,
@@ -35,11 +37,8 @@ impl World {
         }
     }
 
-    /// While the guard lives, no route stays paused longer than the limit and its grace; a second fault adds its own time.
+    /// No route stays paused longer than the limit and the guard's grace; each further fault adds its own time.
     pub(crate) fn check_pauses(&mut self) {
-        if self.processes.iter().any(|process| process.is_guard && process.struck) {
-            return;
-        }
         let limit = u64::try_from(MAX_PAUSE.as_micros()).unwrap() + GRACE;
         let limit = limit + u64::from(self.fired.saturating_sub(1)) * (6 * SECOND + GRACE);
         if let Some(since) = self.routes.iter().filter_map(|route| route.paused_since).min()
@@ -58,6 +57,9 @@ impl World {
         let under_way = |state: &StepState| matches!(state, StepState::Running { .. } | StepState::Parked { .. });
         let present = self.run.present_step().map(|step| &self.run.steps[step.0]);
         let intended = if process.is_guard { window.is_some() } else { present.is_some_and(under_way) };
+        if self.must_observe && !process.is_guard {
+            self.violated(format!("{} before anybody looked how far the run came", call.name));
+        }
         if process.lost_journal {
             self.violated(format!("{} by a process that has lost its journal", call.name));
         } else if !intended || self.run.outcome.is_some() {
@@ -116,11 +118,25 @@ impl World {
             self.violated("a record after the run's end");
         }
         match event {
+            Event::LeaseTaken { .. } => {
+                let open = |state: &StepState| {
+                    matches!(state, StepState::Running { .. } | StepState::Parked { .. } | StepState::Unsure { .. })
+                };
+                self.must_observe = self.run.present_step().is_some_and(|step| open(&self.run.steps[step.0]));
+            }
+            Event::StepParked { .. } | Event::StepDone { .. } | Event::StepReverted { .. } | Event::MarkedDone { .. } => {
+                self.must_observe = false;
+            }
+            Event::RollbackBegun { by, .. } => self.check_way_back(by),
             Event::StepStarted { step, .. } if matches!(self.run.steps[step.0], StepState::Unsure { .. }) => {
                 self.violated(format!("step {step} is repeated without having been observed"));
             }
-            Event::FactLearned { fact: Fact::WindowOpened { .. }, .. } => {
+            Event::FactLearned { fact: Fact::WindowOpened { to, .. }, .. } => {
                 self.windows_opened += 1;
+                self.nodes[to.other() as usize].has_prepared |= self.person.script.trouble == Some(Trouble::PreparedInWindow);
+                if self.differs {
+                    self.violated("a window is opened though the sides differ");
+                }
                 if self.run.open_window().is_some() {
                     self.violated("a window is opened inside another");
                 }
@@ -137,6 +153,19 @@ impl World {
         self.run.apply(event);
     }
 
+    /// Nobody goes back past the point of no return, and once green serves only a person decides.
+    fn check_way_back(&mut self, by: &str) {
+        let is_past = |(planned, state): (&PlannedStep, &StepState)| {
+            planned.reversal == Reversal::PointOfNoReturn && !matches!(state, StepState::Idle | StepState::Gated { .. })
+        };
+        if self.plan.steps.iter().zip(&self.run.steps).any(is_past) {
+            self.violated("a way back past the point of no return");
+        }
+        if self.run.serving() == Side::Green && by != "ana" {
+            self.violated("green serves, and nobody asked for the way back");
+        }
+    }
+
     fn check_commit(&mut self, to: Side) {
         if self.run.open_window().is_none_or(|window| window.committed.is_some()) {
             self.violated("a second commit point of one window, or one outside any");
@@ -147,7 +176,11 @@ impl World {
             return;
         }
         let [old, new] = [to.other(), to].map(|side| &self.nodes[side as usize]);
-        let problem = if old.accepts_writes() || new.accepts_writes() {
+        let problem = if old.has_prepared {
+            Some("a prepared transaction is left on the old side at the commit point")
+        } else if old.drifted || new.drifted {
+            Some("a schema is not what was planned at the commit point")
+        } else if old.accepts_writes() || new.accepts_writes() {
             Some("applications can write at the commit point")
         } else if new.rows.count < self.acknowledged {
             Some("not everything has arrived at the commit point")
@@ -249,7 +282,7 @@ impl World {
             }
         };
         note(node.slots.iter().any(Option::is_some), "a slot");
-        note(self.is_slot_without_standby(node), "a slot that nobody reads");
+        note(self.is_slot_without_standby(node) && !self.says_left_behind(side), "a slot that nobody reads");
         // Inside a closed database nobody can look: it is said instead.
         if node.allow_connections || !self.says_left_behind(side) {
             note(node.subscriptions.iter().any(Option::is_some), "a subscription");

@@ -26,11 +26,12 @@ pub(crate) struct PlanKind {
     /// The run makes green itself.
     pub(crate) makes_standby: bool,
     pub(crate) on_failure: OnFailure,
+    pub(crate) wal_kept_max: u64,
 }
 
 impl Default for PlanKind {
     fn default() -> PlanKind {
-        PlanKind { routes: 2, makes_standby: false, on_failure: OnFailure::Rollback }
+        PlanKind { routes: 2, makes_standby: false, on_failure: OnFailure::Rollback, wal_kept_max: 1_000_000 }
     }
 }
 
@@ -56,7 +57,7 @@ pub(crate) fn plan(kind: PlanKind) -> Plan {
         validate: ValidateSpec { rows: true, chunk_rows: 1, parallel: 1, exclude: Vec::new(), assertions: Vec::new() },
         history: HistorySpec { schema: "public".to_owned(), lock_timeout_ms: 1, lock_retries: 1 },
         soak: SoakSpec { for_secs: 3_600, then_finish: false },
-        limits: LimitsSpec { wal_kept_bytes_max: 1_000_000 },
+        limits: LimitsSpec { wal_kept_bytes_max: kind.wal_kept_max },
         on_failure: kind.on_failure,
         names: Names::new(&run),
         steps: steps(kind.makes_standby),

@@ -141,7 +141,8 @@ impl Router for FakeRouter {
     async fn point_at(&self, target: &Target) -> Result<(), PortError> {
         let side = if target.port == 1 { Side::Blue } else { Side::Green };
         self.touch("route: point_at", move |world, at| {
-            world.routes[at].points_at = side;
+            let route = &mut world.routes[at];
+            route.points_at = if route.is_stubborn { route.points_at } else { side };
             Ok(())
         })
         .await
@@ -276,7 +277,7 @@ impl Validator for FakeValidator {
                 return Err(call.error(Failure::Transient));
             }
             let broken = green.subscriptions.iter().flatten().any(|subscription| subscription.stuck.is_some());
-            Ok(if broken { different.clone() } else { equal })
+            Ok(if broken || world.differs { different.clone() } else { equal })
         };
         self.0.world.look(call, look, Some(different.clone())).await
     }
@@ -328,7 +329,7 @@ impl Provider for FakeProvider {
             .world
             .change(call, move |world, part| {
                 world.check_removal();
-                world.node(Side::Green).up = false;
+                (world.node(Side::Green).up, world.node(Side::Green).back_at) = (false, None);
                 world.standby = if part == Part::Whole { StandbyState::Absent } else { StandbyState::Partial };
                 Ok(())
             })

@@ -4,6 +4,7 @@ use crate::world::{SECOND, World};
 use greenlight::{
     plan::StepName,
     run::{Decision, Direction, RequestKind, StepState, decide},
+    word::Side,
 };
 use std::sync::atomic::Ordering;
 
@@ -14,8 +15,22 @@ pub(crate) enum Wish {
     Finish,
 }
 
-/// How a person acts, and what this one has said so far.
-#[derive(Clone, Debug)]
+/// What lasts, and must keep the writer where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// This side's fences do not keep everybody out.
+    Leak(Side),
+    /// Somebody has changed this side's schema.
+    Drift(Side),
+    /// A transaction is prepared on the old side just as the window opens.
+    PreparedInWindow,
+    /// A route says that it was repointed, and was not.
+    StubbornRoute,
+}
+
+/// How a person acts.
+#[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent habits of a person")]
 pub(crate) struct Script {
     /// At the first soak, the second...
     pub(crate) soaks: &'static [Wish],
@@ -26,25 +41,18 @@ pub(crate) struct Script {
     pub(crate) green_goes_down: bool,
     /// A read that fails for ever from the moment when the window waits for its approval.
     pub(crate) breaks: Option<&'static str>,
+    /// What is wrong from the moment when the window waits for its approval.
+    pub(crate) trouble: Option<Trouble>,
+    /// Never opens a gate.
+    pub(crate) opens_no_gate: bool,
+    /// In the soak blue's apply worker fails, and the person waits until the way back is given up.
+    pub(crate) blue_stops_following: bool,
     /// How often a stuck step is tried again before the person leaves it as it is.
     pub(crate) retries: u32,
+    /// Seconds before a stuck step is tried again.
+    pub(crate) retry_after_secs: u64,
     /// Seconds without any progress before the person abandons.
     pub(crate) patience_secs: u64,
-    /// Waiting places so far.
-    pub(crate) waits: u32,
-    place: Option<Place>,
-    since: u64,
-    abandoned: u32,
-    pub(crate) gave_up: bool,
-}
-
-/// Where the run stands, as far as a person sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Place {
-    step: usize,
-    direction: Direction,
-    windows: u32,
-    waits_for_person: bool,
 }
 
 pub(crate) const FORTH_BACK_FORTH: &[Wish] = &[Wish::Rollback, Wish::Finish];
@@ -57,15 +65,43 @@ impl Default for Script {
             without_green: false,
             green_goes_down: false,
             breaks: None,
+            trouble: None,
+            opens_no_gate: false,
+            blue_stops_following: false,
             retries: 5,
+            retry_after_secs: 10,
             patience_secs: 600,
-            waits: 0,
-            place: None,
-            since: 0,
-            abandoned: 0,
-            gave_up: false,
         }
     }
+}
+
+/// A person, and what was seen and said so far.
+#[derive(Debug)]
+pub(crate) struct Person {
+    pub(crate) script: Script,
+    /// Waiting places so far.
+    waits: u32,
+    place: Option<Place>,
+    /// When the run came to this place, or the person last did something about it.
+    since: u64,
+    retries: u32,
+    abandoned: u32,
+    was_refused: bool,
+}
+
+impl Person {
+    pub(crate) fn new(script: Script) -> Person {
+        Person { script, waits: 0, place: None, since: 0, retries: 0, abandoned: 0, was_refused: false }
+    }
+}
+
+/// Where the run stands, as far as a person sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    step: usize,
+    direction: Direction,
+    moves: usize,
+    waits_for_person: bool,
 }
 
 impl World {
@@ -74,72 +110,101 @@ impl World {
         let step = self.run.present_step()?;
         let soaks = matches!(self.run.steps[step.0], StepState::Parked { .. }) && self.plan.steps[step.0].name == StepName::Soak;
         let waits_for_person = soaks || matches!(decide(&self.plan, &self.run, self.timestamp()), Decision::WaitForPerson { .. });
-        let place = Place { step: step.0, direction: self.run.direction, windows: self.windows_opened, waits_for_person };
-        if self.script.place != Some(place) {
-            (self.script.place, self.script.since) = (Some(place), self.now);
-            self.script.waits += u32::from(waits_for_person);
+        let place = Place { step: step.0, direction: self.run.direction, moves: self.moves_to_green(), waits_for_person };
+        if self.person.place != Some(place) {
+            (self.person.place, self.person.since) = (Some(place), self.now);
+            self.person.waits += u32::from(waits_for_person);
         }
         if !waits_for_person {
             return self.loses_patience();
         }
         self.check_rest();
-        if self.script.abandon_at.is_some_and(|at| at <= self.script.waits) && self.script.abandoned == 0 {
+        if self.person.script.abandon_at.is_some_and(|at| at <= self.person.waits) && self.person.abandoned == 0 {
             return Some(self.abandons());
         }
         let said = match &self.run.steps[step.0] {
-            StepState::Gated { .. } => {
-                self.last_read = None;
-                self.broken = self.script.breaks;
-                RequestKind::Approve
-            }
-            StepState::Stuck { .. } => {
-                self.was_stuck = true;
-                if self.script.retries == 0 {
-                    self.gives_up();
-                    return None;
-                }
-                self.script.retries -= 1;
-                RequestKind::Retry
-            }
-            _ => match self.script.soaks.get(self.moves_to_green().saturating_sub(1)) {
-                Some(Wish::Rollback) => RequestKind::Rollback,
-                Some(Wish::Finish) | None => RequestKind::Finish,
-            },
+            StepState::Gated { .. } => self.at_gate(),
+            StepState::Stuck { .. } => self.at_stuck_step(),
+            _ => self.at_soak(),
         };
-        self.tell(|| format!("the person says {said:?}"));
-        Some(said)
+        if let Some(said) = &said {
+            self.tell(|| format!("the person says {said:?}"));
+        }
+        said
     }
 
-    fn loses_patience(&mut self) -> Option<RequestKind> {
-        if self.now - self.script.since < self.script.patience_secs * SECOND {
-            return None;
+    fn at_gate(&mut self) -> Option<RequestKind> {
+        if self.person.script.opens_no_gate {
+            return self.loses_patience();
         }
-        if self.script.abandoned > 1 {
+        self.broken = self.person.script.breaks.or(self.broken);
+        self.make_trouble();
+        Some(RequestKind::Approve)
+    }
+
+    fn make_trouble(&mut self) {
+        match self.person.script.trouble {
+            Some(Trouble::Leak(side)) => self.node(side).leaks = true,
+            Some(Trouble::Drift(side)) => self.node(side).drifted = true,
+            Some(Trouble::StubbornRoute) => self.routes[0].is_stubborn = true,
+            Some(Trouble::PreparedInWindow) | None => {}
+        }
+    }
+
+    fn at_stuck_step(&mut self) -> Option<RequestKind> {
+        self.was_stuck = true;
+        let Script { retries, retry_after_secs, .. } = self.person.script;
+        if self.person.retries == retries {
             self.gives_up();
             return None;
         }
-        self.script.since = self.now;
+        if self.now - self.person.since < retry_after_secs * SECOND {
+            return None;
+        }
+        self.person.since = self.now;
+        self.person.retries += 1;
+        Some(RequestKind::Retry)
+    }
+
+    fn at_soak(&mut self) -> Option<RequestKind> {
+        let Script { blue_stops_following, soaks, .. } = self.person.script;
+        if blue_stops_following && !self.person.was_refused {
+            self.nodes[0].subscriptions[1].iter_mut().for_each(|found| found.stuck = Some("a row does not fit"));
+            self.run.way_back_given_up()?;
+            self.person.was_refused = true;
+            return Some(RequestKind::Rollback);
+        }
+        Some(match soaks.get(self.moves_to_green().saturating_sub(1)) {
+            Some(Wish::Rollback) if self.run.way_back_given_up().is_none() => RequestKind::Rollback,
+            _ => RequestKind::Finish,
+        })
+    }
+
+    fn loses_patience(&mut self) -> Option<RequestKind> {
+        if self.now - self.person.since < self.person.script.patience_secs * SECOND {
+            return None;
+        }
+        if self.person.abandoned > 1 {
+            self.gives_up();
+            return None;
+        }
+        self.person.since = self.now;
         Some(self.abandons())
+    }
+
+    fn abandons(&mut self) -> RequestKind {
+        self.person.abandoned += 1;
+        if self.person.script.green_goes_down {
+            (self.nodes[1].up, self.nodes[1].back_at) = (false, None);
+            self.tell(|| "green goes down".to_owned());
+        }
+        self.tell(|| "the person abandons the run".to_owned());
+        RequestKind::Abandon { without_green: self.person.script.without_green }
     }
 
     /// The person leaves the run as it stands: held.
     fn gives_up(&mut self) {
         self.tell(|| "the person stops the coordinator".to_owned());
-        self.script.gave_up = true;
         self.interrupted.store(true, Ordering::SeqCst);
-    }
-
-    fn abandons(&mut self) -> RequestKind {
-        self.script.abandoned += 1;
-        self.node_goes_down();
-        self.tell(|| "the person abandons the run".to_owned());
-        RequestKind::Abandon { without_green: self.script.without_green }
-    }
-
-    fn node_goes_down(&mut self) {
-        if self.script.green_goes_down {
-            self.nodes[1].up = false;
-            self.tell(|| "green goes down".to_owned());
-        }
     }
 }

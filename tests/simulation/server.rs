@@ -379,6 +379,7 @@ impl Server for FakeServer {
     async fn probe_fence(&self) -> Result<FenceProbe, PortError> {
         let odd = FenceProbe::Leaks { how: "a superuser wrote".to_owned() };
         self.look("probe_fence", Outside, odd, |node| match fence_of(node) {
+            _ if node.leaks => FenceProbe::Leaks { how: "somebody wrote".to_owned() },
             Fence::Open => FenceProbe::Leaks { how: "it is open".to_owned() },
             Fence::Triggers | Fence::Connections => FenceProbe::Holds,
         })
@@ -400,6 +401,7 @@ impl Server for FakeServer {
     async fn schema_fingerprint(&self) -> Result<String, PortError> {
         self.read("schema_fingerprint", Inside, |node| {
             let text = match (node.migrated, node.relaxed) {
+                _ if node.drifted => "another",
                 (0, false) => BLUE_SCHEMA,
                 (0, true) => "relaxed",
                 (0b11, _) => GREEN_SCHEMA,
@@ -444,7 +446,7 @@ impl Server for FakeServer {
     }
 
     async fn long_transactions(&self, _: Duration) -> Result<Vec<LongTransaction>, PortError> {
-        let long = LongTransaction { pid: 1, age: Duration::from_secs(60), who: "somebody".to_owned() };
+        let long = LongTransaction { pid: 1, age: Duration::from_mins(1), who: "somebody".to_owned() };
         self.look("long_transactions", Outside, vec![long], |_| Vec::new()).await
     }
 
@@ -453,7 +455,10 @@ impl Server for FakeServer {
     }
 
     async fn prepared_transactions(&self) -> Result<Vec<String>, PortError> {
-        self.look("prepared_transactions", Outside, vec!["one".to_owned()], |_| Vec::new()).await
+        self.look("prepared_transactions", Outside, vec!["one".to_owned()], |node| {
+            node.has_prepared.then(|| "one".to_owned()).into_iter().collect()
+        })
+        .await
     }
 
     async fn ensure_history_without(&self, _: &[String]) -> Result<(), PortError> {

@@ -4,7 +4,7 @@ use crate::harness::{Report, Setup};
 use greenlight::run::Outcome;
 
 #[derive(Debug, Default)]
-struct Tally {
+pub(crate) struct Tally {
     runs: u32,
     completed: u32,
     rolled_back: u32,
@@ -16,7 +16,7 @@ struct Tally {
 
 impl Tally {
     /// Runs it and counts what came of it.
-    fn run(&mut self, setup: Setup) -> Report {
+    pub(crate) fn run(&mut self, setup: Setup) -> Report {
         let report = setup.simulate(false);
         self.add(&report);
         if let Some(text) = &report.world.violation {
@@ -38,8 +38,13 @@ impl Tally {
         }
     }
 
+    /// With faults that end and a person who tries again, no run is held for good.
+    pub(crate) fn none_held(&self) {
+        assert_eq!(self.held, 0);
+    }
+
     /// Prints the figures, and fails with the first run of each kind of violation.
-    fn conclude(&self, what: &str, calls: usize) {
+    pub(crate) fn conclude(&self, what: &str, calls: usize) {
         let Tally { runs, completed, rolled_back, held, were_stuck, violations } = self;
         println!(
             "{what}: {calls} calls, {runs} runs: {completed} completed, {rolled_back} rolled back, {held} held; {were_stuck} waited for a person"
@@ -47,8 +52,10 @@ impl Tally {
         if let Some((_, setup, _)) = violations.first() {
             println!("{}", setup.trace());
         }
-        let found: Vec<String> =
-            violations.iter().map(|(text, setup, times)| format!("{text} ({times} runs, first {:?})", setup.faults)).collect();
+        let found: Vec<String> = violations
+            .iter()
+            .map(|(text, setup, times)| format!("{text} ({times} runs, first {:?}, seed {})", setup.faults, setup.seed))
+            .collect();
         assert!(found.is_empty(), "{}", found.join("\n"));
     }
 }
@@ -72,6 +79,7 @@ fn every_single_fault_ends_whole() {
         }
     }
     tally.conclude("every single fault", points.len());
+    tally.none_held();
 }
 
 /// Every pair of faults of which the first strikes a call of this shard.
@@ -90,6 +98,7 @@ fn sweep_pairs(shard: usize) {
         }
     }
     tally.conclude(&format!("pairs of faults, part {shard} of {SHARDS}"), points.len());
+    tally.none_held();
 }
 
 const SHARDS: usize = 8;

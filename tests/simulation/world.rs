@@ -6,7 +6,8 @@
 use crate::{
     fault::{Fault, Kind, Late},
     plan::{self, PlanKind},
-    script::Script,
+    script::{Person, Script},
+    seeds::Chaos,
 };
 use greenlight::{
     plan::Plan,
@@ -18,6 +19,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool};
 
 pub(crate) const MS: u64 = 1_000;
 pub(crate) const SECOND: u64 = 1_000 * MS;
+/// How long a server stays down.
+const OUTAGE: u64 = 30 * SECOND;
 
 /// A direction of the logical flow. As an index: of publications and slots on the publisher, of subscriptions on the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +89,8 @@ impl Rows {
 pub(crate) struct Node {
     pub(crate) side: Side,
     pub(crate) up: bool,
+    /// When it is up again.
+    pub(crate) back_at: Option<u64>,
     pub(crate) in_recovery: bool,
     pub(crate) timeline: u32,
     /// How far a standby has replayed blue's log; after the promotion, where it left it.
@@ -112,6 +117,11 @@ pub(crate) struct Node {
     pub(crate) migrated: u8,
     pub(crate) relaxed: bool,
     pub(crate) has_nulls: bool,
+    /// Its fences do not keep everybody out.
+    pub(crate) leaks: bool,
+    /// Somebody has changed its schema.
+    pub(crate) drifted: bool,
+    pub(crate) has_prepared: bool,
 }
 
 impl Node {
@@ -119,6 +129,7 @@ impl Node {
         Node {
             side,
             up: true,
+            back_at: None,
             in_recovery: false,
             timeline: 1,
             replayed: 0,
@@ -140,16 +151,16 @@ impl Node {
             migrated: 0,
             relaxed: false,
             has_nulls: false,
+            leaks: false,
+            drifted: false,
+            has_prepared: false,
         }
     }
 
     /// Whether an application's write is accepted.
     pub(crate) fn accepts_writes(&self) -> bool {
-        self.up
-            && !self.in_recovery
-            && self.allow_connections
-            && !(self.fence_installed && self.fence_closed)
-            && !self.read_only_default
+        let fenced = !self.allow_connections || (self.fence_installed && self.fence_closed);
+        self.up && !self.in_recovery && !self.read_only_default && (!fenced || self.leaks)
     }
 
     pub(crate) fn append(&mut self, at: u64, what: What) {
@@ -162,6 +173,8 @@ pub(crate) struct RouteFake {
     pub(crate) points_at: Side,
     pub(crate) paused_since: Option<u64>,
     pub(crate) settled: bool,
+    /// Says that it was repointed, and was not.
+    pub(crate) is_stubborn: bool,
 }
 
 /// The guard process, standing by.
@@ -202,9 +215,10 @@ pub(crate) struct World {
     /// The run as its durable journal tells it.
     pub(crate) run: Run,
     pub(crate) processes: Vec<Process>,
-    pub(crate) script: Script,
+    pub(crate) person: Person,
 
     pub(crate) faults: Vec<(usize, Fault)>,
+    pub(crate) chaos: Option<Chaos>,
     pub(crate) fired: u32,
     /// Every numbered call so far.
     pub(crate) points: Vec<Kind>,
@@ -216,10 +230,14 @@ pub(crate) struct World {
     pub(crate) landing: bool,
     pub(crate) violation: Option<String>,
     pub(crate) trace: Option<Vec<String>>,
+    /// A process has taken the run over, and has not yet looked how far the open step came.
+    pub(crate) must_observe: bool,
+    pub(crate) differs: bool,
     pub(crate) windows_opened: u32,
     pub(crate) was_stuck: bool,
     pub(crate) calls: usize,
     pub(crate) promoted_by_others_at: Option<usize>,
+    pub(crate) green_dies_at: Option<usize>,
     /// The present coordinator's Ctrl-C.
     pub(crate) interrupted: Arc<AtomicBool>,
 }
@@ -245,7 +263,7 @@ impl World {
         green.in_recovery = true;
         blue.physical_slot = !kind.makes_standby;
         green.up = !kind.makes_standby;
-        let route = || RouteFake { points_at: Side::Blue, paused_since: None, settled: false };
+        let route = || RouteFake { points_at: Side::Blue, paused_since: None, settled: false, is_stubborn: false };
         World {
             now: 0,
             lag: 4 * MS,
@@ -260,8 +278,9 @@ impl World {
             run: Run::new(plan.steps.len()),
             plan: Arc::new(plan),
             processes: Vec::new(),
-            script,
+            person: Person::new(script),
             faults: faults.to_vec(),
+            chaos: None,
             fired: 0,
             points: Vec::with_capacity(512),
             last_read: None,
@@ -270,10 +289,13 @@ impl World {
             landing: false,
             violation: None,
             trace: None,
+            must_observe: false,
+            differs: false,
             windows_opened: 0,
             was_stuck: false,
             calls: 0,
             promoted_by_others_at: None,
+            green_dies_at: None,
             interrupted: Arc::default(),
         }
     }
@@ -336,6 +358,10 @@ impl World {
     }
 
     fn tick(&mut self) {
+        let now = self.now;
+        for node in self.nodes.iter_mut().filter(|node| node.back_at.is_some_and(|at| at <= now)) {
+            (node.up, node.back_at) = (true, None);
+        }
         self.applications_write();
         self.replay();
         self.flow(Flow::Forward);
@@ -384,6 +410,15 @@ impl World {
         }
         while blue.log.get(green.replayed).is_some_and(|entry| entry.at + lag <= now) {
             green.replayed += 1;
+        }
+    }
+
+    /// Somebody else promotes green, and is careful with it.
+    pub(crate) fn promoted_by_others(&mut self) {
+        if self.nodes[Side::Green as usize].in_recovery {
+            self.tell(|| "somebody promotes green".to_owned());
+            self.node(Side::Green).read_only_default = true;
+            self.promote_green();
         }
     }
 
@@ -460,6 +495,16 @@ impl World {
         *slot = (*slot).max(place);
         if let Some(id) = violation {
             self.violated(format!("row {id} was applied twice, by the {flow:?} flow"));
+        }
+    }
+
+    /// Down for a while; what is no server stays up.
+    pub(crate) fn go_down(&mut self, side: Option<Side>) {
+        if let Some(side) = side {
+            self.restart(side);
+            self.node(side).up = false;
+            let back_at = self.now + OUTAGE;
+            self.node(side).back_at = Some(back_at);
         }
     }
 

@@ -239,7 +239,7 @@ fn machine() -> String {
 
 fn table(summary: &Summary) -> String {
     let mut table = comfy_table::Table::new();
-    table.load_preset(comfy_table::presets::ASCII_MARKDOWN).set_header(["", "median", "p99", "max"]);
+    table.set_header(["", "median", "p99", "max"]);
     let mut row = |name: &str, spread: &Spread| {
         table.add_row([
             name.to_owned(),

@@ -104,7 +104,7 @@ fn playbook_text(world: &World, migrations: &Path, soak: &Soak) -> String {
          validate:\n  rows: true\n  assertions:\n    - name: every order has a customer\n      \
          query: select count(*) from orders o where not exists (select from customers c where c.id = o.customer_id)\n      expect: 0\n\
          window:\n  max_pause: 5s\n  max_lag: 4MiB\n{gate}soak: {{for: {}s, then: wait}}\non_failure: rollback\n\
-         limits: {{wal_kept: 20GiB}}\naccept: []\n",
+         limits: {{wal_kept: 20GiB}}\naccept: [no-archive, \"backfill:public.customers\"]\n",
         text(&world.url(Side::Blue)),
         text(&world.url(Side::Green)),
         text(&migrations.display().to_string()),

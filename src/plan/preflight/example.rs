@@ -3,12 +3,13 @@
 use super::{Look, check};
 use crate::migrate::{Migration, ShadowReport, StatementReport, TableWrite};
 use crate::plan::{
-    Answer, Day, Finding, Gate, GreenSurvey, HistorySpec, LimitsSpec, LongTransactions, OnFailure, OpenHours, Plan, PlanInput, RouteKind, RouteSpec,
-    RouteSurvey, ServerSpec, ServerSurvey, SlotSurvey, SoakSpec, StandbySurvey, Survey, SyncTrigger, TableSize, ValidateSpec,
-    WindowSpec, compile,
+    Answer, Day, Finding, Gate, GreenSurvey, HistorySpec, LimitsSpec, LongTransactions, OnFailure, OpenHours, Plan, PlanInput,
+    RouteKind, RouteSpec, RouteSurvey, ServerSpec, ServerSurvey, SlotSurvey, SoakSpec, StandbySurvey, Survey, SyncTrigger,
+    TableSize, ValidateSpec, WindowSpec, compile,
 };
 use crate::schema::{
-    Catalog, Column, ComparedColumn, Flow, Partition, Persistence, ReplicaIdentity, SharedColumns, Table, TableFlow, Verdict,
+    Catalog, Column, ComparedColumn, Constraint, Flow, Index, Moves, Partition, Persistence, ReplicaIdentity, SharedColumns,
+    Table, TableFlow, Verdict,
 };
 use crate::word::{Lsn, RelationName, Template, Timestamp};
 
@@ -27,11 +28,12 @@ impl World {
         let orders = after.tables.get_mut("public.orders").unwrap();
         orders.columns.push(column("note", "text", false));
         let shadow = ShadowReport {
+            down: None,
             before: catalog.clone(),
             after,
             statements: vec![World::statement("alter table orders add column note text")],
+            moves: Moves::default(),
             stood_on: "a throwaway PostgreSQL 15 on this machine".to_owned(),
-            ..ShadowReport::default()
         };
         let survey = Survey {
             blue: blue(catalog.clone()),
@@ -74,11 +76,16 @@ impl World {
         let shadow = world.survey.shadow.as_mut().unwrap();
         shadow.after.tables.get_mut("public.orders").unwrap().columns.retain(|column| column.name != "total");
         let orders = RelationName::new("public", "orders");
-        let fills = TableWrite { table: orders.clone(), kind: "update".to_owned(), columns: vec!["note".to_owned()], fires: Vec::new() };
+        let fills =
+            TableWrite { table: orders.clone(), kind: "update".to_owned(), columns: vec!["note".to_owned()], fires: Vec::new() };
         shadow.statements = vec![
             World::statement("alter table orders add column note text"),
             StatementReport { line: 2, writes: vec![fills], ..World::statement("update orders set note = 'n/a'") },
-            StatementReport { line: 3, rewrites: vec![orders], ..World::statement("alter table orders alter column id type bigint") },
+            StatementReport {
+                line: 3,
+                rewrites: vec![orders],
+                ..World::statement("alter table orders alter column id type bigint")
+            },
             StatementReport { line: 4, ..World::statement("alter table orders drop column total") },
         ];
         world
@@ -244,8 +251,19 @@ pub(in crate::plan) fn table(name: &str) -> Table {
     Table {
         name: RelationName::new("public", name),
         columns: vec![column("id", "bigint", true), column("total", "numeric", false)],
-        constraints: Vec::new(),
-        indexes: Vec::new(),
+        constraints: vec![Constraint {
+            name: format!("{name}_pkey"),
+            kind: "p".to_owned(),
+            definition: "PRIMARY KEY (id)".to_owned(),
+            validated: true,
+        }],
+        indexes: vec![Index {
+            name: format!("{name}_pkey"),
+            definition: format!("CREATE UNIQUE INDEX {name}_pkey ON public.{name} USING btree (id)"),
+            unique: true,
+            valid: true,
+            identity_columns: Some(vec!["id".to_owned()]),
+        }],
         triggers: Vec::new(),
         identity: ReplicaIdentity::Default,
         primary_key: vec!["id".to_owned()],

@@ -2,6 +2,7 @@
 
 use super::{Look, fine, needs_accept, refused};
 use crate::plan::Finding;
+use crate::plan::figures::few;
 
 /// Extensions that make tables, move rows or run jobs by themselves, and what that means for a run.
 const AT_WORK: &[(&str, &str)] = &[
@@ -42,8 +43,13 @@ pub(super) fn check(look: &Look<'_>) -> Vec<Finding> {
         findings.push(needs_accept(format!("extension-state:{name}"), seen, consequence));
     }
     if findings.is_empty() {
-        let names: Vec<&str> = installed.keys().map(String::as_str).collect();
-        findings.push(fine("extensions", format!("Extensions without a state of their own: {}.", names.join(", "))));
+        let names: Vec<&String> = installed.keys().collect();
+        let seen = if names.is_empty() {
+            "No extension is in use.".to_owned()
+        } else {
+            format!("Extensions without a state of their own: {}.", few(&names))
+        };
+        findings.push(fine("extensions", seen));
     }
     findings
 }

@@ -2,9 +2,9 @@
 
 use super::{Look, fine, handled, needs_accept, refused};
 use crate::migrate::{ShadowReport, StatementReport};
-use crate::plan::figures::count;
+use crate::plan::figures::{count, few};
 use crate::plan::{Finding, StepName};
-use crate::schema::{Constraint, Partition, Table};
+use crate::schema::{Constraint, Partition, Table, difference};
 use crate::word::RelationName;
 
 pub(super) fn check(look: &Look<'_>) -> Vec<Finding> {
@@ -25,14 +25,24 @@ pub(super) fn check(look: &Look<'_>) -> Vec<Finding> {
         }
         Ok(shadow) => {
             let (migrations, statements) = (count(look.pending.len(), "migration"), count(shadow.statements.len(), "statement"));
-            findings
-                .push(fine("shadow", format!("{migrations} of {statements} went through in the shadow ({}).", shadow.stood_on)));
+            let seen = format!("{migrations} of {statements} went through in the shadow ({}).", shadow.stood_on);
+            findings.push(fine("shadow", seen));
+            findings.extend(shadow_is_not_blue(look, shadow));
             findings.extend(backfills(look, shadow));
             findings.extend(new_constraints(look, shadow));
             findings.extend(sync_triggers(look));
         }
     }
     findings
+}
+
+/// Verdicts that were found on another schema than blue's would say nothing.
+fn shadow_is_not_blue(look: &Look<'_>, shadow: &ShadowReport) -> Option<Finding> {
+    let changes = difference(&look.blue().catalog, &shadow.before);
+    (!changes.is_empty()).then(|| {
+        let seen = format!("The shadow's schema is not blue's: {}.", few(&changes));
+        refused("shadow-differs", seen, "see that the scratch server has blue's extensions and version, and plan again")
+    })
 }
 
 fn changed_files(look: &Look<'_>) -> Vec<Finding> {
@@ -201,6 +211,12 @@ mod tests {
         assert_answers(&world, "migrations", "fine");
         assert_answers(&World::new(), "shadow", "fine");
         assert_answers(&World::new(), "history-table", "handled");
+    }
+
+    #[test]
+    fn a_shadow_of_another_schema_is_refused() {
+        assert_answers(&World::new(), "shadow-differs", "none");
+        assert_answers(&World::with(|w| drop(w.table("public.orders").columns.pop())), "shadow-differs", "refused");
     }
 
     #[test]

@@ -64,7 +64,9 @@ fn peers(look: &Look<'_>) -> Vec<Finding> {
         } else {
             fine(code, capital(&format!("{peer}'s subscription keeps no password.")))
         });
-        if look.green().is_some() && is_loopback(url) != is_loopback(peer_url(other(look, side))) {
+        let addresses = [url, peer_url(other(look, side))];
+        let visible = addresses.iter().all(|url| !url.starts_with("${"));
+        if visible && look.green().is_some() && is_loopback(addresses[0]) != is_loopback(addresses[1]) {
             let seen = format!(
                 "One of the servers is named by a loopback address and the other is not: {peer} may take the address of {side} for its own."
             );
@@ -100,7 +102,11 @@ fn parts(url: &str) -> (&str, &str) {
     (&rest[..authority_end], &rest[authority_end..])
 }
 
+/// A URL that is one single reference may hold anything, so it is taken to hold one.
 fn has_password(url: &str) -> bool {
+    if url.starts_with("${") {
+        return true;
+    }
     let (login, rest) = parts(url);
     // The colon of a reference such as `${env:NAME}` is none.
     without_references(login).contains(':') || rest.contains("password=")
@@ -153,6 +159,7 @@ mod tests {
         let without = World::with(|w| w.input.blue.peer_url = Some(Template(passfile.clone())));
         assert_answers(&without, "subscription-password:blue", "fine");
         assert!(has_password("postgresql://u:${env:P}@h/d"));
+        assert!(has_password("${file:/etc/blue-url}"));
         assert!(has_password("postgresql://h/d?user=u&password=x"));
         assert!(!has_password("postgresql://${env:USER}@h/d"));
         assert!(!has_password("postgresql://h:5432/d"));

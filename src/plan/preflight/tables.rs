@@ -68,10 +68,16 @@ fn identities(look: &Look<'_>, parts: &Parts<'_>) -> Vec<Finding> {
 
 fn identity(look: &Look<'_>, table: &Table, shared: &SharedColumns) -> Option<Finding> {
     let code = format!("replica-identity:{}", table.name);
-    let index = |name: &String| table.indexes.iter().find(|index| index.name == *name && index.valid);
+    let fit = |name: &String| {
+        let index = table.indexes.iter().find(|index| index.name == *name && index.valid);
+        index.and_then(|index| index.identity_columns.clone()).unwrap_or_default()
+    };
     let key = match &table.identity {
-        ReplicaIdentity::Default => &table.primary_key,
-        ReplicaIdentity::Index(name) => index(name).and_then(|index| index.identity_columns.as_ref())?,
+        // A primary key's index has its name. A deferrable one is no identity.
+        ReplicaIdentity::Default => {
+            table.constraints.iter().find(|constraint| constraint.kind == "p").map(|key| fit(&key.name)).unwrap_or_default()
+        }
+        ReplicaIdentity::Index(name) => fit(name),
         ReplicaIdentity::Full if shared.forward.is_some() => {
             let seen = format!(
                 "Table {} has REPLICA IDENTITY FULL, and the migration needs its publication narrowed: blue would refuse every UPDATE and \
@@ -81,11 +87,11 @@ fn identity(look: &Look<'_>, table: &Table, shared: &SharedColumns) -> Option<Fi
             return Some(refused(code, seen, "give it a primary key and `ALTER TABLE ... REPLICA IDENTITY DEFAULT`"));
         }
         ReplicaIdentity::Full => return searched_through(look, table),
-        ReplicaIdentity::Nothing => &Vec::new(),
+        ReplicaIdentity::Nothing => Vec::new(),
     };
     if key.is_empty() {
         let seen = format!(
-            "Table {} has no primary key and no other replica identity: published, blue would refuse every UPDATE and DELETE on it.",
+            "Table {} has no primary key, or a deferrable one, and no other replica identity: published, blue would refuse every UPDATE and DELETE on it.",
             table.name
         );
         let remedy = "add a primary key, or `ALTER TABLE ... REPLICA IDENTITY USING INDEX` with a unique index over NOT NULL columns, or \
@@ -173,8 +179,9 @@ mod tests {
     fn a_table_whose_updates_a_publication_would_stop_is_refused() {
         type Change = fn(&mut World);
         let code = "replica-identity:public.orders";
-        let cases: [(Change, &str); 6] = [
-            (|w| w.table("public.orders").primary_key.clear(), "refused"),
+        let cases: [(Change, &str); 7] = [
+            (|w| w.table("public.orders").constraints.clear(), "refused"),
+            (|w| w.table("public.orders").indexes[0].identity_columns = None, "refused"),
             (|w| w.table("public.orders").identity = ReplicaIdentity::Nothing, "refused"),
             (|w| w.table("public.orders").identity = ReplicaIdentity::Full, "none"),
             (|w| w.narrow_orders(&["id", "total"]), "none"),
@@ -218,7 +225,7 @@ mod tests {
         let partitioned = World::with(World::partition_orders);
         assert_answers(&partitioned, "replica-identity", "fine");
         let mut keyless = partitioned;
-        keyless.table("public.orders_1").primary_key.clear();
+        keyless.table("public.orders_1").constraints.clear();
         assert_answers(&keyless, "replica-identity:public.orders_1", "refused");
     }
 
@@ -275,7 +282,7 @@ mod tests {
     #[test]
     fn a_table_that_is_not_published_needs_no_identity() {
         let out = |w: &mut World| {
-            w.table("public.orders").primary_key.clear();
+            w.table("public.orders").constraints.clear();
             w.tables[0].flow = Flow::Out { because: "the history table".to_owned() };
         };
         assert_answers(&World::with(out), "replica-identity:public.orders", "none");

@@ -108,7 +108,7 @@ fn archive_of_blue(blue: &ServerSurvey) -> Finding {
         return handled("restore-point", "Blue's WAL is archived.", StepName::PrepareBlue, how);
     }
     let consequence = "the restore point cannot be recovered to: the ways back are the run's own, and whatever backup you have";
-    needs_accept("restore-point", "Nothing archives blue's WAL.", consequence)
+    needs_accept("no-archive", "Nothing archives blue's WAL.", consequence)
 }
 
 fn event_triggers(blue: &ServerSurvey) -> Vec<Finding> {
@@ -173,7 +173,8 @@ mod tests {
 
     #[test]
     fn a_restore_point_without_an_archive_needs_a_word() {
-        assert_answers(&archiving("", ""), "restore-point", "needs_accept");
+        assert_answers(&archiving("", ""), "no-archive", "needs_accept");
+        assert_answers(&archiving("cp %p /a/%f", ""), "no-archive", "none");
         assert_answers(&archiving("cp %p /a/%f", ""), "restore-point", "handled");
     }
 

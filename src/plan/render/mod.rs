@@ -6,7 +6,7 @@ mod mermaid;
 mod text;
 
 pub use mermaid::mermaid;
-pub use text::{Detail, text};
+pub use text::text;
 
 use super::{Gate, ServerSpec};
 

@@ -1,27 +1,23 @@
 use super::{address, asks_for};
-use crate::plan::figures::{bytes, capital, count, milliseconds};
+use crate::plan::figures::{bytes, capital, count, few, milliseconds};
 use crate::plan::{Answer, Finding, OnFailure, Plan, PlannedStep, Reversal, StepName};
 use crate::schema::{TableFlow, Verdict};
-
-/// How much is written out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Detail {
-    /// Long statements are cut, and tables that are lossless both ways are counted.
-    Short,
-    /// Everything.
-    Full,
-}
+use std::collections::BTreeMap;
 
 /// Columns of text that is wrapped. Statements are not.
 const WIDTH: usize = 110;
 
-/// Characters of a line of a statement, and lines of one, in `Short`.
+/// Characters of a line of a statement, and lines of one, unless everything is asked for.
 const SQL_CHARS_MAX: usize = 200;
 const SQL_LINES_MAX: usize = 12;
 
-/// The plan, for a terminal and for a person who is to approve it.
-pub fn text(plan: &Plan, detail: Detail) -> String {
-    let mut page = Page { text: String::new(), detail };
+/// Findings that differ only in their object, unless everything is asked for.
+const OF_A_KIND_MAX: usize = 20;
+
+/// The plan, for a terminal and for a person who is to approve it. `all_tables`: statements and tables are written out
+/// whole, however many there are; otherwise long statements are cut, and tables that are lossless both ways are counted.
+pub fn text(plan: &Plan, all_tables: bool) -> String {
+    let mut page = Page { text: String::new(), all_tables };
     page.line(0, &format!("Plan `{}`, run {}", plan.name, plan.run));
     page.line(2, &format!("blue   {}", address(&plan.blue)));
     page.line(2, &format!("green  {}", address(&plan.green)));
@@ -41,7 +37,7 @@ pub fn text(plan: &Plan, detail: Detail) -> String {
 
 struct Page {
     text: String,
-    detail: Detail,
+    all_tables: bool,
 }
 
 impl Page {
@@ -75,6 +71,9 @@ impl Page {
     }
 
     fn step(&mut self, number: usize, step: &PlannedStep) {
+        if number > 1 {
+            self.text.push('\n');
+        }
         self.line(0, &format!("{number:>2}  {}", capital(step.name.title())));
         if let Some(gate) = asks_for(&step.gate) {
             self.wrapped(4, 2, &format!("GATE: waits for {gate}"));
@@ -89,7 +88,6 @@ impl Page {
         if step.reversal == Reversal::Revert {
             self.wrapped(4, 2, &format!("way back: {}", step.way_back));
         }
-        self.text.push('\n');
     }
 
     fn sql(&mut self, sql: &str) {
@@ -98,9 +96,9 @@ impl Page {
             return;
         }
         let lines: Vec<&str> = sql.lines().collect();
-        let shown = if self.detail == Detail::Short { lines.len().min(SQL_LINES_MAX) } else { lines.len() };
+        let shown = if self.all_tables { lines.len() } else { lines.len().min(SQL_LINES_MAX) };
         for (at, line) in lines[..shown].iter().enumerate() {
-            let text = if self.detail == Detail::Short { shortened(line) } else { (*line).to_owned() };
+            let text = if self.all_tables { (*line).to_owned() } else { shortened(line) };
             self.line(if at == 0 { 6 } else { 10 }, &text);
         }
         if lines.len() > shown {
@@ -108,23 +106,20 @@ impl Page {
         }
     }
 
+    /// Tables of one verdict for the same reasons stand together.
     fn tables(&mut self, tables: &[TableFlow]) {
-        let lossless: Vec<String> =
-            tables.iter().filter(|flow| flow.verdict == Verdict::Lossless).map(|flow| flow.table.to_string()).collect();
-        let names = if self.detail == Detail::Full && !lossless.is_empty() { format!(": {}", lossless.join(", ")) } else { String::new() };
-        self.wrapped(2, 2, &format!("Lossless both ways: {}{names}", count(lossless.len(), "table")));
+        let mut groups: BTreeMap<(Rank, Vec<String>), Vec<String>> = BTreeMap::new();
         for flow in tables {
-            let (word, reasons) = match &flow.verdict {
-                Verdict::Lossless => continue,
-                Verdict::LosslessWithShim { shims } => ("lossless with shim".to_owned(), shims.clone()),
-                Verdict::RollbackWouldLose { what, accepted } => {
-                    let accepted = if *accepted { " (accepted)" } else { "" };
-                    (format!("ROLLBACK WOULD LOSE{accepted}"), what.clone())
-                }
-                Verdict::Refused { reasons } => ("REFUSED".to_owned(), reasons.clone()),
-                Verdict::NotSent { why } => ("not sent".to_owned(), vec![why.clone()]),
+            groups.entry(verdict(&flow.verdict)).or_default().push(flow.table.to_string());
+        }
+        for ((rank, reasons), names) in groups {
+            let listed = if self.all_tables { names.join(", ") } else { few(&names) };
+            let line = match (rank, names.len()) {
+                (Rank::Lossless, number) if !self.all_tables => format!("{}: {}", rank.title(), count(number, "table")),
+                (_, 1) => format!("{}: {listed}", rank.title()),
+                (_, number) => format!("{}: {}: {listed}", rank.title(), count(number, "table")),
             };
-            self.line(2, &format!("{}: {word}", flow.table));
+            self.wrapped(2, 4, &line);
             for reason in reasons {
                 self.wrapped(6, 2, &format!("- {reason}"));
             }
@@ -159,11 +154,22 @@ impl Page {
             return;
         }
         self.line(2, &format!("{title}: {}", group.len()));
+        let most = if self.all_tables { usize::MAX } else { OF_A_KIND_MAX };
+        let mut shown: BTreeMap<String, usize> = BTreeMap::new();
         for (finding, then) in group {
+            let kind = finding.code.split_once(':').map_or(finding.code.as_str(), |(kind, _)| kind);
+            let number = shown.entry(kind.to_owned()).or_default();
+            *number += 1;
+            if *number > most {
+                continue;
+            }
             self.wrapped(4, 2, &format!("{}: {}", finding.code, finding.seen));
             if !then.is_empty() {
                 self.wrapped(6, 2, &then);
             }
+        }
+        for (kind, number) in shown.into_iter().filter(|(_, number)| *number > most) {
+            self.line(4, &format!("... {} more of `{kind}`", number - most));
         }
     }
 
@@ -174,15 +180,22 @@ impl Page {
             OnFailure::Hold => "is held for a person",
         };
         let lines = [
-            format!("pause          at most {}; then blue is opened again and the run waits for the next chance", milliseconds(plan.window.max_pause_ms)),
-            format!("lag            under {} before the pause begins", bytes(plan.window.max_lag_bytes)),
-            format!("WAL kept       at most {wal} by the run's slot on the serving side; then the run gives it up"),
-            format!("soak           {}", milliseconds(plan.soak.for_secs.saturating_mul(1000))),
-            format!("restore point  {}", plan.names.restore_point),
-            format!("on a failure   the run {on_failure}"),
+            (
+                "pause",
+                format!(
+                    "tens of milliseconds are to be expected, {} are the limit: then blue is opened again, and the run waits for \
+                     its next chance",
+                    milliseconds(plan.window.max_pause_ms)
+                ),
+            ),
+            ("lag", format!("under {} before the pause begins", bytes(plan.window.max_lag_bytes))),
+            ("WAL kept", format!("at most {wal} by the run's slot on the serving side; then the run gives it up")),
+            ("soak", milliseconds(plan.soak.for_secs.saturating_mul(1000))),
+            ("restore point", format!("`{}` on blue", plan.names.restore_point)),
+            ("on a failure", format!("the run {on_failure}")),
         ];
-        for line in lines {
-            self.wrapped(2, 15, &line);
+        for (name, text) in lines {
+            self.wrapped(2, 2, &format!("{name}: {text}"));
         }
     }
 
@@ -198,6 +211,41 @@ impl Page {
         self.text.push('\n');
         self.line(0, &can_run);
         self.line(0, &format!("digest {}", plan.digest()));
+    }
+}
+
+/// Verdicts, the worst first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Refused,
+    WouldLose,
+    WouldLoseAccepted,
+    LosslessWithShim,
+    Lossless,
+    NotSent,
+}
+
+impl Rank {
+    fn title(self) -> &'static str {
+        match self {
+            Rank::Refused => "REFUSED",
+            Rank::WouldLose => "ROLLBACK WOULD LOSE",
+            Rank::WouldLoseAccepted => "Rollback would lose (accepted by the playbook)",
+            Rank::LosslessWithShim => "Lossless both ways with shims",
+            Rank::Lossless => "Lossless both ways",
+            Rank::NotSent => "Not sent",
+        }
+    }
+}
+
+fn verdict(verdict: &Verdict) -> (Rank, Vec<String>) {
+    match verdict {
+        Verdict::Refused { reasons } => (Rank::Refused, reasons.clone()),
+        Verdict::RollbackWouldLose { what, accepted: false } => (Rank::WouldLose, what.clone()),
+        Verdict::RollbackWouldLose { what, accepted: true } => (Rank::WouldLoseAccepted, what.clone()),
+        Verdict::LosslessWithShim { shims } => (Rank::LosslessWithShim, shims.clone()),
+        Verdict::Lossless => (Rank::Lossless, Vec::new()),
+        Verdict::NotSent { why } => (Rank::NotSent, vec![why.clone()]),
     }
 }
 
@@ -220,8 +268,8 @@ mod tests {
     #[test]
     fn a_plan_reads_well() {
         let plan = World::migrating().plan();
-        insta::assert_snapshot!("plan_short", text(&plan, Detail::Short));
-        insta::assert_snapshot!("plan_full", text(&plan, Detail::Full));
+        insta::assert_snapshot!("plan_short", text(&plan, false));
+        insta::assert_snapshot!("plan_full", text(&plan, true));
         insta::assert_snapshot!("plan_mermaid", mermaid(&plan));
     }
 
@@ -230,7 +278,7 @@ mod tests {
         let mut world = World::migrating();
         world.blue().wal_level = "replica".to_owned();
         world.blue().large_objects = 3;
-        let page = text(&world.plan(), Detail::Short);
+        let page = text(&world.plan(), false);
         let from = page.find("Preflight").unwrap();
         let until = page.find("  Handled by the run").unwrap();
         insta::assert_snapshot!("obstacles", format!("{}\n{}", &page[from..until], page.lines().rev().nth(1).unwrap()));
@@ -241,7 +289,7 @@ mod tests {
         let mut world = World::migrating();
         world.input.blue.url.0 = "postgresql://me:hunter2@db1:5432/shop?password=hunter3".to_owned();
         let plan = world.plan();
-        for page in [text(&plan, Detail::Full), mermaid(&plan)] {
+        for page in [text(&plan, true), mermaid(&plan)] {
             assert!(!page.contains("hunter"), "{page}");
         }
     }
@@ -251,10 +299,10 @@ mod tests {
         let mut world = World::new();
         world.add_tables(10_000);
         let plan = world.plan();
-        let short = text(&plan, Detail::Short);
+        let short = text(&plan, false);
         assert!(short.lines().count() < 250, "{} lines", short.lines().count());
         assert!(short.lines().all(|line| line.chars().count() < 300));
-        assert!(text(&plan, Detail::Full).contains("table_9999"));
+        assert!(text(&plan, true).contains("table_9999"));
         assert!(serde_json::to_string(&plan).unwrap().contains("table_9999"));
     }
 }

@@ -79,7 +79,10 @@ select jsonb_build_object(
         from pg_stat_replication r
         left join pg_replication_slots s on s.active_pid = r.pid
         where s.slot_type is distinct from 'logical' and r.state is distinct from 'backup'
-    ), '[]'),
+    ), '[]')
+)
+-- A function takes a hundred arguments, so the object comes in two parts.
+|| jsonb_build_object(
     'archive_mode', current_setting('archive_mode'),
     'archive_command', coalesce((select setting from pg_settings where name = 'archive_command'), ''),
     'wal_keep_bytes', (select value * 1024 * 1024 from number where name = 'wal_keep_size'),

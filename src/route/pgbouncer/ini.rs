@@ -84,19 +84,19 @@ impl Entry {
     /// The file with these parts of the entry set to these values, and nothing else changed.
     pub(super) fn with(&self, file: &[u8], wanted: &[(&str, &str)]) -> Result<Vec<u8>, EntryError> {
         let mut edits: Vec<(Range<usize>, String)> = Vec::new();
-        let mut added = String::new();
+        // The value of the last part, where it is not quoted, would else run on into what is added.
+        let mut added: Vec<String> = Vec::new();
         for &(key, value) in wanted {
             let written = quote_value(value)?;
             let mut given = self.parts.iter().filter(|part| part.key == key).peekable();
             if given.peek().is_none() {
-                added.push_str(&format!(" {key}={written}"));
+                added.push(format!(" {key}={written}"));
             }
             edits.extend(given.filter(|part| part.value != value).map(|part| (part.span.clone(), written.clone())));
         }
         if !added.is_empty() {
             let end = self.value.end;
-            // An unquoted value right before the end needs the space; an empty connection string does not mind it.
-            edits.push((end..end, added));
+            edits.push((end..end, added.concat()));
         }
         edits.sort_by_key(|(span, _)| span.start);
         let mut edited = Vec::with_capacity(file.len() + 64);

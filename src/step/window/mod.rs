@@ -12,7 +12,7 @@ mod settle;
 pub use safety::{By, make_safe};
 
 use super::{Observed, Progress, Step, StepContext};
-use crate::run::Direction;
+use crate::run::{Direction, Fact};
 use crate::word::{Failure, PortError, Side};
 use async_trait::async_trait;
 use std::time::Duration;
@@ -27,28 +27,39 @@ impl Step for Window {
         if run.open_window().is_some() {
             return Ok(Observed::Partial);
         }
-        let settled = run.follows_back() || run.without_green;
         Ok(match (run.direction, run.serving()) {
-            (Direction::Forward, Side::Green) if settled => Observed::Complete,
+            (Direction::Forward, Side::Green) if run.follows_back() => Observed::Complete,
             (Direction::Forward, Side::Blue) => Observed::Absent,
-            (Direction::Backward, Side::Blue) if settled || !has_moved(cx) => Observed::Absent,
+            (Direction::Backward, Side::Blue) if run.follows_back() || !has_moved(cx) => Observed::Absent,
             (Direction::Forward | Direction::Backward, _) => Observed::Partial,
         })
     }
 
     async fn advance(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
-        move_to(cx, Side::Green).await
+        let result = go(cx, Side::Green).await;
+        unsure_inside_a_window(cx, result)
     }
 
     async fn revert(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
         if cx.run().open_window().is_none() && cx.run().serving() == Side::Blue && !has_moved(cx) {
             return Ok(Progress::Done);
         }
-        if cx.run().without_green && cx.run().serving() == Side::Green {
-            return safety::leave_green(cx).await;
-        }
-        move_to(cx, Side::Blue).await
+        let result = if cx.run().without_green { safety::leave_green(cx).await } else { go(cx, Side::Blue).await };
+        unsure_inside_a_window(cx, result)
     }
+}
+
+/// Windows that were opened since the writer last moved: each of them went back, and each was a pause for every client.
+fn failed_in_a_row(cx: &StepContext<'_>) -> u32 {
+    let facts = &cx.run().facts;
+    let since = facts.iter().rposition(|fact| matches!(fact, Fact::WindowCommitted { .. })).unwrap_or(0);
+    facts[since..].iter().map(|fact| u32::from(matches!(fact, Fact::WindowOpened { .. }))).sum()
+}
+
+/// Between two tries: 5 s at first, twice as long each time, a quarter of an hour at most. What fails again and again must
+/// not cost the clients a pause every few seconds.
+fn pause_between(failed: u32) -> Duration {
+    Duration::from_secs(5 << failed.saturating_sub(1).min(10)).min(Duration::from_mins(15))
 }
 
 /// Whether any window of this run ever passed its commit point.
@@ -56,9 +67,9 @@ fn has_moved(cx: &StepContext<'_>) -> bool {
     cx.run().follow_from().is_some()
 }
 
-async fn move_to(cx: &mut StepContext<'_>, to: Side) -> Result<Progress, PortError> {
-    match go(cx, to).await {
-        // Whatever an error inside an open window says of itself, clients may be waiting: the next call, soon, makes it safe.
+/// Whatever an error inside an open window says of itself, clients may be waiting: the next call, soon, makes it safe.
+fn unsure_inside_a_window(cx: &StepContext<'_>, result: Result<Progress, PortError>) -> Result<Progress, PortError> {
+    match result {
         Err(error) if cx.run().open_window().is_some() => Err(PortError { failure: Failure::Uncertain, ..error }),
         result => result,
     }
@@ -68,12 +79,19 @@ async fn go(cx: &mut StepContext<'_>, to: Side) -> Result<Progress, PortError> {
     // Left open by a crash or a lost answer: safety first, whatever this call was meant to do.
     make_safe(cx, "the window was left open and was made safe", By::Coordinator).await?;
     if cx.run().serving() != to {
+        if has_moved(cx) && !cx.run().follows_back() {
+            // Turned back before the last window was settled: `to` has to follow first.
+            let progress = settle::follow_back(cx, to.other()).await?;
+            if progress != Progress::Done {
+                return Ok(progress);
+            }
+        }
         if let Some(why_not) = prepare::look(cx, to).await? {
             return Ok(Progress::NotYet { poll_after: Duration::from_secs(1), note: why_not });
         }
         if let Some(why_back) = attempt::open(cx, to).await? {
             let note = format!("another window, since the last went back: {why_back}");
-            return Ok(Progress::NotYet { poll_after: Duration::from_secs(5), note });
+            return Ok(Progress::NotYet { poll_after: pause_between(failed_in_a_row(cx)), note });
         }
     }
     settle::follow_back(cx, to).await

@@ -64,6 +64,7 @@ async fn routes_ready(cx: &mut StepContext<'_>, from: Side) -> Result<Option<Str
 async fn fences_ready(cx: &StepContext<'_>, from: Side, to: Side) -> Result<Option<String>, PortError> {
     let (old, new) = (cx.server(from), cx.server(to));
     old.ensure_fence_installed().await?;
+    new.ensure_fence_installed().await?;
     if old.fence().await? != Fence::Open {
         return Ok(Some(format!("{from} is fenced, though it serves")));
     }
@@ -125,7 +126,11 @@ async fn flow_is_close(cx: &StepContext<'_>, from: Side) -> Result<Option<String
     let Some(subscription) = new.subscription(name).await? else {
         return Ok(Some(format!("{} does not follow {from}: its subscription is gone", from.other())));
     };
-    if !subscription.enabled || !subscription.streaming {
+    if !subscription.enabled {
+        // A window that went back may have left it so.
+        new.ensure_subscribed(name).await?;
+    }
+    if !subscription.streaming {
         return Ok(Some(format!("{} to follow {from}: its subscription is not streaming", from.other())));
     }
     if !marker::crosses(cx, from, cx.plan.window.max_pause() / 2).await? {

@@ -1,6 +1,7 @@
 //! An open window is made safe: before the commit point back, after it forward. Used by the coordinator when a try fails,
 //! by one that takes the run over, and by the guard. Every call in here can be repeated.
 
+use super::settle;
 use crate::postgres::Fence;
 use crate::run::Fact;
 use crate::step::{Progress, StepContext};
@@ -23,11 +24,7 @@ pub async fn make_safe(cx: &mut StepContext<'_>, why: &str, by: By) -> Result<()
     let started = cx.ports.clock.monotonic();
     let moved = window.committed.is_some();
     let serving = if moved { window.to } else { window.to.other() };
-    let mut results = Vec::new();
-    if !cx.run().without_green {
-        results.push(cx.ports.server(serving.other()).ensure_sole_coordinator().await);
-    }
-    results.push(cx.ports.server(serving).ensure_sole_coordinator().await);
+    let mut results = vec![cx.ports.server(serving).ensure_sole_coordinator().await];
     if !moved {
         stays_closed(cx, window.to).await?;
     }
@@ -38,7 +35,10 @@ pub async fn make_safe(cx: &mut StepContext<'_>, why: &str, by: By) -> Result<()
     });
     results.extend(join_all(routes).await);
     if !moved {
-        results.push(cx.ports.server(window.to).ensure_subscribed(cx.plan.names.flow_from(serving)).await);
+        // A side that is lost must not keep the window open; before the next one its flow is looked at anyway.
+        if let Err(error) = cx.ports.server(window.to).ensure_subscribed(cx.plan.names.flow_from(serving)).await {
+            tracing::warn!(error = %error.chain(), "{} does not follow {serving} yet", window.to);
+        }
     }
     results.into_iter().collect::<Result<Vec<()>, PortError>>()?;
     let pause_ms = cx.ports.clock.monotonic().saturating_sub(started).as_secs_f64() * 1000.0;
@@ -60,14 +60,29 @@ async fn stays_closed(cx: &StepContext<'_>, to: Side) -> Result<(), PortError> {
 
 /// Blue serves again though green cannot be reached: a person's own word, since what green took and blue has not is lost.
 pub(super) async fn leave_green(cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
-    if cx.run().open_window().is_none() {
-        let attempt = cx.run().windows_opened() + 1;
-        cx.learn(Fact::WindowOpened { to: Side::Blue, attempt, at: cx.ports.clock.now() }).await?;
-    }
-    if cx.run().open_window().is_some_and(|window| window.committed.is_none()) {
+    let why = "green was left by a person's word";
+    if cx.run().serving() == Side::Green {
+        if cx.run().open_window().is_some_and(|window| window.to == Side::Green) {
+            // Past its commit point and not to be finished: ended as it stands, by the window that leaves green.
+            let reason = Some(why.to_owned());
+            cx.learn(Fact::WindowClosed {
+                serving: Side::Green,
+                moved: true,
+                by_guard: false,
+                pause_ms: 0.0,
+                phases: Vec::new(),
+                reason,
+            })
+            .await?;
+        }
+        if cx.run().open_window().is_none() {
+            let attempt = cx.run().windows_opened() + 1;
+            cx.learn(Fact::WindowOpened { to: Side::Blue, attempt, at: cx.ports.clock.now() }).await?;
+        }
         let follow_from = cx.run().follow_from().unwrap_or_default();
         cx.learn(Fact::WindowCommitted { serving: Side::Blue, follow_from }).await?;
     }
-    make_safe(cx, "green was left by a person's word", By::Coordinator).await?;
+    make_safe(cx, why, By::Coordinator).await?;
+    settle::restore_blue(cx).await?;
     Ok(Progress::Done)
 }

@@ -46,7 +46,7 @@ async fn relax_blue(cx: &mut StepContext<'_>) -> Result<(), PortError> {
 }
 
 /// Blue serves again: NOT NULL is put back where all rows have a value, and said where they have not.
-async fn restore_blue(cx: &mut StepContext<'_>) -> Result<(), PortError> {
+pub(super) async fn restore_blue(cx: &mut StepContext<'_>) -> Result<(), PortError> {
     let mut relaxed = false;
     for flow in &cx.plan.tables {
         let Flow::Both(shared) = &flow.flow else { continue };

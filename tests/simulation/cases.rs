@@ -1,0 +1,210 @@
+//! Other runs than the plain one: other plans, other words of the person, and what no fault of a single call can be.
+
+use crate::{
+    harness::{Report, Setup},
+    plan::PlanKind,
+    script::{Script, Trouble, Wish},
+    sweep::Tally,
+};
+use greenlight::{
+    plan::{OnFailure, StepName},
+    run::{Fact, Outcome, StepState},
+    word::Side,
+};
+
+/// The run without a fault, then with every single one.
+fn sweep(what: &str, setup: &Setup, outcome: Option<Outcome>) -> Report {
+    let plain = setup.run();
+    assert_eq!(plain.outcome, outcome, "{what}\n{}", setup.trace());
+    let mut tally = Tally::default();
+    for (at, kind) in plain.points.iter().enumerate() {
+        for fault in kind.faults() {
+            tally.run(setup.with(&[(at, *fault)]));
+        }
+    }
+    tally.conclude(what, plain.points.len());
+    plain
+}
+
+fn of(kind: PlanKind) -> Setup {
+    Setup { kind, ..Setup::default() }
+}
+
+fn told(script: Script) -> Setup {
+    Setup { script, ..Setup::default() }
+}
+
+#[test]
+fn a_run_without_routes_ends_whole() {
+    sweep("no routes", &of(PlanKind { routes: 0, ..PlanKind::default() }), Some(Outcome::Completed));
+}
+
+#[test]
+fn a_run_that_makes_its_standby_ends_whole() {
+    sweep("own standby", &of(PlanKind { makes_standby: true, ..PlanKind::default() }), Some(Outcome::Completed));
+}
+
+#[test]
+fn a_run_that_makes_its_standby_is_taken_back_whole() {
+    let kind = PlanKind { makes_standby: true, ..PlanKind::default() };
+    for place in 1..=WAITING_PLACES {
+        let script = Script { abandon_at: Some(place), ..Script::default() };
+        sweep("own standby, abandoned", &Setup { kind, script, ..Setup::default() }, Some(Outcome::RolledBack));
+    }
+}
+
+#[test]
+fn a_run_that_holds_on_failure_is_tried_again_by_a_person() {
+    sweep("hold on failure", &of(PlanKind { on_failure: OnFailure::Hold, ..PlanKind::default() }), Some(Outcome::Completed));
+}
+
+#[test]
+fn a_run_that_a_person_leaves_stuck_is_held_with_its_reason() {
+    for on_failure in [OnFailure::Hold, OnFailure::Rollback] {
+        let script = Script { retries: 0, ..Script::default() };
+        let kind = PlanKind { on_failure, ..PlanKind::default() };
+        sweep("left stuck", &Setup { kind, script, ..Setup::default() }, Some(Outcome::Completed));
+    }
+}
+
+/// The window's gate, the soak, the gate after the rollback, the window's gate again, the second soak.
+const WAITING_PLACES: u32 = 5;
+
+#[test]
+fn a_run_abandoned_at_any_waiting_place_leaves_blue_serving_and_nothing_behind() {
+    for place in 1..=WAITING_PLACES {
+        let script = Script { abandon_at: Some(place), ..Script::default() };
+        let report = sweep(&format!("abandoned at waiting place {place}"), &told(script), Some(Outcome::RolledBack));
+        assert_eq!(report.world.run.serving(), Side::Blue);
+    }
+}
+
+#[test]
+fn a_run_whose_green_is_lost_is_abandoned_without_it() {
+    for place in 1..=WAITING_PLACES {
+        let script = Script { abandon_at: Some(place), without_green: true, green_goes_down: true, ..Script::default() };
+        sweep(&format!("green lost at waiting place {place}"), &told(script), Some(Outcome::RolledBack));
+    }
+}
+
+/// Green is lost for good at any call, and the person leaves it after a minute without progress.
+#[test]
+fn a_green_that_dies_at_any_call_can_be_left() {
+    let plain = Setup::default().run();
+    let script = Script { without_green: true, green_goes_down: true, patience_secs: 60, retries: 1, ..Script::default() };
+    let mut tally = Tally::default();
+    for at in 0..plain.points.len() {
+        tally.run(Setup { green_dies_at: Some(at), ..told(script) });
+    }
+    tally.conclude("green dies", plain.points.len());
+}
+
+#[test]
+fn a_run_with_a_slow_flow_ends_whole() {
+    let setup = Setup { lag_ms: Some(300), ..Setup::default() };
+    sweep("slow flow", &setup, Some(Outcome::Completed));
+}
+
+#[test]
+fn a_flow_slower_than_the_pause_never_moves_the_writer() {
+    let script = Script { patience_secs: 120, ..Script::default() };
+    let report = Setup { lag_ms: Some(6_000), script, ..Setup::default() }.run();
+    assert_eq!((report.outcome, report.world.moves_to_green()), (Some(Outcome::RolledBack), 0));
+}
+
+/// Every read of those that say whether the window may open.
+const LOOKS: &[&str] = &[
+    "connect",
+    "route: connect",
+    "route: observe",
+    "route: original",
+    "fence",
+    "probe_fence",
+    "schema_fingerprint",
+    "prepared_transactions",
+    "long_transactions",
+    "wal_lsn",
+    "sequences",
+    "subscription",
+    "read_marker",
+    "slot",
+];
+
+#[test]
+fn unknown_keeps_the_window_shut() {
+    for look in LOOKS {
+        let script = Script { breaks: Some(look), patience_secs: 60, ..Script::default() };
+        let report = told(script).run();
+        assert_eq!(report.world.windows_opened, 0, "{look} cannot be read, and the window opened");
+    }
+}
+
+#[test]
+fn a_lasting_trouble_keeps_the_writer_on_blue() {
+    use Trouble::{Drift, Leak, PreparedInWindow};
+    for trouble in [Leak(Side::Blue), Drift(Side::Blue), Drift(Side::Green), PreparedInWindow] {
+        let script = Script { trouble: Some(trouble), patience_secs: 60, ..Script::default() };
+        let report = told(script).run();
+        assert_eq!(report.world.moves_to_green(), 0, "{trouble:?}");
+    }
+}
+
+/// Green takes writes besides blue then, which no coordinator can help: but nobody is moved there.
+#[test]
+fn a_leak_of_greens_fence_keeps_the_window_shut() {
+    let script = Script { trouble: Some(Trouble::Leak(Side::Green)), patience_secs: 60, ..Script::default() };
+    let report = told(script).simulate(false);
+    assert_eq!(report.world.windows_opened, 0);
+}
+
+#[test]
+fn a_route_that_was_not_repointed_keeps_the_run_from_going_on() {
+    let script = Script { trouble: Some(Trouble::StubbornRoute), retries: 3, ..Script::default() };
+    let report = told(script).simulate(false);
+    let soak = report.world.plan.step_no(StepName::Soak).unwrap();
+    assert_eq!(report.world.run.steps[soak.0], StepState::Idle);
+    assert!(report.world.run.reason.is_some_and(|reason| reason.contains("answer through route")));
+}
+
+#[test]
+fn a_difference_keeps_the_window_shut() {
+    let setup = Setup { differs: true, ..told(Script { patience_secs: 60, ..Script::default() }) };
+    assert_eq!(setup.run().world.windows_opened, 0);
+}
+
+#[test]
+fn unknown_equality_keeps_the_window_shut() {
+    let setup = told(Script { patience_secs: 60, ..Script::default() });
+    let setup = Setup { broken: Some("validator: check"), ..setup };
+    assert_eq!(setup.run().world.windows_opened, 0);
+}
+
+#[test]
+fn a_green_that_others_promoted_is_attached_only_where_nothing_is_missing() {
+    let mut refused = 0;
+    for at in 0..40 {
+        let report = Setup { promoted_by_others_at: Some(at), ..Setup::default() }.run();
+        refused += u32::from(report.outcome == Some(Outcome::RolledBack));
+    }
+    assert!(refused > 0, "no promotion came too early");
+}
+
+#[test]
+fn a_slot_that_endangers_blue_is_given_up_with_the_run() {
+    let script = Script { opens_no_gate: true, ..Script::default() };
+    let kind = PlanKind { wal_kept_max: 100, ..PlanKind::default() };
+    let setup = Setup { kind, script, lag_ms: Some(90_000), ..Setup::default() };
+    let report = setup.run();
+    assert_eq!((report.outcome, report.world.windows_opened), (Some(Outcome::RolledBack), 0), "{}", setup.trace());
+}
+
+#[test]
+fn a_slot_that_endangers_green_is_given_up_and_the_rollback_with_it() {
+    let script = Script { soaks: &[Wish::Rollback], blue_stops_following: true, ..Script::default() };
+    let kind = PlanKind { wal_kept_max: 1_000, ..PlanKind::default() };
+    let setup = Setup { kind, script, ..Setup::default() };
+    let report = setup.run();
+    let given_up = report.world.run.facts.iter().any(|fact| matches!(fact, Fact::WayBackGivenUp { .. }));
+    assert!(given_up && report.world.moves_to_green() == 1, "{}", setup.trace());
+    assert!(report.world.run.steps.iter().all(|state| *state == StepState::Done));
+}
