@@ -1,6 +1,6 @@
 //! Catalogue, shadow and runner, on real servers.
 
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "a panic is how a test fails")]
 
 mod runner;
 mod shadow;
