@@ -145,7 +145,7 @@ impl Reader {
             }
             Err(error) => {
                 let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-                let line = valid.iter().filter(|&&byte| byte == b'\n').count() + 1;
+                let line = valid.split(|byte| *byte == b'\n').count();
                 self.problem(path, u32::try_from(line).ok(), "is not UTF-8 here".to_owned());
                 return None;
             }

@@ -87,7 +87,7 @@ pub(super) fn said(error: &Error) -> String {
     let mut text = db.message().to_owned();
     for (word, more) in [("", db.detail()), ("hint: ", db.hint()), ("in ", db.where_())] {
         if let Some(more) = more {
-            text.push_str(&format!("; {word}{}", more.split('\n').collect::<Vec<_>>().join(", ")));
+            text = format!("{text}; {word}{}", more.replace('\n', ", "));
         }
     }
     format!("{text} [{}]", db.code().code())
@@ -97,7 +97,7 @@ fn lost(error: &Error) -> String {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
+        text = format!("{text}: {error}");
         cause = error.source();
     }
     text

@@ -5,7 +5,7 @@
 //! and never taken from it.
 
 use squawk_syntax::{
-    SourceFile, SyntaxKind, SyntaxNode,
+    SourceFile, SyntaxElement, SyntaxKind, SyntaxNode,
     ast::{self, AstNode},
 };
 use std::collections::BTreeSet;
@@ -87,7 +87,7 @@ pub fn read(sql: &str) -> Contents {
 
 /// The line of the file at a byte, from 1.
 fn line(sql: &str, at: usize) -> u32 {
-    u32::try_from(sql.as_bytes()[..at].iter().filter(|&&byte| byte == b'\n').count()).unwrap_or(u32::MAX).saturating_add(1)
+    u32::try_from(sql[..at].matches('\n').count() + 1).unwrap_or(u32::MAX)
 }
 
 /// The line of the file on which a statement has its `position`, counted in characters from 1 as PostgreSQL does.
@@ -262,7 +262,7 @@ fn child(node: &SyntaxNode, kinds: &[SyntaxKind]) -> Option<SyntaxNode> {
 fn name_in(node: &SyntaxNode) -> Option<WrittenName> {
     let path = node.descendants().find(|node| matches!(node.kind(), SyntaxKind::PATH | SyntaxKind::PATH_REF));
     let words = |node: &SyntaxNode| -> Vec<String> {
-        let tokens = node.descendants_with_tokens().filter_map(squawk_syntax::SyntaxElement::into_token);
+        let tokens = node.descendants_with_tokens().filter_map(SyntaxElement::into_token);
         let named = tokens.filter(|token| token.kind() == SyntaxKind::IDENT || format!("{:?}", token.kind()).ends_with("_KW"));
         named.filter(|token| token.kind() != SyntaxKind::ONLY_KW).map(|token| unquoted(token.text())).collect()
     };
@@ -310,7 +310,7 @@ pub fn body_effects(definition: &str) -> BodyEffects {
 
 /// The columns that the node names as `NEW.column`.
 fn new_columns(node: &SyntaxNode) -> Vec<String> {
-    let tokens = node.descendants_with_tokens().filter_map(squawk_syntax::SyntaxElement::into_token);
+    let tokens = node.descendants_with_tokens().filter_map(SyntaxElement::into_token);
     let tokens: Vec<_> = tokens.filter(|token| token.kind() != SyntaxKind::WHITESPACE).collect();
     let is_new =
         |three: &&[squawk_syntax::SyntaxToken]| three[0].kind() == SyntaxKind::NEW_KW && three[1].kind() == SyntaxKind::DOT;

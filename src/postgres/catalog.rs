@@ -19,17 +19,17 @@ use tokio_postgres::{Client, Row, types::FromSql};
 /// # Errors
 /// `Transient` when the session is lost or the standby cancels the query, `Refused` when the server will not answer.
 pub async fn read(client: &Client) -> Result<Catalog, PortError> {
-    client.batch_execute(BEGIN).await.map_err(error)?;
+    client.batch_execute(BEGIN).await.map_err(|e| error(&e))?;
     let catalog = read_all(client).await;
     // Only the session's own state is at stake; a lost session has none.
     let ended = client.batch_execute("ROLLBACK").await;
-    let catalog = catalog.map_err(error)?;
-    ended.map_err(error)?;
+    let catalog = catalog.map_err(|e| error(&e))?;
+    ended.map_err(|e| error(&e))?;
     Ok(catalog)
 }
 
-fn error(error: tokio_postgres::Error) -> PortError {
-    failure::of_call("read the schema", Effect::Read, &error)
+fn error(error: &tokio_postgres::Error) -> PortError {
+    failure::of_call("read the schema", Effect::Read, error)
 }
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL search_path = pg_catalog";

@@ -22,8 +22,8 @@ impl fmt::Display for Change {
 pub fn difference(before: &Catalog, after: &Catalog) -> Vec<Change> {
     let (before, after) = (comparable(before), comparable(after));
     let mut changes = Vec::new();
-    let set = |schemas: &[String]| schemas.iter().map(|schema| (schema.clone(), ())).collect::<BTreeMap<_, _>>();
-    compare(&mut changes, "schema", &set(&before.schemas), &set(&after.schemas), |(), ()| Vec::new());
+    let by_name = |schemas: &[String]| schemas.iter().map(|schema| (schema.clone(), schema.clone())).collect();
+    compare(&mut changes, "schema", &by_name(&before.schemas), &by_name(&after.schemas), |_, _| Vec::new());
     compare(&mut changes, "extension", &before.extensions, &after.extensions, |_, _| Vec::new());
     compare(&mut changes, "type", &before.types, &after.types, |a, b| vec![format!("was {a}, is {b}")]);
     compare(&mut changes, "table", &before.tables, &after.tables, table_changes);
@@ -39,11 +39,11 @@ fn compare<T: PartialEq>(
     kind: &str,
     before: &BTreeMap<String, T>,
     after: &BTreeMap<String, T>,
-    changed: impl Fn(&T, &T) -> Vec<String>,
+    describe: impl Fn(&T, &T) -> Vec<String>,
 ) {
     for name in before.keys().chain(after.keys()).collect::<BTreeSet<_>>() {
         let whats = match (before.get(name), after.get(name)) {
-            (Some(a), Some(b)) if a != b => changed(a, b),
+            (Some(a), Some(b)) if a != b => describe(a, b),
             (Some(_), None) => vec!["dropped".to_owned()],
             (None, Some(_)) => vec!["added".to_owned()],
             _ => Vec::new(),

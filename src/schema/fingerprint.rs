@@ -32,7 +32,7 @@ pub(super) fn comparable(catalog: &Catalog) -> Catalog {
             trigger.definition = canonical(&trigger.definition);
             // A run sets its sync triggers to ALWAYS for a time.
             if trigger.enabled == "A" {
-                trigger.enabled = "O".to_owned();
+                "O".clone_into(&mut trigger.enabled);
             }
         }
         table.triggers.sort_by(|a, b| a.name.cmp(&b.name));

@@ -214,7 +214,7 @@ impl<'a> Look<'a> {
         let mut shared = columns::judge(&pair, (self.before, self.after), &key, self.options.major, &mut judgement);
         rules::judge(&pair, &mut judgement);
         for seen in self.writes(blue) {
-            judgement.refused.extend(self.written(blue, green, seen));
+            judgement.refused.extend(written(blue, green, seen));
         }
         judgement.refused.extend(self.copied(blue));
         judgement.shims.extend(triggers::says(self.before, blue, self.after, green));
@@ -238,48 +238,6 @@ impl<'a> Look<'a> {
         TableFlow { table: blue.name.clone(), flow: Flow::Both(shared), verdict }
     }
 
-    /// Why a statement's writes cannot be carried.
-    fn written(&self, blue: &Table, green: &Table, seen: &SeenWrite) -> Option<String> {
-        const WINDOW: &str = "it belongs into the window, which is not carried yet; run it on blue before, or after the finish";
-        let (write, by) = (&seen.write, &seen.by);
-        let old = triggers::old_ones(blue, &write.fires);
-        match write.kind.as_str() {
-            "copy" => None,
-            "convert" => {
-                let columns = write.columns.join("`, `");
-                Some(format!(
-                    "{by} converts `{columns}` by an expression: rows that arrive from blue afterwards are not converted by it"
-                ))
-            }
-            "update" => {
-                let is_shared = |column: &&String| blue.column(column).is_some() && green.column(column).is_some();
-                let shared: Vec<&str> = write.columns.iter().filter(is_shared).map(String::as_str).collect();
-                if write.columns.is_empty() {
-                    Some(format!("{by} updates rows, of which columns cannot be told: {WINDOW}"))
-                } else if !shared.is_empty() {
-                    let columns = shared.join("`, `");
-                    Some(format!("{by} sets `{columns}`, which blue has too and would overwrite: {WINDOW}"))
-                } else if !old.is_empty() {
-                    let old = old.join("`, `");
-                    Some(format!(
-                        "{by} updates rows, for which blue's trigger `{old}` fires and may write what blue has too; switch it off \
-                         around the statement: ALTER TABLE .. DISABLE TRIGGER"
-                    ))
-                } else {
-                    None
-                }
-            }
-            kind => {
-                let verb = match kind {
-                    "insert" => "inserts rows into it",
-                    "delete" => "deletes its rows",
-                    _ => "empties it",
-                };
-                Some(format!("{by} {verb} on green alone, and blue would not have the change: {WINDOW}"))
-            }
-        }
-    }
-
     /// Columns of green's that an UPDATE fills once.
     fn filled(&self, blue: &Table, green: &Table, judgement: &mut Judgement) {
         for seen in self.writes(blue).filter(|seen| seen.write.kind == "update") {
@@ -293,6 +251,48 @@ impl<'a> Look<'a> {
                     own.join("`, `")
                 ));
             }
+        }
+    }
+}
+
+/// Why a statement's writes cannot be carried.
+fn written(blue: &Table, green: &Table, seen: &SeenWrite) -> Option<String> {
+    const WINDOW: &str = "it belongs into the window, which is not carried yet; run it on blue before, or after the finish";
+    let (write, by) = (&seen.write, &seen.by);
+    let old = triggers::old_ones(blue, &write.fires);
+    match write.kind.as_str() {
+        "copy" => None,
+        "convert" => {
+            let columns = write.columns.join("`, `");
+            Some(format!(
+                "{by} converts `{columns}` by an expression: rows that arrive from blue afterwards are not converted by it"
+            ))
+        }
+        "update" => {
+            let is_shared = |column: &&String| blue.column(column).is_some() && green.column(column).is_some();
+            let shared: Vec<&str> = write.columns.iter().filter(is_shared).map(String::as_str).collect();
+            if write.columns.is_empty() {
+                Some(format!("{by} updates rows, of which columns cannot be told: {WINDOW}"))
+            } else if !shared.is_empty() {
+                let columns = shared.join("`, `");
+                Some(format!("{by} sets `{columns}`, which blue has too and would overwrite: {WINDOW}"))
+            } else if !old.is_empty() {
+                let old = old.join("`, `");
+                Some(format!(
+                    "{by} updates rows, for which blue's trigger `{old}` fires and may write what blue has too; switch it off \
+                     around the statement: ALTER TABLE .. DISABLE TRIGGER"
+                ))
+            } else {
+                None
+            }
+        }
+        kind => {
+            let verb = match kind {
+                "insert" => "inserts rows into it",
+                "delete" => "deletes its rows",
+                _ => "empties it",
+            };
+            Some(format!("{by} {verb} on green alone, and blue would not have the change: {WINDOW}"))
         }
     }
 }

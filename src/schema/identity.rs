@@ -21,11 +21,15 @@ impl Key {
         let index = match &table.identity {
             ReplicaIdentity::Full => return Key::Whole,
             ReplicaIdentity::Nothing => return Key::None,
-            ReplicaIdentity::Index(name) => Some(name),
-            // A primary key's index has its constraint's name. A deferrable one is no replica identity.
-            ReplicaIdentity::Default => table.constraints.iter().find(|constraint| constraint.kind == "p").map(|c| &c.name),
+            ReplicaIdentity::Index(name) => name,
+            ReplicaIdentity::Default => match table.constraints.iter().find(|constraint| constraint.kind == "p") {
+                // A primary key's index has its constraint's name. A deferrable one is no replica identity.
+                Some(constraint) => &constraint.name,
+                None if table.primary_key.is_empty() => return Key::None,
+                None => return Key::Columns(table.primary_key.clone()),
+            },
         };
-        let fit = table.indexes.iter().find(|candidate| Some(&candidate.name) == index);
+        let fit = table.indexes.iter().find(|candidate| candidate.name == *index);
         fit.and_then(|index| index.identity_columns.clone()).map_or(Key::None, Key::Columns)
     }
 

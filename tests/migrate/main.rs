@@ -1,6 +1,6 @@
 //! Catalogue, shadow and runner, on real servers.
 
-#![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on says where")]
+#![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "a panic is how a test fails")]
 
 mod runner;
 mod shadow;

@@ -5,6 +5,7 @@ use greenlight::postgres::catalog;
 use greenlight::schema::{
     Flow, Partition, Persistence, ReplicaIdentity, TableFlow, Verdict, difference, fingerprint, sync_triggers,
 };
+use greenlight::word::{Clock, SystemClock};
 
 async fn shop() -> World {
     let world = World::up().await;
@@ -305,4 +306,30 @@ async fn the_way_down_is_tried_and_told() {
     let broken = down(world.shadow(&[with(up, "SELECT 1;\nALTER TABLE t DROP x;")]).await.unwrap());
     assert!(!broken.restores && broken.says.contains("line 2 fails"), "{broken:?}");
     assert!(history().schema.contains('\''));
+}
+
+/// Seconds, where a look at each table by itself would take minutes.
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_tables_are_read_dumped_and_judged_in_seconds() {
+    let world = World::up().await;
+    let client = world.shop().await;
+    for thousand in 0..10 {
+        let columns = "id bigint PRIMARY KEY, a text NOT NULL, b numeric CHECK (b > 0), c timestamptz, UNIQUE (a, c)";
+        let sql = format!(
+            "DO $$ BEGIN FOR n IN {thousand}000..{thousand}999 LOOP EXECUTE format('CREATE TABLE t%s ({columns})', n); END LOOP; END $$"
+        );
+        client.batch_execute(&sql).await.unwrap();
+    }
+    let clock = SystemClock::new();
+    let started = clock.monotonic();
+    let catalog = catalog::read(&client).await.unwrap();
+    let read = clock.monotonic();
+    assert_eq!(catalog.tables.len(), 10_000);
+    let report = world.shadow(&[migration("1", "ALTER TABLE t5 ADD d int;\nUPDATE t5 SET d = 1;")]).await.unwrap();
+    let tried = clock.monotonic();
+    assert_eq!(fingerprint(&catalog), fingerprint(&report.before));
+    assert_eq!(flows_of(&report).len(), 10_001);
+    let took = format!("read {:?}, shadow {:?}, judged {:?}", read - started, tried - read, clock.monotonic() - tried);
+    // Far above what it takes, and far below what one query for each table would.
+    assert!(clock.monotonic() - started < std::time::Duration::from_secs(120), "{took}");
 }

@@ -10,7 +10,8 @@ use greenlight::postgres::programs::Installed;
 use greenlight::process;
 use greenlight::provider::{LocalServer, Login, NewServer};
 use greenlight::schema::{Catalog, FlowOptions, Seen, SeenWrite, TableFlow, flows};
-use greenlight::word::{Endpoint, RelationName, RunId, SystemClock, TlsMode};
+use greenlight::word::{Clock, Endpoint, RelationName, RunId, SystemClock, TlsMode};
+use std::ffi::OsString;
 use std::sync::{Arc, atomic::AtomicU64};
 use std::time::Duration;
 use tokio_postgres::{Client, NoTls};
@@ -21,6 +22,7 @@ pub(crate) struct World {
     _folder: tempfile::TempDir,
     pub(crate) installed: Installed,
     pub(crate) server: LocalServer,
+    pub(crate) major: u32,
 }
 
 /// Its name needs quoting everywhere.
@@ -30,9 +32,10 @@ impl World {
     pub(crate) async fn up() -> World {
         let folder = tempfile::Builder::new().prefix("greenlight-migrate-").tempdir_in("/tmp").unwrap();
         process::give_to_server_user(folder.path()).await.unwrap();
-        let installed = Installed::find(None, None).await;
+        let installed = Installed::find(environment("GREENLIGHT_PG_DIRS").as_deref(), None).await;
+        let major = environment("GREENLIGHT_TEST_MAJOR").map_or(15, |major| major.to_str().unwrap().parse().unwrap());
         let server = LocalServer {
-            programs: installed.server(15).unwrap(),
+            programs: installed.server(major).unwrap(),
             data_dir: folder.path().join("data"),
             port: std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port(),
             log: folder.path().join("log"),
@@ -44,7 +47,7 @@ impl World {
         let new = NewServer { superuser: "Owner of all".to_owned(), login: Login::Trust, settings };
         server.init(&new).await.unwrap();
         server.start(Duration::from_mins(1)).await.unwrap();
-        let world = World { _folder: folder, installed, server };
+        let world = World { _folder: folder, installed, server, major };
         let quoted = greenlight::word::quote_ident(DATABASE);
         world.client("postgres").await.batch_execute(&format!("CREATE DATABASE {quoted}")).await.unwrap();
         world
@@ -83,7 +86,7 @@ impl World {
     }
 
     pub(crate) async fn shadow(&self, migrations: &[Migration]) -> Result<ShadowReport, ShadowError> {
-        let dump = shadow::dump(&self.installed, &self.endpoint(DATABASE), 15).await.unwrap();
+        let dump = shadow::dump(&self.installed, &self.endpoint(DATABASE), self.major).await.unwrap();
         let run: RunId = "r0000001".parse().unwrap();
         let report = shadow::run(&self.endpoint("postgres"), &dump, migrations, &history(), &run).await;
         let left = "SELECT count(*) FROM pg_database WHERE datname LIKE 'greenlight%'";
@@ -95,6 +98,11 @@ impl World {
         let (run, epoch) = ("r0000001".parse().unwrap(), Arc::new(AtomicU64::new(7)));
         PgMigrator::new(self.endpoint(DATABASE), run, epoch, history(), Arc::new(SystemClock::new()))
     }
+}
+
+/// The suite runs on PostgreSQL 15, or on the major version that `GREENLIGHT_TEST_MAJOR` says.
+fn environment(name: &str) -> Option<OsString> {
+    std::env::var(name).ok().map(OsString::from)
 }
 
 impl Drop for World {
@@ -136,7 +144,7 @@ pub(crate) async fn until(client: &Client, sql: &str) {
         if client.query_one(sql, &[]).await.unwrap().get::<_, bool>(0) {
             return;
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        Clock::sleep(&SystemClock::new(), Duration::from_millis(20)).await;
     }
     panic!("`{sql}` does not become true");
 }

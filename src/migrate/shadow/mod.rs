@@ -8,8 +8,10 @@
 //! touched. Roles that were missing and made for it go with it.
 
 mod dump;
+mod known;
 mod scratch;
 mod trial;
+mod watch;
 
 pub use dump::{SchemaDump, dump};
 

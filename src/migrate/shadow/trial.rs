@@ -6,10 +6,12 @@
 use super::super::session::{Session, line_of, said};
 use super::super::statements::{self, Statement, StatementKind, Touch, WrittenName};
 use super::super::{Migration, StatementReport, TableLock, TableWrite};
+use super::known::{self, Known};
 use super::scratch::{Scratch, refused};
+use super::watch::{self, Noted};
 use super::{MigrationError, Said, ShadowError};
-use crate::schema::{MovedColumn, Moves, Renamed};
-use crate::word::{PortError, RelationName, quote_ident, quote_literal};
+use crate::schema::Moves;
+use crate::word::{PortError, RelationName, quote_ident};
 use std::collections::{BTreeMap, BTreeSet};
 use tokio_postgres::Error;
 
@@ -25,51 +27,18 @@ pub(super) struct Trial<'a> {
     known: BTreeMap<u32, Known>,
 }
 
-struct Known {
-    name: RelationName,
-    /// `r`, `p`, `i`, `I`, `m` as in `relkind`.
-    kind: String,
-    file: u32,
-    columns: BTreeMap<i16, String>,
-}
-
-impl Known {
-    fn is_table(&self) -> bool {
-        self.kind == "r" || self.kind == "p"
-    }
-}
-
 type Locks = BTreeSet<(u32, String)>;
-
-/// What was noted of one table: by kind of write, the columns that are set and the row triggers that fire.
-type Noted = BTreeMap<(u32, String), (BTreeSet<String>, BTreeSet<String>)>;
-
-const WATCH: &str = "
-    CREATE SCHEMA greenlight;
-    CREATE TABLE greenlight.noted (relation oid, kind text, column_name text, fires text[]);
-    GRANT USAGE ON SCHEMA greenlight TO PUBLIC;
-    CREATE FUNCTION greenlight.note_write() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
-    BEGIN
-        INSERT INTO greenlight.noted SELECT TG_RELID, lower(TG_OP), TG_ARGV[0], array(
-            SELECT t.tgname::text FROM pg_trigger t
-            WHERE t.tgrelid = TG_RELID AND NOT t.tgisinternal AND t.tgtype & 1 = 1
-                AND t.tgtype & CASE TG_OP WHEN 'INSERT' THEN 4 WHEN 'DELETE' THEN 8 WHEN 'UPDATE' THEN 16 ELSE 32 END <> 0
-                AND t.tgenabled IN ('A', CASE current_setting('session_replication_role') WHEN 'replica' THEN 'R' ELSE 'O' END)
-                AND (t.tgattr::text = '' OR coalesce((SELECT a.attnum FROM pg_attribute a
-                    WHERE a.attrelid = TG_RELID AND a.attname = TG_ARGV[0]) = ANY (t.tgattr::int2[]), true)));
-        RETURN NULL;
-    END $$";
 
 impl<'a> Trial<'a> {
     pub(super) async fn begin(session: &'a Session, scratch: &'a mut Scratch) -> Result<Trial<'a>, PortError> {
         let error = |e: Error| refused("prepare the shadow", &e);
-        session.client.batch_execute(WATCH).await.map_err(error)?;
-        let known = known(session).await.map_err(error)?;
+        session.client.batch_execute(watch::WATCH).await.map_err(error)?;
+        let known = known::read(session).await.map_err(error)?;
         Ok(Trial { session, scratch, known })
     }
 
     async fn sql(&self, sql: &str) -> Result<(), PortError> {
-        self.session.client.batch_execute(sql).await.map_err(|e| refused("try the migrations in the shadow", &e))
+        self.session.client.batch_execute(sql).await.map_err(|e| trying(&e))
     }
 
     /// Runs one migration for good.
@@ -107,7 +76,7 @@ impl<'a> Trial<'a> {
 
     async fn transaction(&self) -> Result<String, PortError> {
         let row = self.session.client.query_one("SELECT pg_current_xact_id()::text", &[]).await;
-        row.and_then(|row| row.try_get(0)).map_err(|e| refused("try the migrations in the shadow", &e))
+        row.and_then(|row| row.try_get(0)).map_err(|e| trying(&e))
     }
 
     /// One statement inside the transaction that is open.
@@ -121,7 +90,7 @@ impl<'a> Trial<'a> {
         let held_before = self.locks().await?;
         let took = self.first_run(migration, statement).await?;
         let held = self.locks().await?;
-        let mut report = self.report(migration, statement, took);
+        let mut report = Self::report(migration, statement, took);
         report.locks = self.table_locks(held.difference(&held_before));
         let written = self.perhaps_written(statement, &held_before, &held);
         let noted = if written.is_empty() {
@@ -178,12 +147,12 @@ impl<'a> Trial<'a> {
 
     /// Runs the statement with a watch on the tables and takes both back.
     async fn watched(&self, statement: &Statement, tables: &BTreeSet<u32>) -> Result<Noted, PortError> {
-        // A trigger for a column keeps the statement from changing that column's type or dropping it.
+        // Where the triggers for columns are in the statement's way, without them.
         for columns in [true, false] {
             let watched = async {
-                self.session.client.batch_execute(&self.watches(tables, columns).await?).await?;
+                watch::watch(self.session, tables, columns).await?;
                 self.session.client.batch_execute(&statement.text).await?;
-                self.noted().await
+                watch::noted(self.session).await
             };
             let noted = watched.await;
             self.sql("ROLLBACK TO greenlight_shadow").await?;
@@ -195,52 +164,9 @@ impl<'a> Trial<'a> {
         Ok(tables.iter().map(|oid| ((*oid, "update".to_owned()), (BTreeSet::new(), BTreeSet::new()))).collect())
     }
 
-    /// The statements that put the watch on these tables. They fire whatever the session's replication role is.
-    async fn watches(&self, tables: &BTreeSet<u32>, columns: bool) -> Result<String, Error> {
-        let sql = "SELECT c.oid, n.nspname::text, c.relname::text, coalesce(array_agg(a.attname::text) FILTER (WHERE a.attnum > 0 \
-                       AND NOT a.attisdropped AND a.attgenerated = ''), '{}') \
-                   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid \
-                   WHERE c.oid = ANY ($1) GROUP BY c.oid, n.nspname, c.relname";
-        let oids: Vec<u32> = tables.iter().copied().collect();
-        let mut watches = String::new();
-        for row in self.session.client.query(sql, &[&oids]).await? {
-            let table = RelationName::new(row.try_get::<_, String>(1)?, row.try_get::<_, String>(2)?).sql();
-            let mut events: Vec<(String, String)> =
-                ["INSERT", "DELETE", "TRUNCATE"].map(|event| (event.to_owned(), String::new())).to_vec();
-            if columns {
-                let names: Vec<String> = row.try_get(3)?;
-                let event = |name: &String| (format!("UPDATE OF {}", quote_ident(name)), quote_literal(name));
-                events.extend(names.iter().map(event));
-            } else {
-                events.push(("UPDATE".to_owned(), String::new()));
-            }
-            for (no, (event, argument)) in events.iter().enumerate() {
-                let name = quote_ident(&format!("greenlight_watch_{no}"));
-                watches.push_str(&format!(
-                    "CREATE TRIGGER {name} BEFORE {event} ON {table} FOR EACH STATEMENT \
-                     EXECUTE FUNCTION greenlight.note_write({argument}); ALTER TABLE {table} ENABLE ALWAYS TRIGGER {name};"
-                ));
-            }
-        }
-        Ok(watches)
-    }
-
-    async fn noted(&self) -> Result<Noted, Error> {
-        // The statement may have left the session another role or search path.
-        self.session.client.batch_execute("RESET SESSION AUTHORIZATION; RESET ROLE").await?;
-        let sql = "SELECT relation, kind, column_name, fires FROM greenlight.noted";
-        let mut noted = Noted::new();
-        for row in self.session.client.query(sql, &[]).await? {
-            let (columns, fires) = noted.entry((row.try_get(0)?, row.try_get(1)?)).or_default();
-            columns.extend(row.try_get::<_, Option<String>>(2)?);
-            fires.extend(row.try_get::<_, Vec<String>>(3)?);
-        }
-        Ok(noted)
-    }
-
     /// One statement of a migration that runs without a transaction: tried in one first, if it can be.
     async fn outside(&mut self, migration: &Migration, statement: &Statement) -> Result<StatementReport, ShadowError> {
-        let mut report = self.report(migration, statement, 0.0);
+        let mut report = Self::report(migration, statement, 0.0);
         let mut tried = false;
         if statement.kind != StatementKind::Concurrent {
             self.sql("BEGIN").await?;
@@ -254,45 +180,31 @@ impl<'a> Trial<'a> {
         }
         let watch = !tried && matches!(statement.kind, StatementKind::MayWrite | StatementKind::Unread);
         if watch {
-            self.watch_all("CREATE").await?;
+            watch::watch_all(self.session, &self.tables()).await.map_err(|e| trying(&e))?;
         }
         #[expect(clippy::disallowed_methods, reason = "a measurement for people, of a run in a database without rows")]
         let started = std::time::Instant::now();
         self.run(migration, statement).await?;
         report.took_ms = started.elapsed().as_secs_f64() * 1_000.0;
         if watch {
-            let noted = self.noted().await.map_err(|e| refused("try the migrations in the shadow", &e))?;
-            self.watch_all("DROP").await?;
+            let noted = watch::noted(self.session).await.map_err(|e| trying(&e))?;
+            watch::unwatch_all(self.session, &self.tables()).await.map_err(|e| trying(&e))?;
             report.writes = self.writes(&noted, self.touched(statement).await?);
         }
         report.rewrites = self.rewrites().await?;
         Ok(report)
     }
 
-    /// A watch on every table, for a statement that ends transactions itself; or its end.
-    async fn watch_all(&self, what: &str) -> Result<(), PortError> {
-        let tables: Vec<u32> = self.known.iter().filter(|(_, known)| known.is_table()).map(|(oid, _)| *oid).collect();
-        // A few at once: each takes a lock until the end of its transaction.
-        for some in tables.chunks(100) {
-            let watches = self.watches(&some.iter().copied().collect(), false).await;
-            let watches = watches.map_err(|e| refused("watch the tables of the shadow", &e))?;
-            let sql: String = if what == "CREATE" {
-                watches
-            } else {
-                let creates = watches.split(';').filter_map(|one| one.trim().strip_prefix("CREATE TRIGGER "));
-                let drops = creates.filter_map(|one| {
-                    let (name, rest) = one.split_once(" BEFORE ")?;
-                    let table = rest.split_once(" ON ")?.1.split_once(" FOR EACH ")?.0;
-                    Some(format!("DROP TRIGGER {name} ON {table};"))
-                });
-                drops.collect()
-            };
-            self.sql(&sql).await?;
-        }
-        if what == "CREATE" { Ok(()) } else { self.sql("TRUNCATE greenlight.noted").await }
+    fn tables(&self) -> Vec<u32> {
+        self.known.iter().filter(|(_, known)| known.is_table()).map(|(oid, _)| *oid).collect()
     }
 
-    fn report(&self, migration: &Migration, statement: &Statement, took_ms: f64) -> StatementReport {
+    /// What has become of the tables and columns that were there before.
+    pub(super) async fn moves(&self) -> Result<Moves, PortError> {
+        known::moves(self.session, &self.known).await
+    }
+
+    fn report(migration: &Migration, statement: &Statement, took_ms: f64) -> StatementReport {
         StatementReport {
             version: migration.version.clone(),
             sql: statements::short(&statement.text),
@@ -408,25 +320,6 @@ impl<'a> Trial<'a> {
         }
         writes
     }
-
-    /// What has become of the tables and columns that were there before.
-    pub(super) async fn moves(&self) -> Result<Moves, PortError> {
-        let now = known(self.session).await.map_err(|e| refused("read what became of the tables", &e))?;
-        let names: BTreeMap<&RelationName, u32> =
-            now.iter().filter(|(_, known)| known.is_table()).map(|(oid, known)| (&known.name, *oid)).collect();
-        let mut moves = Moves::default();
-        for (oid, before) in self.known.iter().filter(|(_, known)| known.is_table()) {
-            if names.get(&before.name).is_some_and(|now| now != oid) {
-                moves.replaced.push(before.name.clone());
-            }
-            let Some(after) = now.get(oid) else { continue };
-            if after.name != before.name {
-                moves.renamed.push(Renamed { from: before.name.clone(), to: after.name.clone() });
-            }
-            moves.columns.extend(moved_columns(before, after));
-        }
-        Ok(moves)
-    }
 }
 
 /// Whether a statement's trial takes effect.
@@ -434,6 +327,10 @@ impl<'a> Trial<'a> {
 enum Outcome {
     Kept,
     TakenBack,
+}
+
+fn trying(error: &Error) -> PortError {
+    refused("try the migrations in the shadow", error)
 }
 
 fn failed(migration: &Migration, statement: &Statement, error: &Error) -> MigrationError {
@@ -450,41 +347,4 @@ impl MigrationError {
     fn wants_no_transaction(&self) -> bool {
         ["[25001]", "[2D000]"].iter().any(|code| self.source.0.ends_with(code))
     }
-}
-
-fn moved_columns(before: &Known, after: &Known) -> Vec<MovedColumn> {
-    let mut moved = Vec::new();
-    for (no, name) in &before.columns {
-        let to = match after.columns.get(no) {
-            Some(now) if now == name => continue,
-            Some(now) => Some(now.clone()),
-            None if after.columns.values().any(|now| now == name) => None,
-            None => continue,
-        };
-        moved.push(MovedColumn { table: before.name.clone(), from: name.clone(), to });
-    }
-    moved
-}
-
-/// Every relation of the user's with a file or columns.
-async fn known(session: &Session) -> Result<BTreeMap<u32, Known>, Error> {
-    let sql = "SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relfilenode, \
-                   coalesce(array_agg(a.attnum) FILTER (WHERE a.attnum > 0 AND NOT a.attisdropped), '{}'), \
-                   coalesce(array_agg(a.attname::text) FILTER (WHERE a.attnum > 0 AND NOT a.attisdropped), '{}') \
-               FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_attribute a ON a.attrelid = c.oid \
-               WHERE c.relkind IN ('r', 'p', 'i', 'm') AND n.nspname !~ '^pg_' \
-                   AND n.nspname NOT IN ('information_schema', 'greenlight') \
-               GROUP BY c.oid, n.nspname, c.relname, c.relkind, c.relfilenode";
-    let mut known = BTreeMap::new();
-    for row in session.client.query(sql, &[]).await? {
-        let (numbers, names): (Vec<i16>, Vec<String>) = (row.try_get(5)?, row.try_get(6)?);
-        let one = Known {
-            name: RelationName::new(row.try_get::<_, String>(1)?, row.try_get::<_, String>(2)?),
-            kind: row.try_get(3)?,
-            file: row.try_get(4)?,
-            columns: numbers.into_iter().zip(names).collect(),
-        };
-        known.insert(row.try_get(0)?, one);
-    }
-    Ok(known)
 }
