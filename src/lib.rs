@@ -14,4 +14,5 @@ pub mod run;
 pub mod schema;
 pub mod step;
 pub mod validate;
+pub mod wire;
 pub mod word;

@@ -1,1 +1,17 @@
-fn main() {}
+//! Parse, run, exit code.
+
+use clap::Parser;
+use greenlight::cli::{self, Arguments};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    cli::start_logging(&arguments.shared);
+    // One provider for all of TLS, chosen before anything connects.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(cli::run(arguments)).into(),
+        Err(error) => cli::fault(&anyhow::Error::new(error).context("could not start the runtime")).into(),
+    }
+}

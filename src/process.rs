@@ -32,6 +32,23 @@ pub fn new_command(program: &Path) -> tokio::process::Command {
     command
 }
 
+/// A command that lives on when this process dies: in a process group of its own, so that a terminal's Ctrl-C does not
+/// reach it, with pipes to and from it.
+pub fn detached_command(program: &Path) -> tokio::process::Command {
+    let mut command = new_command(program);
+    command.kill_on_drop(false).process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    command
+}
+
+/// Ends a process at once, as `kill -9` does; also one that is stopped.
+///
+/// # Errors
+/// `Refused` when there is no such process, or it may not be ended by this user.
+pub async fn kill(pid: u32) -> Result<(), PortError> {
+    let mut command = new_command(Path::new("sh"));
+    run(command.args(["-c", &format!("kill -9 {pid}")]), Duration::from_secs(5)).await.map(|_| ())
+}
+
 /// Whether this process is root's.
 pub fn running_as_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|meta| std::os::unix::fs::MetadataExt::uid(&meta) == 0)

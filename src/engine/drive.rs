@@ -17,7 +17,7 @@ use std::{
 const WATCH_EVERY: Duration = Duration::from_secs(5);
 /// The longest sleep between two looks at the requests of people.
 const LISTEN_EVERY: Duration = Duration::from_millis(250);
-const BACKOFF_MAX: Duration = Duration::from_secs(60);
+const BACKOFF_MAX: Duration = Duration::from_mins(1);
 
 /// Why the engine came back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,8 +49,11 @@ pub struct Engine {
     /// Come back instead of waiting for a person or for hours.
     pub stop_at_waits: bool,
     /// Told of each record and of progress, for the screen.
-    pub tell: Arc<dyn Fn(&Plan, &Run, Tell<'_>) + Send + Sync>,
+    pub tell: Listener,
 }
+
+/// Who is told.
+pub type Listener = Arc<dyn Fn(&Plan, &Run, Tell<'_>) + Send + Sync>;
 
 /// What the engine tells its caller while it works.
 #[derive(Clone, Copy, Debug)]
@@ -234,6 +237,7 @@ impl Engine {
             let _ = (&journal, &id);
         };
         let behaviour = step::named(plan.steps[step.0].name);
+        let known = book.run.facts.len();
         let mut cx = StepContext { plan, ports: &self.ports, records: book as &mut dyn Records, progress: &progress };
         let result = match call {
             Call::Observe => match step::end_older_sessions(&cx, step).await {
@@ -243,6 +247,9 @@ impl Engine {
             Call::Advance => behaviour.advance(&mut cx).await.map(Answer::Moved),
             Call::Revert => behaviour.revert(&mut cx).await.map(Answer::Moved),
         };
+        for fact in &book.run.facts[known..] {
+            (self.tell)(plan, &book.run, Tell::Record(&Event::FactLearned { step, fact: fact.clone() }));
+        }
         match book.lost.take() {
             // Not even the outcome may be recorded: somebody else may be driving already.
             Some(lost) => Err(lost.into()),

@@ -4,9 +4,11 @@
 //! only after the append returned; on losing the lease it stops at once.
 
 mod drive;
+mod guard;
 mod records;
 
-pub use drive::{Engine, Stop, Tell};
+pub use drive::{Engine, Listener, Stop, Tell};
+pub use guard::ProcessGuard;
 pub use records::make_safe;
 
 use crate::journal::JournalError;

@@ -2,7 +2,16 @@
 //!
 //! The port is `Migrator`: it brings one database from one version to the next.
 
-use crate::schema::Catalog;
+pub mod files;
+mod runner;
+mod session;
+pub mod shadow;
+pub mod statements;
+
+pub use runner::{PgMigrator, applied};
+pub use statements::{BodyEffects, WrittenName, body_effects};
+
+use crate::schema::{Catalog, Moves};
 use crate::word::{PortError, RelationName, Timestamp};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -31,15 +40,29 @@ pub struct Applied {
 }
 
 /// What running the migrations in the shadow showed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ShadowReport {
     /// The schema before: blue's, as the shadow holds it.
     pub before: Catalog,
     /// The schema after all pending migrations.
     pub after: Catalog,
     pub statements: Vec<StatementReport>,
+    /// Renames and exchanges, which the two schemas do not show.
+    #[serde(default)]
+    pub moves: Moves,
+    /// `None`: no migration has a way back.
+    #[serde(default)]
+    pub down: Option<DownReport>,
     /// Where the shadow stood, for a person.
     pub stood_on: String,
+}
+
+/// Whether the down migrations lead back to the schema before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DownReport {
+    pub restores: bool,
+    /// Why not, or that they do.
+    pub says: String,
 }
 
 /// What one statement of a migration did in the shadow.
@@ -69,10 +92,14 @@ pub struct TableLock {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableWrite {
     pub table: RelationName,
-    /// `insert`, `update`, `delete` or `truncate`.
+    /// `insert`, `update`, `delete` or `truncate`; `convert`: a column's type is changed by an expression; `copy`: rows of
+    /// the table are read into tables that only green has.
     pub kind: String,
-    /// The columns that an UPDATE sets.
+    /// The columns that an UPDATE sets (empty: cannot be told) or that are converted; the tables that are copied into.
     pub columns: Vec<String>,
+    /// Row triggers of the table that fire for it.
+    #[serde(default)]
+    pub fires: Vec<String>,
 }
 
 /// Brings one database's schema to the next version.

@@ -5,13 +5,22 @@
 //!
 //! **Invariant:** nothing here does I/O. `compile` is pure: what was seen of the world comes in as a `Survey`.
 
+mod compile;
+mod figures;
 mod finding;
 mod gate;
+mod init;
+mod line;
 mod names;
+mod preflight;
+pub mod render;
+mod statements;
 mod survey;
 
+pub use compile::{PlanInput, compile};
 pub use finding::{Answer, Finding};
 pub use gate::{Day, Gate, OpenHours};
+pub use init::{FirstLook, first_playbook};
 pub use names::{Names, PREFIX, SCHEMA};
 pub use survey::*;
 
@@ -105,7 +114,7 @@ pub struct PlannedStep {
     pub way_back: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnFailure {
     /// Take everything back while blue serves; hold otherwise.
@@ -114,7 +123,7 @@ pub enum OnFailure {
     Hold,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LongTransactions {
     /// Wait for them to end; the window does not open meanwhile.
@@ -265,10 +274,15 @@ pub struct SyncTrigger {
 
 impl Plan {
     /// What a person approves: SHA-256, in hex, of everything in the plan that was decided, without the run's random
-    /// name and the time, so that planning the same playbook against the same world twice gives the same digest.
+    /// name and the time, so that planning the same playbook against the same world twice gives the same digest. Of the
+    /// findings it takes what stands in the way and what was accepted, by name: how much of a disk is free, or who is
+    /// connected, is another thing each time, and nobody's decision.
     pub fn digest(&self) -> String {
         use sha2::{Digest, Sha256};
-        let text = serde_json::to_string(self).unwrap_or_default();
+        let decided = |finding: &&Finding| !matches!(finding.answer, Answer::Fine | Answer::Handled { .. });
+        let by_name = |finding: &Finding| Finding { code: finding.code.clone(), seen: String::new(), answer: Answer::Fine };
+        let findings = self.findings.iter().filter(decided).map(by_name).collect();
+        let text = serde_json::to_string(&Plan { findings, ..self.clone() }).unwrap_or_default();
         let made_at = serde_json::to_string(&self.made_at).unwrap_or_default();
         let neutral = text.replace(self.run.as_str(), "run").replace(&made_at, "\"\"");
         Sha256::digest(neutral.as_bytes()).iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))

@@ -2,6 +2,7 @@ use crate::migrate::{Applied, ShadowReport};
 use crate::schema::Catalog;
 use crate::word::{Lsn, RelationName};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// What was seen of the servers, routes and tools when planning: plain data, gathered without changing anything.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,10 +27,46 @@ pub enum GreenSurvey {
     },
 }
 
+/// Settings that applications would notice if green had others than blue.
+pub const SETTINGS_COMPARED: &[&str] = &[
+    "DateStyle",
+    "IntervalStyle",
+    "TimeZone",
+    "bytea_output",
+    "default_text_search_config",
+    "default_transaction_isolation",
+    "idle_in_transaction_session_timeout",
+    "lc_monetary",
+    "lc_numeric",
+    "lc_time",
+    "lock_timeout",
+    "password_encryption",
+    "search_path",
+    "shared_preload_libraries",
+    "standard_conforming_strings",
+    "statement_timeout",
+    "transaction_timeout",
+];
+
+/// Settings that preflight looks at one by one.
+pub const SETTINGS_READ: &[&str] = &[
+    "archive_library",
+    "cron.database_name",
+    "cron.launch_active_jobs",
+    "default_transaction_read_only",
+    "hot_standby_feedback",
+    "idle_replication_slot_timeout",
+    "max_connections",
+    "recovery_min_apply_delay",
+    "session_replication_role",
+];
+
 /// What was seen of one server and of the one database that the run is about.
+#[expect(clippy::struct_excessive_bools, reason = "what a server says of itself, each of them a fact of its own")]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServerSurvey {
     /// `user@host:port/database`, never the password.
+    #[serde(default)]
     pub endpoint: String,
     pub database: String,
     /// `server_version_num`, such as 150018.
@@ -39,15 +76,31 @@ pub struct ServerSurvey {
     pub in_recovery: bool,
     /// `primary_conninfo` without passwords, on a standby.
     pub upstream: Option<String>,
+    /// What a standby calls itself to its upstream (`application_name`), as `synchronous_standby_names` would name it.
+    pub upstream_name: Option<String>,
+    /// The physical slot on its upstream that a standby uses, if any.
+    pub upstream_slot: Option<String>,
     /// `pg_stat_wal_receiver` says `streaming`.
     pub streaming: bool,
+    /// `pg_wal_replay_pause` was called on this standby.
+    pub replay_paused: bool,
     pub user: String,
     pub superuser: bool,
     pub wal_level: String,
     pub slots_max: u32,
     pub senders_max: u32,
     pub senders_used: u32,
+    /// `max_worker_processes`.
     pub workers_max: u32,
+    /// `max_logical_replication_workers`, and how many of them run now, in all databases.
+    pub logical_workers_max: u32,
+    pub logical_workers_used: u32,
+    /// How many subscriptions this server can follow (`max_active_replication_origins`, before PostgreSQL 18
+    /// `max_replication_slots`), and how many origins exist, in all databases.
+    pub origins_max: u32,
+    pub origins_used: u32,
+    /// `max_locks_per_transaction` times the sessions that may exist: how many objects can be locked at once for sure.
+    pub locks_max: u64,
     pub slots: Vec<SlotSurvey>,
     pub subscriptions: Vec<SubscriptionSurvey>,
     pub publications: Vec<String>,
@@ -64,21 +117,58 @@ pub struct ServerSurvey {
     pub disk_free_bytes: Option<u64>,
     pub database_bytes: u64,
     pub large_objects: u64,
+    /// Of all databases, as `gid (database)`.
     pub prepared_transactions: Vec<String>,
-    /// Age of the oldest transaction in seconds, with its pid and a short text of its query.
+    /// `max_prepared_transactions`.
+    pub prepared_transactions_max: u32,
+    /// Transactions of all databases that have lasted a second or more, the oldest first, 50 at most.
     pub long_transactions: Vec<TransactionSurvey>,
+    /// Sessions of this database other than our own.
+    pub client_sessions: u32,
+    /// Databases with somebody's data in them: without templates, and without `postgres` while that is as empty as they.
     pub other_databases: Vec<String>,
-    /// pg_cron jobs of this database, as `schedule: command`.
+    /// Active jobs of `pg_cron` in this database, as `schedule: command`.
+    #[serde(default)]
     pub cron_jobs: Vec<String>,
     /// Extensions that could be installed on this server.
     pub available_extensions: Vec<String>,
+    /// Extensions of this database with tables of their own whose rows belong to a dump (`extconfig`).
+    pub extensions_with_rows: Vec<String>,
     /// The claim of another run in `greenlight.claim`, if any.
     pub claimed_by: Option<String>,
     pub shared_preload_libraries: String,
+    /// Enabled event triggers that no extension brought.
     pub event_triggers: Vec<String>,
+    /// Roles whose sessions begin with `session_replication_role = replica`, `all roles` among them.
+    pub replica_roles: Vec<String>,
+    /// Tablespaces other than PostgreSQL's own two.
+    pub tablespaces: Vec<String>,
+    /// The version of the collation library that the database was made with, where the library now has another one:
+    /// recorded, actual.
+    pub collation_change: Option<(String, String)>,
+    /// Those of `SETTINGS_COMPARED` and `SETTINGS_READ` that this version has, in their base units, as a new session
+    /// finds them.
+    pub settings: BTreeMap<String, String>,
+    #[serde(default)]
     pub catalog: Catalog,
+    /// Tables and materialized views. `bytes` without indexes.
+    #[serde(default)]
     pub table_sizes: Vec<TableSize>,
     pub replay_lsn: Option<Lsn>,
+    /// The end of this server's log: written on a primary, received on a standby.
+    pub wal_lsn: Lsn,
+}
+
+impl ServerSurvey {
+    /// A setting's text; empty where this version has no such setting.
+    pub fn setting(&self, name: &str) -> &str {
+        self.settings.get(name).map_or("", String::as_str)
+    }
+
+    /// The major version: 15 for 150018.
+    pub fn major(&self) -> u32 {
+        self.version / 10_000
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

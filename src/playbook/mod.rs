@@ -1,4 +1,274 @@
 //! YAML -> `Playbook`: what a person says should happen. All problems at once, each with file, line, column and what to
 //! write instead.
 //!
-//! **Invariant:** reads files, asks no server.
+//! The way of a file: `tree` reads YAML into nodes that know their place; `check` holds them against the JSON Schema that
+//! follows from `shape`; `contradiction` looks at what no key shows by itself; and only when nothing is wrong does a
+//! `Playbook` come to be. Stopping at the first mistake, as serde does, would cost a person one try for each.
+//!
+//! **Invariant:** reads files and the environment it is given, asks no server. A playbook holds references to secrets,
+//! never secrets, and no message shows one.
+
+mod check;
+mod contradiction;
+mod problem;
+mod reference;
+mod scalar;
+mod shape;
+mod tree;
+
+pub use problem::{Problem, Problems};
+pub use reference::{Environment, resolve_url};
+
+use crate::plan::{
+    AssertionSpec, Gate, HistorySpec, LimitsSpec, OnFailure, OpenHours, RouteKind, RouteSpec, ServerSpec, SoakSpec, StandbySpec,
+    ValidateSpec, WindowSpec,
+};
+use crate::word::Template;
+use problem::Flaw;
+use shape::Shape;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// A playbook without a known mistake, in the terms of a plan.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Playbook {
+    /// The file; absolute.
+    pub path: PathBuf,
+    pub name: String,
+    pub strategy: Strategy,
+    pub blue: ServerSpec,
+    pub green: ServerSpec,
+    /// Green is to be made by the run.
+    pub standby: Option<StandbySpec>,
+    pub shadow: Option<Template>,
+    /// Absolute.
+    pub migrations_dir: PathBuf,
+    pub history: HistorySpec,
+    /// At least one.
+    pub routes: Vec<RouteSpec>,
+    pub window: WindowSpec,
+    pub validate: ValidateSpec,
+    pub before_migrate: Gate,
+    pub before_window: Gate,
+    pub soak: SoakSpec,
+    pub on_failure: OnFailure,
+    pub limits: LimitsSpec,
+    pub accept: Vec<Accept>,
+}
+
+/// How the change is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strategy {
+    /// Green is migrated while it follows blue as a logical replica.
+    Sync,
+}
+
+/// A finding that the playbook accepts: `code` or `code:object`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accept {
+    pub word: String,
+    /// From 1, so that one that accepts nothing can be pointed at.
+    pub line: usize,
+    pub column: usize,
+}
+
+/// Reads and checks a playbook. `environment` looks up a variable of the process.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn load(path: &Path, environment: Environment<'_>) -> Result<Playbook, Problems> {
+    let file = path.display().to_string();
+    let bytes = read(path).map_err(|error| {
+        let mut problems = Problems::new(file.clone(), "");
+        problems.push(Flaw::new(format!("the playbook cannot be read: {}", problem::reason(&error))), None);
+        problems
+    })?;
+    let source = String::from_utf8_lossy(&bytes);
+    let mut problems = Problems::new(file, &source);
+    if let Err(error) = std::str::from_utf8(&bytes) {
+        let at = error.valid_up_to();
+        problems.push(Flaw::new("the file is not UTF-8 text from here on").help("save it as UTF-8"), Some(at..at));
+        return Err(problems);
+    }
+    match checked(path, &source, environment, &mut problems) {
+        Some(playbook) if problems.problems.is_empty() => Ok(playbook),
+        _ => {
+            problems.sort();
+            Err(problems)
+        }
+    }
+}
+
+/// No more than is needed to see that it is too much, whatever the path names.
+fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(tree::BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// `None`: the reason is among the problems.
+fn checked(path: &Path, source: &str, environment: Environment<'_>, problems: &mut Problems) -> Option<Playbook> {
+    let (root, flaws) = tree::parse(source);
+    let syntax_error = root.is_none() && !flaws.is_empty();
+    for (flaw, span) in flaws {
+        problems.push(flaw, Some(span));
+    }
+    let Some(root) = root.filter(|root| !root.is_empty()) else {
+        if !syntax_error {
+            let flaw = Flaw::new("the playbook is empty").help("begin with `greenlight init`, or with `playbooks/cutover.yaml`");
+            problems.push(flaw, None);
+        }
+        return None;
+    };
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let schema = json_schema();
+    let mut checker = check::Checker { source, folder, environment, schema: &schema, problems };
+    if let Some(version) = root.at(&["version"]) {
+        // Of another version's file nothing else that could be said would be right.
+        let before = checker.problems.problems.len();
+        checker.node(version, &schema["properties"]["version"], "version");
+        if checker.problems.problems.len() > before {
+            return None;
+        }
+    }
+    let json = checker.node(&root, &schema, "");
+    contradiction::find(&root, &mut checker);
+    if !problems.problems.is_empty() {
+        return None;
+    }
+    let accept = root.at(&["accept"]).map_or(&[][..], tree::Node::items);
+    let accept = accept.iter().filter_map(|node| {
+        let (line, column) = problems.place_of(&node.span);
+        Some(Accept { word: node.text()?.to_owned(), line, column })
+    });
+    let accept = accept.collect();
+    let shape = serde_json::from_value(json).map_err(|error| Flaw::new(format!("the playbook cannot be read: {error}")));
+    match shape.and_then(|shape| compose(shape, &path, folder, accept)) {
+        Ok(playbook) => Some(playbook),
+        Err(flaw) => {
+            problems.push(flaw, None);
+            None
+        }
+    }
+}
+
+/// Err: a text that the check let through and the reading does not, which would be a mistake of ours.
+fn compose(shape: Shape, path: &Path, folder: &Path, accept: Vec<Accept>) -> Result<Playbook, Flaw> {
+    let template = |text: Option<String>| text.map(Template);
+    let create = shape.green.create;
+    Ok(Playbook {
+        path: path.to_owned(),
+        name: shape.name,
+        strategy: Strategy::Sync,
+        blue: ServerSpec { url: Template(shape.blue.url), peer_url: template(shape.blue.peer_url) },
+        green: ServerSpec { url: Template(shape.green.url), peer_url: template(shape.green.peer_url) },
+        standby: create.map(|create| StandbySpec {
+            data_dir: create.data_dir.into(),
+            port: create.port,
+            bin_dir: create.bin_dir.map(|dir| folder.join(dir)),
+        }),
+        shadow: template(shape.shadow),
+        migrations_dir: folder.join(shape.migrations.dir),
+        history: HistorySpec {
+            schema: shape.migrations.history.schema,
+            lock_timeout_ms: millis(scalar::read_duration(&shape.migrations.lock_timeout)?),
+            lock_retries: shape.migrations.lock_retries,
+        },
+        routes: shape.routes.into_iter().map(|route| route_spec(route, folder)).collect(),
+        window: WindowSpec {
+            max_pause_ms: millis(scalar::read_duration(&shape.window.max_pause)?),
+            max_lag_bytes: scalar::read_size(&shape.window.max_lag)?,
+            long_transactions: shape.window.long_transactions.then,
+            transaction_age_max_ms: millis(scalar::read_duration(&shape.window.long_transactions.older_than)?),
+            sequence_margin: shape.window.sequence_margin,
+        },
+        validate: validate_spec(shape.validate)?,
+        before_migrate: gate(shape.gates.before_migrate)?,
+        before_window: gate(shape.gates.before_window)?,
+        soak: SoakSpec {
+            for_secs: scalar::read_duration(&shape.soak.lasts)?.as_secs(),
+            then_finish: matches!(shape.soak.then, shape::AfterSoak::Finish),
+        },
+        on_failure: shape.on_failure,
+        limits: LimitsSpec { wal_kept_bytes_max: scalar::read_size(&shape.limits.wal_kept)? },
+        accept,
+    })
+}
+
+fn route_spec(route: shape::Route, folder: &Path) -> RouteSpec {
+    let shape::Route::Pgbouncer(route) = route;
+    RouteSpec {
+        name: route.name,
+        kind: RouteKind::Pgbouncer {
+            admin: Template(route.admin),
+            database: route.database,
+            config: folder.join(route.config),
+            probe: route.probe.map(Template),
+        },
+    }
+}
+
+fn validate_spec(shape: shape::Validate) -> Result<ValidateSpec, Flaw> {
+    let assertions = shape.assertions.into_iter();
+    Ok(ValidateSpec {
+        rows: shape.rows,
+        chunk_rows: shape.chunk_rows,
+        parallel: shape.parallel,
+        exclude: shape.exclude.iter().map(|name| scalar::read_relation(name)).collect::<Result<_, _>>()?,
+        assertions: assertions.map(|a| AssertionSpec { name: a.name, query: a.query, expect: a.expect }).collect(),
+    })
+}
+
+fn gate(shape: shape::Gate) -> Result<Gate, Flaw> {
+    let hours = shape.hours.map(|hours| {
+        let (from, to) = (scalar::read_clock(&hours.from)?, scalar::read_clock(&hours.to)?);
+        Ok(OpenHours { zone: hours.zone, days: hours.days, from, to })
+    });
+    Ok(Gate { approval: shape.approval, hours: hours.transpose()? })
+}
+
+fn millis(length: Duration) -> u64 {
+    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The JSON Schema of playbooks, by which editors complete and check them.
+pub fn json_schema() -> serde_json::Value {
+    let settings = schemars::generate::SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
+    let mut schema = settings.into_generator().into_root_schema_for::<Shape>().to_value();
+    without_null(&mut schema);
+    schema
+}
+
+/// A key is written with a value or left out; what is optional in Rust need not be nullable in YAML.
+fn without_null(schema: &mut serde_json::Value) {
+    use serde_json::Value as Json;
+    if let Json::Object(object) = schema {
+        object.retain(|key, value| !(key == "default" && value.is_null()));
+        if let Some(Json::Array(types)) = object.get_mut("type") {
+            types.retain(|name| name != "null");
+            if let [one] = types.as_slice() {
+                let one = one.clone();
+                object.insert("type".to_owned(), one);
+            }
+        }
+        if let Some(Json::Array(choices)) = object.get("anyOf")
+            && let [Json::Object(one), Json::Object(null)] = choices.as_slice()
+            && null.get("type").is_some_and(|name| name == "null")
+        {
+            let one = one.clone();
+            object.remove("anyOf");
+            for (key, value) in one {
+                object.entry(key).or_insert(value);
+            }
+        }
+    }
+    match schema {
+        Json::Object(object) => object.values_mut().for_each(without_null),
+        Json::Array(items) => items.iter_mut().for_each(without_null),
+        _ => {}
+    }
+}

@@ -4,7 +4,30 @@
 //! Ok. `create_*` is not repeatable and has a reading counterpart. Every error answers what may have happened
 //! (`Failure`). Sessions say who they are: `application_name` is `greenlight/<run>/<epoch>`.
 
+pub mod catalog;
+pub mod client;
+pub mod failure;
 pub mod programs;
+pub mod survey;
+pub mod sweep;
+
+mod alter;
+mod claim;
+mod fence;
+mod health;
+pub(crate) mod passfile;
+mod probe;
+mod promotion;
+mod publication;
+mod sequences;
+mod server;
+mod slot;
+mod subscription;
+mod tls;
+mod triggers;
+mod warm;
+
+pub use server::{PgServer, PgServerOptions};
 
 use crate::plan::SyncTrigger;
 use crate::schema::{SharedColumns, TableFlow};
@@ -12,6 +35,10 @@ use crate::word::{Lsn, PortError, RelationName};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use std::{fmt, time::Duration};
+
+/// Asked through a route or directly, tells which of two servers with one system identifier answers: its start and port.
+pub const SIGNATURE_SQL: &str = "SELECT to_char(pg_postmaster_start_time() AT TIME ZONE 'UTC', \
+    'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') || ' on port ' || current_setting('port')";
 
 /// What keeps applications from writing to a server's database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,7 +78,7 @@ pub struct SubscriptionState {
     pub enabled: bool,
     /// A worker is connected and applies.
     pub streaming: bool,
-    /// Tables in `pg_subscription_rel` in state `r` (ready).
+    /// Tables in `pg_subscription_rel` in state `r` (ready), without the marker.
     pub ready: Vec<RelationName>,
     pub apply_errors: u64,
     /// The last error text that the server remembers or logs, if it can be had.
@@ -111,7 +138,7 @@ pub trait Server: Send + Sync + fmt::Debug {
     async fn read_marker(&self) -> Result<Option<i64>, PortError>;
 
     // --- publications, slots, subscriptions ----------------------------------------------------------------------------
-    /// The tables of the publication with their column lists; `None` when there is no such publication.
+    /// The tables of the publication with their column lists, without the marker; `None` when there is no such publication.
     async fn publication(&self, name: &str) -> Result<Option<Vec<PublishedTable>>, PortError>;
     /// Creates the publication or sets its tables, always with `publish_via_partition_root`, always with the marker table.
     async fn ensure_publication(&self, name: &str, tables: &[PublishedTable]) -> Result<(), PortError>;
@@ -119,14 +146,16 @@ pub trait Server: Send + Sync + fmt::Debug {
     async fn slot(&self, name: &str) -> Result<Option<SlotState>, PortError>;
     /// Not repeatable. Its consistent point.
     async fn create_slot(&self, name: &str) -> Result<Lsn, PortError>;
-    /// Advances a slot that is not in use; to an earlier place than it has: nothing.
+    /// Advances a slot that is not in use; to an earlier place than it has: nothing. Everything before `to` is durable when
+    /// this returns, also what an apply worker committed without waiting for the disk.
     async fn advance_slot(&self, name: &str, to: Lsn) -> Result<(), PortError>;
     /// A slot in use has its sender ended first.
     async fn ensure_no_slot(&self, name: &str) -> Result<(), PortError>;
     async fn subscription(&self, name: &str) -> Result<Option<SubscriptionState>, PortError>;
-    /// Creates it, disabled and unconnected, for the slot and publication of the same name on the other side.
+    /// Creates it, disabled, for the slot and publication of the same name on the other side, which it asks for its tables:
+    /// a worker that started before they are known would skip their rows without an error.
     async fn ensure_subscription(&self, name: &str) -> Result<(), PortError>;
-    /// Sets where the subscription begins; only while it is disabled.
+    /// Sets where the subscription begins, durably; only while it is disabled.
     async fn set_origin(&self, subscription: &str, lsn: Lsn) -> Result<(), PortError>;
     /// Enables it and refreshes its tables without copying.
     async fn ensure_subscribed(&self, subscription: &str) -> Result<(), PortError>;
@@ -138,6 +167,7 @@ pub trait Server: Send + Sync + fmt::Debug {
     async fn ensure_inherited_stopped(&self, subscription: &str) -> Result<(), PortError>;
 
     // --- WAL and promotion ---------------------------------------------------------------------------------------------
+    /// Where the next record goes, or how far a standby has replayed.
     async fn wal_lsn(&self) -> Result<Lsn, PortError>;
     async fn replay_lsn(&self) -> Result<Lsn, PortError>;
     /// New sessions of every role are read-only by default, or no longer so. Works on a standby.
@@ -161,7 +191,7 @@ pub trait Server: Send + Sync + fmt::Debug {
     async fn probe_fence(&self) -> Result<FenceProbe, PortError>;
     /// Ends the sessions of this run's other coordinators, those with an older epoch in their `application_name`, and
     /// those of this one that are not its present ones: of a connection that broke, the statement may be running still.
-    /// None of them is left when this returns.
+    /// None of them is left when this returns, and they cannot open new ones.
     async fn ensure_sole_coordinator(&self) -> Result<(), PortError>;
 
     // --- schema, sequences, health ---------------------------------------------------------------------------------------
@@ -202,7 +232,8 @@ pub fn published_forward(tables: &[TableFlow]) -> Vec<PublishedTable> {
 
 /// What a migrated green publishes to blue.
 pub fn published_reverse(tables: &[TableFlow]) -> Vec<PublishedTable> {
-    flowing(tables).map(|(table, shared)| PublishedTable { table: table.clone(), columns: shared.reverse.clone() }).collect()
+    let sent = flowing(tables).filter(|(_, shared)| shared.reverse.as_ref().is_none_or(|columns| !columns.is_empty()));
+    sent.map(|(table, shared)| PublishedTable { table: table.clone(), columns: shared.reverse.clone() }).collect()
 }
 
 fn flowing(tables: &[TableFlow]) -> impl Iterator<Item = (&RelationName, &SharedColumns)> {

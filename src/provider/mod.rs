@@ -1,5 +1,15 @@
 //! Who can create, promote, restart and remove a server. The port is `Provider`.
 
+mod configuration;
+mod conninfo;
+mod local;
+pub mod processes;
+mod server;
+mod sql;
+
+pub use local::LocalProvider;
+pub use server::{CopyProgress, LocalServer, Login, NewServer, StopMode, crash_in};
+
 use crate::word::PortError;
 use async_trait::async_trait;
 use std::fmt;

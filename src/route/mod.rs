@@ -2,6 +2,10 @@
 //!
 //! Every call names a wanted state and can be repeated; `observe` reads it back. There is no toggle.
 
+mod pgbouncer;
+
+pub use pgbouncer::PgBouncer;
+
 use crate::word::PortError;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};

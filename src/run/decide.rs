@@ -42,7 +42,8 @@ pub enum Decision {
 
 /// What to do next. Total, synchronous, no clock, no I/O.
 pub fn decide(plan: &Plan, run: &Run, now: Timestamp) -> Decision {
-    use {Direction::*, StepState as S};
+    use Direction::{Backward, Forward};
+    use StepState as S;
     if run.unreadable {
         return Decision::Refuse;
     }

@@ -3,7 +3,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// What a database's catalogue holds, in canonical text, so that two servers can be compared object by object.
-/// System schemas, `greenlight` itself and objects that belong to extensions are left out.
+/// System schemas, `greenlight` itself, what belongs to extensions, and temporary objects are left out. So are owners,
+/// grants and comments.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Catalog {
     pub tables: BTreeMap<RelationNameKey, Table>,
@@ -14,7 +15,10 @@ pub struct Catalog {
     pub functions: BTreeMap<String, String>,
     /// Enums, domains, composites and ranges by name: definition text.
     pub types: BTreeMap<String, String>,
+    /// Versions by name.
     pub extensions: BTreeMap<String, String>,
+    /// Row security policies, rules and statistics objects by kind and name: definition text.
+    pub others: BTreeMap<String, String>,
     pub schemas: Vec<String>,
 }
 
@@ -51,7 +55,7 @@ pub struct Column {
     pub default: Option<String>,
     /// `''`, `a` (always) or `d` (by default), as in `attidentity`.
     pub identity: String,
-    /// The expression of a generated column.
+    /// The expression of a generated column, and whether it is `STORED` or `VIRTUAL`.
     pub generated: Option<String>,
     pub collation: Option<String>,
 }
@@ -59,7 +63,7 @@ pub struct Column {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Constraint {
     pub name: String,
-    /// `p`, `u`, `f`, `c`, `x`, `n` as in `contype`.
+    /// `p`, `u`, `f`, `c`, `x` as in `contype`. NOT NULL is the column's, even where the server has a constraint for it.
     pub kind: String,
     /// `pg_get_constraintdef`.
     pub definition: String,
@@ -84,6 +88,7 @@ pub struct Trigger {
     pub definition: String,
     /// `O`, `D`, `R` or `A` as in `tgenabled`.
     pub enabled: String,
+    /// Fires for each row; otherwise for each statement, and then never for rows that replication applies.
     pub row_level: bool,
 }
 
@@ -94,6 +99,7 @@ pub enum ReplicaIdentity {
     Default,
     Index(String),
     Full,
+    /// None, or an index that has been dropped since.
     Nothing,
 }
 
@@ -121,6 +127,20 @@ pub enum Partition {
     },
 }
 
+impl Table {
+    /// Part of a partitioned table, whose rows are published as the root's.
+    pub fn root(&self) -> Option<&RelationName> {
+        match &self.partition {
+            Partition::Of { root, .. } => Some(root),
+            Partition::None | Partition::Root { .. } => None,
+        }
+    }
+
+    pub fn column(&self, name: &str) -> Option<&Column> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sequence {
     pub name: RelationName,
@@ -129,6 +149,7 @@ pub struct Sequence {
     pub minimum: i64,
     pub maximum: i64,
     pub cycle: bool,
+    /// The column that it serves, as `schema.table.column`.
     pub owned_by: Option<String>,
 }
 

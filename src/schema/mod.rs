@@ -2,9 +2,26 @@
 //!
 //! **Invariant:** no I/O. A catalogue is read by `postgres::catalog`; everything here is a function of data.
 
+mod canonical;
+mod carry;
 mod catalog;
+mod columns;
+mod difference;
+mod fingerprint;
+mod flow;
+#[cfg(test)]
+mod flow_tests;
+mod identity;
+mod moves;
+mod rules;
+mod triggers;
 
 pub use catalog::*;
+pub use difference::{Change, difference};
+pub use fingerprint::fingerprint;
+pub use flow::{FlowOptions, Seen, SeenWrite, flows};
+pub use moves::{MovedColumn, Moves, Renamed};
+pub use triggers::sync_triggers;
 
 use crate::word::RelationName;
 use serde::{Deserialize, Serialize};
@@ -32,15 +49,16 @@ pub enum Flow {
 pub struct SharedColumns {
     /// Column list of the publication on blue; `None`: whole table.
     pub forward: Option<Vec<String>>,
-    /// Column list of the publication on green; `None`: whole table.
+    /// Column list of the publication on green; `None`: whole table. An empty list: not sent back at all.
     pub reverse: Option<Vec<String>>,
-    /// Key columns, in the order of the replica identity.
+    /// Key columns, in the order of the replica identity; empty when rows are told apart only as wholes.
     pub key: Vec<String>,
     /// The columns compared by validation.
     pub compare: Vec<ComparedColumn>,
     /// Set on green before the flow is narrowed: columns that the migration drops and that are NOT NULL without a default.
     pub relax_on_green: Vec<String>,
-    /// Relaxed on the fenced blue after the window, and put back at rollback: the same columns, for rows that come back.
+    /// Relaxed on the fenced blue after the window, and put back at rollback: the same columns, for rows that come back, and
+    /// those that green computes.
     pub relax_on_blue: Vec<String>,
     /// A table with replica identity FULL or an index other than the primary key's.
     pub identity: ReplicaIdentity,

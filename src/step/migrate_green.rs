@@ -35,6 +35,8 @@ impl Step for MigrateGreen {
                 migration.name
             ));
             let took_ms = cx.ports.migrator.apply(migration).await?;
+            // A table that the migration made has no trigger of the fence yet.
+            cx.ports.green.ensure_fence_installed().await?;
             cx.learn(Fact::Migrated { version: migration.version.clone(), name: migration.name.clone(), took_ms }).await?;
         }
         // Ordinary triggers do not fire for applied rows.

@@ -1,9 +1,20 @@
 //! Is green what blue is? Each validator is one file; the port is `Validator`. A difference keeps the window shut.
 
-use crate::word::PortError;
+mod apply_errors;
+mod assertions;
+mod crossing;
+mod membership;
+mod query;
+mod rows;
+mod schema;
+
+use crate::plan::Plan;
+use crate::postgres::Server;
+use crate::word::{Clock, Endpoint, PortError};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::sync::{Arc, atomic::AtomicU64};
 
 /// What one validator found.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -46,4 +57,29 @@ pub trait Validator: Send + Sync + fmt::Debug {
     /// Compares, under live writes, converging: what still differs after everything in flight has arrived is a
     /// difference. Changes nothing. Err: could not look, which is never good.
     async fn check(&self, progress: Progress<'_>) -> Result<Findings, PortError>;
+}
+
+/// The validators of a plan, the quick ones first.
+pub fn all(plan: &Plan, at: [&Endpoint; 2], servers: [&Arc<dyn Server>; 2], clock: &Arc<dyn Clock>) -> Vec<Arc<dyn Validator>> {
+    let [blue, green] = servers;
+    let application_name = format!("greenlight/{}/validate", plan.run);
+    vec![
+        Arc::new(schema::Schema { green: green.clone(), planned: plan.green_fingerprint.clone() }),
+        Arc::new(apply_errors::ApplyErrors { green: green.clone(), flow: plan.names.forward.clone(), seen: AtomicU64::new(0) }),
+        Arc::new(membership::Membership {
+            blue: blue.clone(),
+            green: green.clone(),
+            flow: plan.names.forward.clone(),
+            tables: plan.tables.clone(),
+        }),
+        Arc::new(rows::Rows {
+            blue: at[0].clone(),
+            green: at[1].clone(),
+            application_name: application_name.clone(),
+            spec: plan.validate.clone(),
+            tables: plan.tables.clone(),
+            crossing: Arc::new(crossing::Crossing::new(blue, green, clock)),
+        }),
+        Arc::new(assertions::Assertions { green: at[1].clone(), application_name, list: plan.validate.assertions.clone() }),
+    ]
 }

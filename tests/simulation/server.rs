@@ -446,7 +446,7 @@ impl Server for FakeServer {
     }
 
     async fn long_transactions(&self, _: Duration) -> Result<Vec<LongTransaction>, PortError> {
-        let long = LongTransaction { pid: 1, age: Duration::from_secs(60), who: "somebody".to_owned() };
+        let long = LongTransaction { pid: 1, age: Duration::from_mins(1), who: "somebody".to_owned() };
         self.look("long_transactions", Outside, vec![long], |_| Vec::new()).await
     }
 

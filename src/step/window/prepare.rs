@@ -64,6 +64,7 @@ async fn routes_ready(cx: &mut StepContext<'_>, from: Side) -> Result<Option<Str
 async fn fences_ready(cx: &StepContext<'_>, from: Side, to: Side) -> Result<Option<String>, PortError> {
     let (old, new) = (cx.server(from), cx.server(to));
     old.ensure_fence_installed().await?;
+    new.ensure_fence_installed().await?;
     if old.fence().await? != Fence::Open {
         return Ok(Some(format!("{from} is fenced, though it serves")));
     }

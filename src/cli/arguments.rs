@@ -1,0 +1,270 @@
+//! What can be typed.
+
+use crate::run::StepNo;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Changes a PostgreSQL database without an incident: migrates a replica, proves it, moves the applications over in a pause
+/// they hardly notice, and keeps the old primary current as the way back.
+#[derive(Debug, Parser)]
+#[command(name = "greenlight", version, after_help = EXIT_CODES)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub shared: Shared,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 completed; 1 a fault, or something could not be reached; 2 usage; 3 the playbook has \
+problems; 4 refused by preflight; 5 the run waits; 6 held for a person; 7 rolled back; 8 another coordinator holds the run; \
+9 the journal cannot be used; 130 interrupted.";
+
+/// For every command.
+#[derive(Clone, Debug, Args)]
+pub struct Shared {
+    /// The folder of the journal: the truth about every run.
+    #[arg(long, global = true, value_name = "DIR", env = "GREENLIGHT_STATE", default_value = ".greenlight")]
+    pub state: PathBuf,
+    /// What standard output holds.
+    #[arg(long, global = true, value_enum, default_value = "text")]
+    pub output: Output,
+    /// How to log, to standard error.
+    #[arg(long, global = true, value_enum, default_value = "text")]
+    pub log: LogFormat,
+    /// Log more; twice: everything.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    Text,
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Read a playbook and say everything that is wrong with it. Asks no server.
+    Check(CheckArgs),
+    /// Print the JSON Schema of playbooks, for editors.
+    Schema,
+    /// Look at two servers and print a first playbook for them.
+    Init(InitArgs),
+    /// Look at the servers and show what a run would do. Changes nothing.
+    Plan(PlanArgs),
+    /// Carry out a playbook; goes on with the run of that playbook if there is an open one.
+    Run(RunArgs),
+    /// Where a run stands, and whether a rollback would be lossless now.
+    Status(StatusArgs),
+    /// Open the gate that a run waits at.
+    Approve(RequestArgs),
+    /// Try a failed step again.
+    Retry(RequestArgs),
+    /// Say that a stuck step was done by hand.
+    MarkDone(MarkDoneArgs),
+    /// Move the applications back to blue. The run then waits before its window.
+    Rollback(RequestArgs),
+    /// End the soak: take replication down and retire blue. No way back from here.
+    Finish(RequestArgs),
+    /// Take everything back, from any state, and leave blue serving.
+    Abandon(AbandonArgs),
+    /// List, and with `--remove` take away, what lost runs left on a server.
+    Sweep(SweepArgs),
+    /// What happened: timeline, windows by phase, validation, deviations from the plan.
+    Report(ReportArgs),
+    /// The records of a run.
+    #[command(subcommand)]
+    Journal(JournalCommand),
+    /// Print completions for a shell.
+    Completions { shell: clap_complete::Shell },
+    /// A throwaway world of real servers, for trying everything by hand.
+    #[command(subcommand)]
+    Lab(LabCommand),
+    /// The second process that holds a deadline over a window. Started by a run.
+    #[command(hide = true)]
+    Guard(GuardArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CheckArgs {
+    pub playbook: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct InitArgs {
+    /// URL of the server that serves now; `${env:NAME}` and `${file:/path}` stand for secrets.
+    #[arg(long)]
+    pub blue: String,
+    /// URL of its physical standby.
+    #[arg(long)]
+    pub green: String,
+    /// URL of PgBouncer's admin console (the database `pgbouncer`).
+    #[arg(long)]
+    pub pgbouncer: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PlanArgs {
+    pub playbook: PathBuf,
+    /// A drawing for Mermaid instead of text.
+    #[arg(long)]
+    pub mermaid: bool,
+    /// Name each table, also the ones that flow without any change.
+    #[arg(long)]
+    pub all_tables: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    pub playbook: PathBuf,
+    /// Carry out only the plan with this digest, as `plan` printed it (its beginning is enough).
+    #[arg(long, value_name = "DIGEST")]
+    pub plan: Option<String>,
+    /// Come back (exit code 5) instead of waiting for a person, for hours, or for the end of the soak.
+    #[arg(long)]
+    pub no_wait: bool,
+    /// Look, plan and say where each step stands, without doing anything.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct WhichRun {
+    /// The run; the newest open one when left out.
+    pub run: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    #[command(flatten)]
+    pub which: WhichRun,
+    /// Look again and again until the run is over.
+    #[arg(long)]
+    pub watch: bool,
+    /// Do not ask the servers whether a rollback would be lossless.
+    #[arg(long)]
+    pub offline: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RequestArgs {
+    #[command(flatten)]
+    pub which: WhichRun,
+    /// Why, for the record.
+    #[arg(long)]
+    pub reason: Option<String>,
+    /// Who asks, for the record; the user's name when left out.
+    #[arg(long, env = "USER", default_value = "unknown")]
+    pub by: String,
+    /// Come back instead of waiting for a person, for hours, or for the end of the soak.
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct MarkDoneArgs {
+    /// The step's number in the plan.
+    #[arg(long, value_parser = step_number)]
+    pub step: StepNo,
+    #[command(flatten)]
+    pub request: RequestArgs,
+}
+
+fn step_number(text: &str) -> Result<StepNo, String> {
+    let number: usize = text.parse().map_err(|_| "a step is named by its number in the plan".to_owned())?;
+    number.checked_sub(1).map(StepNo).ok_or_else(|| "steps count from 1".to_owned())
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AbandonArgs {
+    /// Do not try to reach green. If green serves, what it took and blue has not is lost.
+    #[arg(long)]
+    pub without_green: bool,
+    #[command(flatten)]
+    pub request: RequestArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SweepArgs {
+    /// URL of the server to look at; `${env:NAME}` and `${file:/path}` stand for secrets.
+    pub url: String,
+    /// Take away what belongs to no open run of this state directory.
+    #[arg(long)]
+    pub remove: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ReportArgs {
+    #[command(flatten)]
+    pub which: WhichRun,
+    /// Markdown instead of text.
+    #[arg(long)]
+    pub markdown: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum JournalCommand {
+    /// Print each record of a run.
+    Show(WhichRun),
+    /// List the runs of the state directory.
+    Runs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum LabCommand {
+    /// Start blue, its standby, PgBouncer and a shop-like database, and print the playbook to run next.
+    Up(LabArgs),
+    /// Stop and remove what `up` started.
+    Down(LabArgs),
+    /// Cutover, rollback, cutover and finish under live writes, then a summary of what clients saw.
+    Demo(LabArgs),
+    /// Many cutovers and rollbacks under load, measured.
+    Bench(BenchArgs),
+}
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct LabArgs {
+    /// Where the throwaway world lives; the server user must be able to read it.
+    #[arg(long, value_name = "DIR", default_value = "/tmp/greenlight-lab")]
+    pub dir: PathBuf,
+    /// PostgreSQL's major version.
+    #[arg(long, default_value = "15")]
+    pub postgres: u32,
+    /// How much data: 1 is a few hundred thousand rows.
+    #[arg(long, default_value = "1")]
+    pub scale: u32,
+    /// Folders of PostgreSQL programs, separated by colons, besides the usual ones.
+    #[arg(long, env = "GREENLIGHT_PG_DIRS", hide_env_values = true)]
+    pub pg_dirs: Option<std::ffi::OsString>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct BenchArgs {
+    #[command(flatten)]
+    pub lab: LabArgs,
+    /// Cutovers; each is followed by a rollback.
+    #[arg(long, default_value = "20")]
+    pub rounds: u32,
+    /// Transactions a second, over all clients.
+    #[arg(long, default_value = "1000")]
+    pub rate: u32,
+    /// Tables for the measurement of preflight and plan.
+    #[arg(long, default_value = "10000")]
+    pub tables: u32,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct GuardArgs {
+    #[arg(long)]
+    pub run: String,
+    #[arg(long)]
+    pub within_ms: u64,
+    #[arg(long)]
+    pub parent: u32,
+}

@@ -1,0 +1,273 @@
+//! `greenlight lab bench`: many cutovers and rollbacks under load, and beside them, in the same run, the floor: PAUSE, one
+//! marker's way, RESUME.
+
+use super::demo::{direction, pooler_version, versions, write};
+use super::drill::{Drill, Moved};
+use super::{Soak, options, write_playbook};
+use crate::cli::arguments::{BenchArgs, LabArgs, Output, Shared};
+use crate::cli::{Exit, print};
+use crate::lab::{Ledger, LedgerOptions, LedgerReport, Outcome, World};
+use crate::plan::StepName;
+use crate::postgres::client::{Session, SessionOptions};
+use crate::run::RequestKind;
+use crate::step::Ports;
+use crate::word::{Clock, Endpoint, Side, SystemClock};
+use crate::{playbook, wire};
+use anyhow::{Context, anyhow, ensure};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+const CLIENTS: u32 = 8;
+const FLOOR_ROUNDS: u32 = 40;
+const PATIENCE: Duration = Duration::from_mins(2);
+
+#[derive(Debug, Serialize)]
+struct Summary {
+    machine: String,
+    postgres: String,
+    pgbouncer: String,
+    windows: usize,
+    transactions_per_second: f64,
+    window_ms: Spread,
+    floor_ms: Spread,
+    /// The median window as a multiple of the median floor.
+    window_to_floor: f64,
+    phases_ms: BTreeMap<String, Spread>,
+    longest_client_wait_ms: f64,
+    acknowledged_writes: usize,
+    lost_writes: usize,
+    failed_requests: usize,
+    attach_ms: f64,
+    attach_wal_bytes: u64,
+    coordinator_memory_bytes: u64,
+    plan_tables: u32,
+    plan_secs: f64,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Spread {
+    median: f64,
+    p99: f64,
+    max: f64,
+}
+
+pub(super) async fn run(shared: &Shared, args: &BenchArgs) -> anyhow::Result<Exit> {
+    let (plan_secs, _) = time_plan(args).await.context("could not time the plan of many tables")?;
+    let world = World::up(&options(&args.lab, "shop").await?, &print::say).await?;
+    let playbook = write_playbook(&world, &Soak { secs: 3600, gated: false })?;
+    let ledger = Ledger::start(&world.routes(), LedgerOptions { clients: CLIENTS, rate: f64::from(args.rate) });
+    ledger.wait_for(1000, PATIENCE).await?;
+    let (drill, attach_wal_bytes) = attach(&world, &playbook).await?;
+    let mut floor = Vec::new();
+    for round in 1..=args.rounds {
+        print::say(&format!("round {round} of {}", args.rounds));
+        drill.go_to_wait(Some(RequestKind::Rollback)).await?;
+        if round == 1 {
+            floor = measure_floor(&drill.ports).await?;
+        }
+        drill.go_to_wait(Some(RequestKind::Approve)).await?;
+    }
+    let report = ledger.stop().await;
+    let lost = report.lost(&world.endpoint(Side::Green)).await?;
+    let moved = drill.moved().await?;
+    let memory = coordinator_memory(&world, &playbook).await?;
+    let summary = Summary {
+        machine: machine(),
+        postgres: versions(&world, Side::Green).await?,
+        pgbouncer: pooler_version(&world).await?,
+        windows: moved.len(),
+        transactions_per_second: rate(&report),
+        window_ms: spread(moved.iter().map(|moved| moved.pause_ms)),
+        floor_ms: spread(floor.iter().copied()),
+        window_to_floor: spread(moved.iter().map(|moved| moved.pause_ms)).median / spread(floor.iter().copied()).median,
+        phases_ms: phases(&moved),
+        longest_client_wait_ms: longest_wait(&moved, &report),
+        acknowledged_writes: report.count(Outcome::Acknowledged),
+        lost_writes: lost.len(),
+        failed_requests: report.count(Outcome::Failed) + report.count(Outcome::Unknown),
+        attach_ms: attach_ms(&drill).await?,
+        attach_wal_bytes,
+        coordinator_memory_bytes: memory,
+        plan_tables: args.tables,
+        plan_secs,
+    };
+    let path = write(&summary, "bench")?;
+    match shared.output {
+        Output::Json => print::json(&summary),
+        Output::Text => print::data(&table(&summary)),
+    }
+    for (error, count) in &report.errors {
+        print::say(&format!("{count} times: {error}"));
+    }
+    print::say(&format!("written to {}", path.display()));
+    world.down()?;
+    Ok(if summary.lost_writes == 0 { Exit::Completed } else { Exit::Fault })
+}
+
+/// Attaches green and moves to it for the first time. The drill, and the WAL that blue wrote from its claim to green's first
+/// marker, without what the writers wrote in an equal time before.
+async fn attach(world: &World, playbook: &std::path::Path) -> anyhow::Result<(Drill, u64)> {
+    let drill = Drill::begin(playbook, &world.dir().join("state"), true).await?;
+    drill.go_to_wait(None).await?;
+    let records = drill.moved().await?;
+    ensure!(records.len() == 1, "the first window did not open");
+    let slot = drill.ports.blue.slot(&drill.plan.names.forward).await?;
+    Ok((drill, slot.map_or(0, |slot| slot.retained_bytes)))
+}
+
+/// From the publication on blue to the first marker on green, in milliseconds.
+async fn attach_ms(drill: &Drill) -> anyhow::Result<f64> {
+    let attaching = [StepName::PublishBlue, StepName::AttachGreen, StepName::SubscribeGreen];
+    Ok(drill.step_ms().await?.iter().filter(|(name, _)| attaching.contains(name)).map(|(_, ms)| ms).sum())
+}
+
+/// PAUSE, a marker from blue to green, RESUME, in milliseconds; while blue serves and green follows.
+async fn measure_floor(ports: &Ports) -> anyhow::Result<Vec<f64>> {
+    let clock = SystemClock::new();
+    let mut floor = Vec::new();
+    for _ in 0..FLOOR_ROUNDS {
+        for route in &ports.routes {
+            route.router.settle().await?;
+        }
+        let started = clock.monotonic();
+        for route in &ports.routes {
+            route.router.pause(Duration::from_secs(5)).await?;
+        }
+        let value = clock.now().as_microsecond();
+        ports.blue.write_marker(value).await?;
+        while ports.green.read_marker().await? != Some(value) {
+            ensure!(clock.monotonic().saturating_sub(started) < Duration::from_secs(10), "the marker did not arrive");
+        }
+        for route in &ports.routes {
+            route.router.resume().await?;
+        }
+        floor.push(clock.monotonic().saturating_sub(started).as_secs_f64() * 1000.0);
+        clock.sleep(Duration::from_millis(50)).await;
+    }
+    Ok(floor)
+}
+
+/// The peak memory of a coordinator process of its own, as the system accounts it, through a status and a plan of the run.
+async fn coordinator_memory(world: &World, playbook: &std::path::Path) -> anyhow::Result<u64> {
+    let program = std::env::current_exe()?;
+    let mut command = crate::process::new_command(&program);
+    command.arg("--state").arg(world.dir().join("state")).arg("run").arg(playbook).arg("--no-wait");
+    let mut child = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn()?;
+    let status = format!("/proc/{}/status", child.id().unwrap_or_default());
+    let (clock, mut peak) = (SystemClock::new(), 0);
+    while child.try_wait()?.is_none() {
+        let text = std::fs::read_to_string(&status).unwrap_or_default();
+        let kib = text.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        peak = peak.max(kib.unwrap_or(0) * 1024);
+        clock.sleep(Duration::from_millis(2)).await;
+    }
+    Ok(peak)
+}
+
+/// Seconds that survey, preflight, shadow and plan take for a database of many tables.
+async fn time_plan(args: &BenchArgs) -> anyhow::Result<(f64, usize)> {
+    let lab = LabArgs { dir: args.lab.dir.with_extension("many"), ..args.lab.clone() };
+    let mut options = options(&lab, "shop").await?;
+    options.scale = 0.01;
+    options.fsync = false;
+    options.settings.push(("max_locks_per_transaction".to_owned(), "20000".to_owned()));
+    let world = World::up(&options, &|_| {}).await?;
+    print::say(&format!("making {} tables", args.tables));
+    let sql = format!(
+        "DO $$ BEGIN FOR n IN 1..{} LOOP EXECUTE format('CREATE TABLE public.many_%s (id bigint PRIMARY KEY, a text NOT NULL, b int)', n); END LOOP; END $$",
+        args.tables
+    );
+    let blue: Endpoint = world.endpoint(Side::Blue);
+    let session = Session::open(
+        &blue,
+        &SessionOptions { limit: Duration::from_mins(5), ..SessionOptions::named("greenlight/lab") },
+        "blue",
+    )
+    .await?;
+    session.batch("make many tables", &sql).await?;
+    let playbook = write_playbook(&world, &Soak { secs: 3600, gated: false })?;
+    let playbook = playbook::load(&playbook, &wire::environment).map_err(|problems| anyhow!("{}", problems.render(false)))?;
+    let clock = SystemClock::new();
+    let started = clock.monotonic();
+    let plan = wire::make_plan(&playbook).await?;
+    let took = clock.monotonic().saturating_sub(started).as_secs_f64();
+    world.down()?;
+    Ok((took, plan.tables.len()))
+}
+
+fn phases(moved: &[Moved]) -> BTreeMap<String, Spread> {
+    let mut by_name: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    for phase in moved.iter().flat_map(|moved| &moved.phases) {
+        by_name.entry(phase.name.clone()).or_default().push(phase.ms);
+    }
+    by_name.into_iter().map(|(name, values)| (name, spread(values.into_iter()))).collect()
+}
+
+fn longest_wait(moved: &[Moved], report: &LedgerReport) -> f64 {
+    let waits = moved.iter().map(|moved| report.longest_wait_between(moved.opened_at, moved.closed_at));
+    waits.max().unwrap_or_default().as_secs_f64() * 1000.0
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a count of requests")]
+fn rate(report: &LedgerReport) -> f64 {
+    let (Some(first), Some(last)) = (report.requests.first(), report.requests.last()) else { return 0.0 };
+    report.count(Outcome::Acknowledged) as f64 / last.started.duration_since(first.started).as_secs_f64().max(0.001)
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a rank among few values"
+)]
+fn spread(values: impl Iterator<Item = f64>) -> Spread {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_unstable_by(f64::total_cmp);
+    let at =
+        |share: f64| values.get((values.len().saturating_sub(1) as f64 * share).round() as usize).copied().unwrap_or(f64::NAN);
+    Spread { median: at(0.5), p99: at(0.99), max: at(1.0) }
+}
+
+fn machine() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model =
+        info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map_or("unknown", |(_, name)| name);
+    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    format!("{cores} cores ({model})")
+}
+
+fn table(summary: &Summary) -> String {
+    let mut table = comfy_table::Table::new();
+    table.set_header(["", "median", "p99", "max"]);
+    let mut row = |name: &str, spread: &Spread| {
+        table.add_row([
+            name.to_owned(),
+            format!("{:.1} ms", spread.median),
+            format!("{:.1} ms", spread.p99),
+            format!("{:.1} ms", spread.max),
+        ]);
+    };
+    row("window", &summary.window_ms);
+    for (name, spread) in &summary.phases_ms {
+        row(&format!("  {name}"), spread);
+    }
+    row("floor", &summary.floor_ms);
+    let lines = [
+        format!(
+            "{} windows ({} and {}), {:.0} transactions a second",
+            summary.windows,
+            direction(Side::Green),
+            direction(Side::Blue),
+            summary.transactions_per_second
+        ),
+        format!("window to floor: {:.1}", summary.window_to_floor),
+        format!("longest client wait: {:.0} ms; failed requests: {}", summary.longest_client_wait_ms, summary.failed_requests),
+        format!("acknowledged writes: {}; lost: {}", summary.acknowledged_writes, summary.lost_writes),
+        format!("attachment: {:.0} ms, {} bytes of WAL kept for green", summary.attach_ms, summary.attach_wal_bytes),
+        format!("coordinator's memory: {} MiB", summary.coordinator_memory_bytes / 1_048_576),
+        format!("preflight and plan of {} tables: {:.1} s", summary.plan_tables, summary.plan_secs),
+        format!("PostgreSQL {}, {}; {}", summary.postgres, summary.pgbouncer, summary.machine),
+    ];
+    format!("{table}\n{}", lines.join("\n"))
+}

@@ -1,0 +1,207 @@
+//! `greenlight report`: what happened, from the journal alone.
+
+use super::arguments::{Output, ReportArgs, Shared};
+use super::{Exit, print, screen, state};
+use crate::plan::Plan;
+use crate::run::{Event, Fact, Outcome, Record, Run, WindowPhase};
+use crate::word::{Side, Timestamp};
+use serde::Serialize;
+use std::fmt::Write;
+
+#[derive(Debug, Serialize)]
+struct Report {
+    run: String,
+    name: String,
+    plan: String,
+    outcome: Option<Outcome>,
+    serving: Side,
+    created_at: Option<Timestamp>,
+    ended_at: Option<Timestamp>,
+    timeline: Vec<Moment>,
+    windows: Vec<WindowLine>,
+    validations: Vec<ValidationLine>,
+    migrations: Vec<MigrationLine>,
+    /// What did not go as the plan says.
+    deviations: Vec<Moment>,
+    left_behind: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Moment {
+    at: Timestamp,
+    what: String,
+}
+
+#[derive(Debug, Serialize)]
+struct WindowLine {
+    at: Timestamp,
+    serving: Side,
+    moved: bool,
+    by_guard: bool,
+    pause_ms: f64,
+    phases: Vec<WindowPhase>,
+    reason: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct ValidationLine {
+    at: Timestamp,
+    tables: u64,
+    rows: u64,
+    took_ms: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct MigrationLine {
+    version: String,
+    name: String,
+    took_ms: u64,
+}
+
+pub(super) async fn run(shared: &Shared, args: &ReportArgs) -> anyhow::Result<Exit> {
+    let journal = state::open(shared)?;
+    let stored = state::choose(journal.as_ref(), &args.which, false).await?;
+    let report = gather(&stored.plan, &stored.run, &stored.records);
+    match (shared.output, args.markdown) {
+        (Output::Json, _) => print::json(&report),
+        (Output::Text, true) => print::data(&markdown(&report)),
+        (Output::Text, false) => print::data(&text(&report)),
+    }
+    print::say(&screen::standing(&stored.plan, &stored.run));
+    Ok(Exit::Completed)
+}
+
+fn gather(plan: &Plan, run: &Run, records: &[Record]) -> Report {
+    let mut report = Report {
+        run: plan.run.to_string(),
+        name: plan.name.clone(),
+        plan: plan.digest(),
+        outcome: run.outcome,
+        serving: run.serving(),
+        created_at: records.first().map(|record| record.at),
+        ended_at: records.last().filter(|_| run.outcome.is_some()).map(|record| record.at),
+        timeline: Vec::new(),
+        windows: Vec::new(),
+        validations: Vec::new(),
+        migrations: Vec::new(),
+        deviations: Vec::new(),
+        left_behind: Vec::new(),
+    };
+    for record in records {
+        if let Some(line) = screen::line(plan, &record.event) {
+            report.timeline.push(Moment { at: record.at, what: line.trim().to_owned() });
+        }
+        if let Some(what) = deviation(plan, &record.event) {
+            report.deviations.push(Moment { at: record.at, what });
+        }
+        if let Event::FactLearned { fact, .. } = &record.event {
+            gather_fact(&mut report, record.at, fact);
+        }
+    }
+    report
+}
+
+fn gather_fact(report: &mut Report, at: Timestamp, fact: &Fact) {
+    match fact.clone() {
+        Fact::WindowClosed { serving, moved, by_guard, pause_ms, phases, reason } => {
+            report.windows.push(WindowLine { at, serving, moved, by_guard, pause_ms, phases, reason });
+        }
+        Fact::Validated { at, tables, rows, took_ms } => report.validations.push(ValidationLine { at, tables, rows, took_ms }),
+        Fact::Migrated { version, name, took_ms } => report.migrations.push(MigrationLine { version, name, took_ms }),
+        Fact::LeftBehind { on, what, why } => report.left_behind.push(format!("on {on}: {what} ({why})")),
+        _ => {}
+    }
+}
+
+/// What a plan does not foresee: failures, doubts, takeovers, ways back, people's words.
+fn deviation(plan: &Plan, event: &Event) -> Option<String> {
+    let unforeseen = matches!(
+        event,
+        Event::StepFailed { .. }
+            | Event::StepUnsure { .. }
+            | Event::RollbackBegun { .. }
+            | Event::RetryOrdered { .. }
+            | Event::MarkedDone { .. }
+            | Event::Noticed { .. }
+            | Event::FactLearned { fact: Fact::WindowClosed { moved: false, .. } | Fact::WayBackGivenUp { .. }, .. }
+    );
+    unforeseen.then(|| screen::line(plan, event)).flatten().map(|line| line.trim().to_owned())
+}
+
+fn text(report: &Report) -> String {
+    let mut text = String::new();
+    let outcome =
+        report.outcome.map_or("open", |outcome| if outcome == Outcome::Completed { "completed" } else { "rolled back" });
+    let _ = writeln!(
+        text,
+        "run {} of `{}`: {outcome}; {} serves; plan {}",
+        report.run,
+        report.name,
+        report.serving,
+        &report.plan[..12]
+    );
+    for window in &report.windows {
+        let _ = writeln!(text, "\nwindow at {:.3}: {}", window.at, window_words(window));
+        for phase in &window.phases {
+            let _ = writeln!(text, "  {:<14} {:>8.1} ms", phase.name, phase.ms);
+        }
+    }
+    section(
+        &mut text,
+        "validation",
+        report.validations.iter().map(|line| format!("{} tables, {} rows equal, in {} ms", line.tables, line.rows, line.took_ms)),
+    );
+    section(
+        &mut text,
+        "migrations",
+        report.migrations.iter().map(|line| format!("{} {} in {} ms", line.version, line.name, line.took_ms)),
+    );
+    section(
+        &mut text,
+        "deviations from the plan",
+        report.deviations.iter().map(|moment| format!("{:.3}  {}", moment.at, moment.what)),
+    );
+    section(&mut text, "left behind", report.left_behind.iter().cloned());
+    section(&mut text, "timeline", report.timeline.iter().map(|moment| format!("{:.3}  {}", moment.at, moment.what)));
+    text
+}
+
+fn window_words(window: &WindowLine) -> String {
+    let guard = if window.by_guard { ", closed by the guard" } else { "" };
+    let reason = window.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    if window.moved {
+        format!("{} serves after a pause of {:.1} ms{guard}{reason}", window.serving, window.pause_ms)
+    } else {
+        format!("went back{guard}, {} goes on serving{reason}", window.serving)
+    }
+}
+
+fn section(text: &mut String, title: &str, lines: impl Iterator<Item = String>) {
+    let lines: Vec<String> = lines.collect();
+    if !lines.is_empty() {
+        let _ = writeln!(text, "\n{title}\n  {}", lines.join("\n  "));
+    }
+}
+
+fn markdown(report: &Report) -> String {
+    let mut text = format!(
+        "# Run {} of `{}`\n\nPlan `{}`. {} serves.\n\n## Windows\n\n",
+        report.run, report.name, report.plan, report.serving
+    );
+    text.push_str("| when | what | phases (ms) |\n| --- | --- | --- |\n");
+    for window in &report.windows {
+        let phases: Vec<String> = window.phases.iter().map(|phase| format!("{} {:.1}", phase.name, phase.ms)).collect();
+        let _ = writeln!(text, "| {:.3} | {} | {} |", window.at, cell(&window_words(window)), phases.join(", "));
+    }
+    for (title, moments) in [("Deviations from the plan", &report.deviations), ("Timeline", &report.timeline)] {
+        let _ = writeln!(text, "\n## {title}\n\n| when | what |\n| --- | --- |");
+        for moment in moments {
+            let _ = writeln!(text, "| {:.3} | {} |", moment.at, cell(&moment.what));
+        }
+    }
+    text
+}
+
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|").replace('\n', " ")
+}

@@ -1,0 +1,159 @@
+//! `greenlight status`: where a run stands, and whether a rollback would be lossless now, by looking.
+
+use super::arguments::{Output, Shared, StatusArgs};
+use super::{Exit, print, screen, state};
+use crate::journal::Journal;
+use crate::plan::Plan;
+use crate::postgres::Server;
+use crate::run::{Run, StepState};
+use crate::wire;
+use crate::word::{Clock, PortError, Side, SystemClock};
+use serde::Serialize;
+use std::sync::{Arc, atomic::AtomicU64};
+use std::{fmt::Write, time::Duration};
+
+/// What `status --output json` gives.
+#[derive(Debug, Serialize)]
+struct Status {
+    run: String,
+    name: String,
+    serving: Side,
+    outcome: Option<crate::run::Outcome>,
+    steps: Vec<StepLine>,
+    waits_for: Option<String>,
+    doing: Option<String>,
+    held_by: Option<String>,
+    way_back: WayBack,
+}
+
+#[derive(Debug, Serialize)]
+struct StepLine {
+    number: usize,
+    name: String,
+    state: &'static str,
+}
+
+/// Whether moving back to blue would lose anything, now.
+#[derive(Debug, Serialize)]
+#[serde(tag = "way_back", rename_all = "snake_case")]
+enum WayBack {
+    /// Blue serves; nothing is to be moved back.
+    NotNeeded,
+    Lossless {
+        lag_bytes: u64,
+    },
+    /// Blue does not follow now; the changes are kept for it until it does.
+    Delayed {
+        why: String,
+    },
+    WouldLose {
+        why: String,
+    },
+    /// Not known is not good.
+    Unknown {
+        why: String,
+    },
+}
+
+pub(super) async fn run(shared: &Shared, args: &StatusArgs) -> anyhow::Result<Exit> {
+    let journal = state::open(shared)?;
+    let clock = SystemClock::new();
+    loop {
+        let stored = state::choose(journal.as_ref(), &args.which, false).await?;
+        let status = look(journal.as_ref(), &stored, shared, args.offline).await?;
+        match shared.output {
+            Output::Json => print::json(&status),
+            Output::Text => print::data(&text(&status)),
+        }
+        print::say(&screen::standing(&stored.plan, &stored.run));
+        if !args.watch || stored.run.outcome.is_some() {
+            return Ok(Exit::Completed);
+        }
+        clock.sleep(Duration::from_secs(2)).await;
+    }
+}
+
+async fn look(journal: &dyn Journal, stored: &state::Stored, shared: &Shared, offline: bool) -> anyhow::Result<Status> {
+    let (plan, run) = (&stored.plan, &stored.run);
+    let now = SystemClock::new().now();
+    let lease = journal.lease(&stored.id).await?.filter(|lease| !lease.free && lease.expires_at > now);
+    let way_back = if run.serving() == Side::Blue || run.outcome.is_some() {
+        WayBack::NotNeeded
+    } else if offline {
+        WayBack::Unknown { why: "not looked".to_owned() }
+    } else {
+        let ports = wire::ports(plan, &Arc::new(AtomicU64::new(0)), &shared.state).await?;
+        way_back(plan, run, &ports.blue, &ports.green).await.unwrap_or_else(|error| WayBack::Unknown { why: error.chain() })
+    };
+    let steps = plan.steps.iter().zip(&run.steps).enumerate();
+    Ok(Status {
+        run: plan.run.to_string(),
+        name: plan.name.clone(),
+        serving: run.serving(),
+        outcome: run.outcome,
+        steps: steps
+            .map(|(at, (step, state))| StepLine { number: at + 1, name: step.name.to_string(), state: word(state) })
+            .collect(),
+        waits_for: run.note.clone(),
+        doing: if lease.is_some() { journal.progress(&stored.id).await? } else { None },
+        held_by: lease.map(|lease| lease.holder),
+        way_back,
+    })
+}
+
+async fn way_back(plan: &Plan, run: &Run, blue: &Arc<dyn Server>, green: &Arc<dyn Server>) -> Result<WayBack, PortError> {
+    if let Some(why) = run.way_back_given_up() {
+        return Ok(WayBack::WouldLose { why: why.to_owned() });
+    }
+    let name = &plan.names.reverse;
+    let Some(slot) = green.slot(name).await?.filter(|slot| !slot.lost) else {
+        return Ok(WayBack::WouldLose { why: "green's slot for blue is gone".to_owned() });
+    };
+    let Some(flow) = blue.subscription(name).await? else {
+        return Ok(WayBack::WouldLose { why: "blue's subscription is gone".to_owned() });
+    };
+    if !flow.enabled || !flow.streaming {
+        let why = flow.last_error.unwrap_or_else(|| "blue's subscription is not streaming".to_owned());
+        return Ok(WayBack::Delayed { why });
+    }
+    let lag_bytes = green.wal_lsn().await?.bytes_since(slot.confirmed_flush);
+    Ok(WayBack::Lossless { lag_bytes })
+}
+
+fn word(state: &StepState) -> &'static str {
+    match state {
+        StepState::Idle => "to do",
+        StepState::Gated { .. } => "at its gate",
+        StepState::Running { .. } | StepState::Parked { .. } => "under way",
+        StepState::Retrying { .. } => "trying again",
+        StepState::Unsure { .. } => "not known, looking",
+        StepState::Stuck { .. } => "stuck",
+        StepState::Done => "done",
+        StepState::Reverted => "taken back",
+    }
+}
+
+fn text(status: &Status) -> String {
+    let mut text = format!("run {} of `{}`: {} serves\n", status.run, status.name, status.serving);
+    for step in &status.steps {
+        let _ = writeln!(text, "  {:>2}  {:<18} {}", step.number, step.name, step.state);
+    }
+    if let Some(waits_for) = &status.waits_for {
+        let _ = writeln!(text, "waits for {waits_for}");
+    }
+    if let Some(doing) = &status.doing {
+        let _ = writeln!(text, "now: {doing}");
+    }
+    let holder = status.held_by.as_deref().unwrap_or("nobody; `greenlight run` goes on with it");
+    if status.outcome.is_none() {
+        let _ = writeln!(text, "driven by {holder}");
+    }
+    let _ = match &status.way_back {
+        WayBack::NotNeeded => Ok(()),
+        WayBack::Lossless { lag_bytes } => writeln!(text, "a rollback now would lose nothing (blue is {lag_bytes} bytes behind)"),
+        WayBack::Delayed { why } => writeln!(text, "a rollback has to wait, and would then lose nothing: {why}"),
+        WayBack::WouldLose { why } => writeln!(text, "a rollback would LOSE writes: {why}"),
+        WayBack::Unknown { why } => writeln!(text, "whether a rollback would be lossless is not known: {why}"),
+    };
+    text
+}

@@ -1,0 +1,3 @@
+-- 21 million are not enough for every order. Rewrites both tables.
+ALTER TABLE orders ALTER COLUMN total_cents TYPE bigint;
+ALTER TABLE payments ALTER COLUMN amount_cents TYPE bigint;

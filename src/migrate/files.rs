@@ -1,0 +1,328 @@
+//! Migrations from a folder of SQL files: `<version>_<name>.up.sql`, and `.down.sql` beside it where there is a way back.
+//!
+//! Everything that is wrong is said at once.
+
+use super::{Applied, Migration, statements};
+use sha2::{Digest, Sha256};
+use std::{
+    collections::BTreeMap,
+    fmt, fs,
+    path::{Path, PathBuf},
+};
+
+/// What is wrong with a file or the folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileProblem {
+    pub path: PathBuf,
+    /// From 1, where it is about a line.
+    pub line: Option<u32>,
+    pub problem: String,
+}
+
+impl fmt::Display for FileProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            Some(line) => write!(f, "{}:{line}: {}", self.path.display(), self.problem),
+            None => write!(f, "{}: {}", self.path.display(), self.problem),
+        }
+    }
+}
+
+impl Migration {
+    pub fn file_name(&self) -> String {
+        format!("{}_{}.up.sql", self.version, self.name)
+    }
+}
+
+/// Sorts versions as numbers: leading zeros do not count.
+pub(super) fn order(version: &str) -> (usize, &str) {
+    let digits = version.trim_start_matches('0');
+    (digits.len(), digits)
+}
+
+/// SHA-256 in hex.
+pub fn checksum(text: &str) -> String {
+    Sha256::digest(text.as_bytes()).iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
+}
+
+/// The migrations of a folder, by version.
+///
+/// # Errors
+/// Every problem of every file; never an empty list.
+pub fn read(folder: &Path) -> Result<Vec<Migration>, Vec<FileProblem>> {
+    let mut reader = Reader::default();
+    match fs::read_dir(folder) {
+        Err(error) => reader.problem(folder, None, format!("cannot be read: {error}")),
+        Ok(entries) => {
+            let mut paths: Vec<PathBuf> = Vec::new();
+            for entry in entries {
+                match entry {
+                    Ok(entry) => paths.push(entry.path()),
+                    Err(error) => reader.problem(folder, None, format!("cannot be read: {error}")),
+                }
+            }
+            paths.sort();
+            for path in &paths {
+                reader.file(path);
+            }
+            if reader.found.is_empty() && reader.problems.is_empty() {
+                reader.problem(
+                    folder,
+                    None,
+                    "holds no migrations; their files are named like `0001_add_prices.up.sql`".to_owned(),
+                );
+            }
+        }
+    }
+    reader.finish()
+}
+
+/// Whose down file is whose: the number of the version.
+type Number = (usize, String);
+
+#[derive(Default)]
+struct Reader {
+    found: Vec<(PathBuf, Migration)>,
+    downs: BTreeMap<Number, (PathBuf, String, String)>,
+    problems: Vec<FileProblem>,
+}
+
+fn number(version: &str) -> Number {
+    let (length, digits) = order(version);
+    (length, digits.to_owned())
+}
+
+impl Reader {
+    fn problem(&mut self, path: &Path, line: Option<u32>, problem: String) {
+        self.problems.push(FileProblem { path: path.to_owned(), line, problem });
+    }
+
+    fn file(&mut self, path: &Path) {
+        let file_name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+        if file_name.starts_with('.') || (path.is_file() && ["md", "txt"].contains(&extension)) {
+            return;
+        }
+        let up = file_name.strip_suffix(".up.sql").map(|stem| (stem, true));
+        let Some((stem, is_up)) = up.or_else(|| file_name.strip_suffix(".down.sql").map(|stem| (stem, false))) else {
+            let problem = "is not a migration; name it like `0001_add_prices.up.sql` or `.down.sql`, or move it elsewhere";
+            return self.problem(path, None, problem.to_owned());
+        };
+        let split = stem.split_once('_').filter(|(version, name)| {
+            !name.is_empty() && !version.is_empty() && version.len() <= 50 && version.chars().all(|c| c.is_ascii_digit())
+        });
+        let Some((version, name)) = split else {
+            let problem = "has no version; its name begins with a number of at most 50 digits, then `_` and a name";
+            return self.problem(path, None, problem.to_owned());
+        };
+        let Some(text) = self.text(path) else { return };
+        if is_up {
+            self.up(path, version, name, text);
+        } else if let Some((other, _, _)) = self.downs.get(&number(version)) {
+            let problem = format!("has the same version as `{}`", other.display());
+            self.problem(path, None, problem);
+        } else {
+            self.downs.insert(number(version), (path.to_owned(), name.to_owned(), text));
+        }
+    }
+
+    fn text(&mut self, path: &Path) -> Option<String> {
+        let bytes = match fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                self.problem(path, None, format!("cannot be read: {error}"));
+                return None;
+            }
+        };
+        let problem = match String::from_utf8(bytes) {
+            Ok(text) if text.contains('\0') => "holds a zero byte, which no SQL may".to_owned(),
+            Ok(text) if text.starts_with('\u{feff}') => "begins with a byte order mark; save it as plain UTF-8".to_owned(),
+            Ok(text) => {
+                for (line, problem) in statements::read(&text).problems {
+                    self.problem(path, Some(line), problem);
+                }
+                return Some(text);
+            }
+            Err(error) => {
+                let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+                let line = valid.iter().filter(|&&byte| byte == b'\n').count() + 1;
+                self.problem(path, u32::try_from(line).ok(), "is not UTF-8 here".to_owned());
+                return None;
+            }
+        };
+        self.problem(path, None, problem);
+        None
+    }
+
+    fn up(&mut self, path: &Path, version: &str, name: &str, text: String) {
+        if statements::read(&text).statements.is_empty() {
+            self.problem(path, None, "holds no statement".to_owned());
+        }
+        if let Some((other, _)) = self.found.iter().find(|(_, other)| order(&other.version) == order(version)) {
+            let problem = format!("has the same version as `{}`", other.display());
+            return self.problem(path, None, problem);
+        }
+        let migration = Migration {
+            version: version.to_owned(),
+            name: name.to_owned(),
+            checksum: checksum(&text),
+            transactional: statements::is_transactional(&text),
+            up: text,
+            down: None,
+        };
+        self.found.push((path.to_owned(), migration));
+    }
+
+    fn finish(mut self) -> Result<Vec<Migration>, Vec<FileProblem>> {
+        let mut downs = std::mem::take(&mut self.downs);
+        let mut migrations = Vec::new();
+        for (path, mut migration) in std::mem::take(&mut self.found) {
+            if let Some((down, name, text)) = downs.remove(&number(&migration.version)) {
+                if name != migration.name {
+                    let problem = format!("has the version of `{}` and another name", path.display());
+                    self.problem(&down, None, problem);
+                }
+                migration.down = Some(text);
+            }
+            migrations.push(migration);
+        }
+        for (path, _, _) in downs.into_values() {
+            self.problem(&path, None, "has no `.up.sql` beside it".to_owned());
+        }
+        migrations.sort_by(|a, b| order(&a.version).cmp(&order(&b.version)));
+        if self.problems.is_empty() { Ok(migrations) } else { Err(self.problems) }
+    }
+}
+
+/// The migrations that a database with this history has yet to run.
+///
+/// # Errors
+/// Everything in which files and history disagree.
+pub fn pending(migrations: &[Migration], applied: &[Applied]) -> Result<Vec<Migration>, Vec<String>> {
+    let mut problems = Vec::new();
+    for done in applied {
+        match migrations.iter().find(|migration| order(&migration.version) == order(&done.version)) {
+            None => problems.push(format!(
+                "version {} was applied at {} and has no file; put the file back, as it was",
+                done.version, done.applied_at
+            )),
+            Some(migration) if migration.checksum != done.checksum => problems.push(format!(
+                "`{}` was changed after it was applied at {}; put it back as it was, and write what is new into a new migration",
+                migration.file_name(),
+                done.applied_at
+            )),
+            Some(_) => {}
+        }
+    }
+    let newest = applied.iter().map(|done| done.version.as_str()).max_by(|a, b| order(a).cmp(&order(b)));
+    let is_done = |migration: &&Migration| applied.iter().any(|done| order(&done.version) == order(&migration.version));
+    let pending: Vec<Migration> = migrations.iter().filter(|migration| !is_done(migration)).cloned().collect();
+    for late in pending.iter().filter(|late| newest.is_some_and(|newest| order(&late.version) < order(newest))) {
+        problems.push(format!(
+            "`{}` would run after version {}, which is newer and applied; give it a version after that one",
+            late.file_name(),
+            newest.unwrap_or_default()
+        ));
+    }
+    if problems.is_empty() { Ok(pending) } else { Err(problems) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::word::Timestamp;
+
+    fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            fs::write(folder.path().join(name), text).unwrap();
+        }
+        folder
+    }
+
+    fn problems(files: &[(&str, &str)]) -> Vec<String> {
+        let folder = folder(files);
+        let prefix = format!("{}/", folder.path().display());
+        read(folder.path()).unwrap_err().iter().map(|problem| problem.to_string().replace(&prefix, "")).collect()
+    }
+
+    #[test]
+    fn files_are_read_in_the_order_of_their_numbers() {
+        let files = [
+            ("10_c.up.sql", "-- greenlight: no-transaction\nSELECT 3;"),
+            ("0002_b.up.sql", "SELECT 2;"),
+            ("0002_b.down.sql", "SELECT -2;"),
+            ("1_a.up.sql", "SELECT 1;"),
+            ("README.md", "about"),
+            (".gitkeep", ""),
+        ];
+        let migrations = read(folder(&files).path()).unwrap();
+        let seen: Vec<_> = migrations.iter().map(|one| (one.file_name(), one.transactional, one.down.is_some())).collect();
+        let expected = [("1_a.up.sql", true, false), ("0002_b.up.sql", true, true), ("10_c.up.sql", false, false)];
+        assert_eq!(seen, expected.map(|(name, transactional, down)| (name.to_owned(), transactional, down)));
+        assert_eq!(migrations[0].checksum, "17db4fd369edb9244b9f91d9aeed145c3d04ad8ba6e95d06247f07a63527d11a");
+    }
+
+    #[test]
+    fn all_problems_are_said_at_once() {
+        let says = problems(&[
+            ("0001_a.up.sql", "SELECT 1;\n\\set x 1\n"),
+            ("01_again.up.sql", "SELECT 1;"),
+            ("0002_b.down.sql", "SELECT 1;"),
+            ("0003_c.up.sql", "-- nothing\n"),
+            ("0004_d.up.sql", "BEGIN;\nSELECT 1;\nCOMMIT;"),
+            ("five_e.up.sql", "SELECT 1;"),
+            ("0006.up.sql", "SELECT 1;"),
+            ("notes.sql", "SELECT 1;"),
+            ("0007_g.up.sql", "SELECT 1;"),
+            ("0007_h.down.sql", "SELECT 1;"),
+        ]);
+        let expected = [
+            "0001_a.up.sql:2: `\\set` is a command of psql",
+            "0003_c.up.sql: holds no statement",
+            "0004_d.up.sql:1: `BEGIN`: Greenlight opens and ends the transaction itself",
+            "0004_d.up.sql:3: `COMMIT`",
+            "0006.up.sql: has no version",
+            "01_again.up.sql: has the same version as",
+            "five_e.up.sql: has no version",
+            "notes.sql: is not a migration",
+            "0007_h.down.sql: has the version of",
+            "0002_b.down.sql: has no `.up.sql` beside it",
+        ];
+        assert_eq!(says.len(), expected.len(), "{says:#?}");
+        for (said, expected) in says.iter().zip(expected) {
+            assert!(said.starts_with(expected), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_folder_that_is_empty_or_unreadable_is_a_problem() {
+        assert!(problems(&[])[0].contains("holds no migrations"));
+        assert!(read(Path::new("/nonexistent/migrations")).unwrap_err()[0].problem.contains("cannot be read"));
+        let folder = folder(&[]);
+        fs::write(folder.path().join("1_a.up.sql"), b"SELECT 1;\n\xff").unwrap();
+        assert_eq!(read(folder.path()).unwrap_err()[0].line, Some(2));
+    }
+
+    #[test]
+    fn files_and_history_must_agree() {
+        let migrations =
+            read(folder(&[("1_a.up.sql", "SELECT 1;"), ("3_c.up.sql", "SELECT 3;"), ("4_d.up.sql", "SELECT 4;")]).path())
+                .unwrap();
+        let applied = |version: &str, checksum: &str| Applied {
+            version: version.to_owned(),
+            checksum: checksum.to_owned(),
+            applied_at: Timestamp::UNIX_EPOCH,
+            execution_time_ms: 1,
+        };
+        let first = applied("1", &migrations[0].checksum);
+        let left: Vec<_> =
+            pending(&migrations, std::slice::from_ref(&first)).unwrap().into_iter().map(|one| one.version).collect();
+        assert_eq!(left, ["3", "4"]);
+        let says = pending(&migrations, &[applied("1", "other"), applied("2", "x"), applied("4", &migrations[2].checksum)]);
+        let says = says.unwrap_err();
+        assert!(says[0].starts_with("`1_a.up.sql` was changed after it was applied"), "{says:?}");
+        assert!(says[1].starts_with("version 2 was applied"), "{says:?}");
+        assert!(says[2].starts_with("`3_c.up.sql` would run after version 4"), "{says:?}");
+    }
+}

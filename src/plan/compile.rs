@@ -1,0 +1,129 @@
+use super::preflight::{self, Look};
+use super::{
+    Gate, GreenSurvey, HistorySpec, LimitsSpec, Names, OnFailure, Plan, RouteSpec, ServerSpec, SoakSpec, StandbySpec, Survey,
+    SyncTrigger, ValidateSpec, WindowSpec, line,
+};
+use crate::migrate::Migration;
+use crate::schema::{self, Catalog, FlowOptions, Seen, SeenWrite, TableFlow};
+use crate::word::{RelationName, RunId, Template, Timestamp};
+
+/// The format of plans that this version writes.
+const FORMAT: u32 = 1;
+
+/// What a plan takes from a playbook.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlanInput {
+    pub name: String,
+    pub blue: ServerSpec,
+    pub green: ServerSpec,
+    /// Green is to be made by the run.
+    pub standby: Option<StandbySpec>,
+    pub shadow: Option<Template>,
+    pub routes: Vec<RouteSpec>,
+    pub window: WindowSpec,
+    pub validate: ValidateSpec,
+    pub history: HistorySpec,
+    pub soak: SoakSpec,
+    pub limits: LimitsSpec,
+    pub on_failure: OnFailure,
+    pub before_migrate: Gate,
+    pub before_window: Gate,
+    /// `code` or `code:object` of findings that the operator accepts.
+    pub accept: Vec<String>,
+    /// In order. Those that blue has already are left out of the plan; one that blue has with another content is refused.
+    pub migrations: Vec<Migration>,
+}
+
+/// The plan that follows from what a person wants and what was seen. Always a plan: what stands in the way of running it
+/// is in its findings.
+pub fn compile(input: PlanInput, survey: &Survey, run: RunId, now: Timestamp) -> Plan {
+    let pending = pending(&input, survey);
+    let schema = SchemaWork::of(&input, survey);
+    let findings = preflight::check(&Look {
+        input: &input,
+        survey,
+        pending: &pending,
+        tables: &schema.tables,
+        sync_triggers: &schema.sync_triggers,
+    });
+    let names = Names::new(&run);
+    let mut plan = Plan {
+        format: FORMAT,
+        run,
+        name: input.name,
+        made_at: now,
+        blue: input.blue,
+        green: input.green,
+        standby: input.standby,
+        shadow: input.shadow,
+        routes: input.routes,
+        window: input.window,
+        validate: input.validate,
+        history: input.history,
+        soak: input.soak,
+        limits: input.limits,
+        on_failure: input.on_failure,
+        names,
+        steps: Vec::new(),
+        tables: schema.tables,
+        migrations: pending,
+        blue_fingerprint: schema::fingerprint(&survey.blue.catalog),
+        green_fingerprint: survey.shadow.as_ref().ok().map(|shadow| schema::fingerprint(&shadow.after)),
+        findings,
+        inherited_subscriptions: survey.blue.subscriptions.iter().map(|subscription| subscription.name.clone()).collect(),
+        green_physical_slot: green_physical_slot(survey),
+        sync_triggers: schema.sync_triggers,
+    };
+    plan.steps = line::steps(&plan, &survey.blue, input.before_migrate, input.before_window);
+    plan
+}
+
+/// The migrations that blue has not.
+pub(super) fn pending(input: &PlanInput, survey: &Survey) -> Vec<Migration> {
+    let is_applied = |migration: &&Migration| survey.applied.iter().any(|applied| applied.version == migration.version);
+    input.migrations.iter().filter(|migration| !is_applied(migration)).cloned().collect()
+}
+
+/// The slot on blue through which green follows physically; `None` when it follows without one, or another server.
+fn green_physical_slot(survey: &Survey) -> Option<String> {
+    let GreenSurvey::Standby(green) = &survey.green else { return None };
+    let name = green.upstream_slot.as_ref()?;
+    survey.blue.slots.iter().any(|slot| !slot.logical && slot.name == *name).then(|| name.clone())
+}
+
+/// What the two schemas mean for the plan.
+struct SchemaWork {
+    tables: Vec<TableFlow>,
+    sync_triggers: Vec<SyncTrigger>,
+}
+
+impl SchemaWork {
+    fn of(input: &PlanInput, survey: &Survey) -> SchemaWork {
+        // Without a shadow nothing is known of the schema to come. The finding that says so keeps such a plan from running.
+        let blue = &survey.blue.catalog;
+        let (before, after, seen) = match &survey.shadow {
+            Ok(shadow) => (&shadow.before, &shadow.after, Seen { writes: writes(shadow), moves: shadow.moves.clone() }),
+            Err(_) => (blue, blue, Seen::default()),
+        };
+        let options = FlowOptions {
+            accepted: accepted(input, before),
+            history: vec![RelationName::new(&input.history.schema, "schema_migrations")],
+            major: survey.blue.major(),
+        };
+        SchemaWork { tables: schema::flows(before, after, &seen, &options), sync_triggers: schema::sync_triggers(before, after) }
+    }
+}
+
+fn writes(shadow: &crate::migrate::ShadowReport) -> Vec<SeenWrite> {
+    let of_statement = |statement: &crate::migrate::StatementReport| {
+        let by = format!("migration {} line {}", statement.version, statement.line);
+        statement.writes.iter().map(|write| SeenWrite { write: write.clone(), by: by.clone() }).collect::<Vec<_>>()
+    };
+    shadow.statements.iter().flat_map(of_statement).collect()
+}
+
+/// Tables that the playbook names as not reversible.
+fn accepted(input: &PlanInput, before: &Catalog) -> Vec<RelationName> {
+    let named = |table: &RelationName| input.accept.contains(&format!("not-reversible:{table}"));
+    before.tables.values().map(|table| &table.name).filter(|table| named(table)).cloned().collect()
+}

@@ -1,0 +1,193 @@
+//! The line of steps of the strategy `sync`: what each does, how it is taken back, and what it will send.
+
+use super::figures::{bytes, count, milliseconds};
+use super::statements::Statements;
+use super::{Gate, LongTransactions, Plan, PlannedStep, Reversal, ServerSurvey, StepName};
+use crate::postgres::{published_forward, published_whole};
+use crate::schema::{Flow, TableFlow};
+
+/// The steps, in order. `plan` is whole but for them.
+pub(super) fn steps(plan: &Plan, blue: &ServerSurvey, before_migrate: Gate, before_window: Gate) -> Vec<PlannedStep> {
+    let sql = Statements::new(plan, blue);
+    let mut steps = vec![prepare_blue(&sql)];
+    if let Some(standby) = &plan.standby {
+        let says = format!("Copy blue into `{}` and start it there as a standby.", standby.data_dir.display());
+        let way_back = "The standby is stopped and its folder removed; its slot on blue is dropped.";
+        steps.push(step(StepName::CreateStandby, says, way_back, sql.create_standby(standby)));
+    }
+    steps.extend([publish_blue(plan, &sql), attach_green(&sql), subscribe_green(&sql), narrow_flow(plan, &sql)]);
+    steps.push(PlannedStep { gate: before_migrate, ..migrate_green(plan, &sql) });
+    steps.extend([warm_green(&sql), arm_reverse(&sql), validate_green(plan, &sql)]);
+    steps.push(PlannedStep { gate: before_window, ..window(plan, &sql) });
+    steps.extend([soak(plan, &sql), finish(&sql)]);
+    steps
+}
+
+fn step(name: StepName, says: impl Into<String>, way_back: impl Into<String>, sql: Vec<String>) -> PlannedStep {
+    let (attempts_max, backoff_ms) = patience(name);
+    PlannedStep {
+        name,
+        reversal: reversal(name),
+        gate: Gate::default(),
+        attempts_max,
+        backoff_ms,
+        sql,
+        says: says.into(),
+        way_back: way_back.into(),
+    }
+}
+
+fn reversal(name: StepName) -> Reversal {
+    match name {
+        StepName::WarmGreen | StepName::ValidateGreen => Reversal::Nothing,
+        StepName::Finish => Reversal::PointOfNoReturn,
+        StepName::PrepareBlue
+        | StepName::CreateStandby
+        | StepName::PublishBlue
+        | StepName::AttachGreen
+        | StepName::SubscribeGreen
+        | StepName::NarrowFlow
+        | StepName::MigrateGreen
+        | StepName::ArmReverse
+        | StepName::Window
+        | StepName::Soak => Reversal::Revert,
+    }
+}
+
+/// How often a step is tried again, and how long it waits at first (twice as long each time). The engine counts over the
+/// whole life of a step, so those that last for days, and those by which applications get away from a half-open window,
+/// have more.
+fn patience(name: StepName) -> (u32, u64) {
+    match name {
+        StepName::Soak => (1_000, 1_000),
+        StepName::Window | StepName::ValidateGreen => (50, 500),
+        StepName::Finish => (20, 2_000),
+        StepName::PrepareBlue
+        | StepName::CreateStandby
+        | StepName::PublishBlue
+        | StepName::AttachGreen
+        | StepName::SubscribeGreen
+        | StepName::NarrowFlow
+        | StepName::MigrateGreen
+        | StepName::WarmGreen
+        | StepName::ArmReverse => (8, 1_000),
+    }
+}
+
+fn prepare_blue(sql: &Statements<'_>) -> PlannedStep {
+    let says = "Claim blue for this run, and name a restore point before anything else is changed.";
+    step(
+        StepName::PrepareBlue,
+        says,
+        "Schema greenlight is dropped. The restore point is a name in the log and stays.",
+        sql.prepare_blue(),
+    )
+}
+
+fn publish_blue(plan: &Plan, sql: &Statements<'_>) -> PlannedStep {
+    let says =
+        format!("Publish {}, and keep blue's log from here on for green.", count(published_whole(&plan.tables).len(), "table"));
+    step(StepName::PublishBlue, says, "Slot and publication are dropped.", sql.publish_blue())
+}
+
+fn attach_green(sql: &Statements<'_>) -> PlannedStep {
+    let says = "Wait until green has replayed past the slot's start, promote it, and fence it before anyone can write.";
+    let way_back = "A promoted server cannot become a standby again: green is left taking no connections, to be rebuilt. Blue is not touched.";
+    step(StepName::AttachGreen, says, way_back, sql.attach_green())
+}
+
+fn subscribe_green(sql: &Statements<'_>) -> PlannedStep {
+    let says =
+        "Let green follow blue from the very place where it left blue's log: nothing twice, nothing missing, no row copied.";
+    step(StepName::SubscribeGreen, says, "The subscription is dropped.", sql.subscribe_green())
+}
+
+fn narrow_flow(plan: &Plan, sql: &Statements<'_>) -> PlannedStep {
+    let narrowed = published_forward(&plan.tables).iter().filter(|table| table.columns.is_some()).count();
+    let says = if narrowed == 0 {
+        "Nothing to do: a migrated green can take every column that blue sends.".to_owned()
+    } else {
+        format!("Stop sending the columns that green is about to drop ({}), and see that arrive.", count(narrowed, "table"))
+    };
+    step(StepName::NarrowFlow, says, "Goes with publication and green.", sql.narrow_flow())
+}
+
+fn migrate_green(plan: &Plan, sql: &Statements<'_>) -> PlannedStep {
+    let says = match plan.migrations.len() {
+        0 => "Nothing to do: there is no pending migration.".to_owned(),
+        number => format!("Run {} on green, while changes keep streaming in.", count(number, "migration")),
+    };
+    step(StepName::MigrateGreen, says, "Nothing is undone on green, which is given up whole.", sql.migrate_green())
+}
+
+fn warm_green(sql: &Statements<'_>) -> PlannedStep {
+    let says =
+        "Gather statistics, refresh materialized views, read tables and indexes into memory: a cold green is a slow green.";
+    step(StepName::WarmGreen, says, "Nothing to take back.", sql.warm_green())
+}
+
+fn arm_reverse(sql: &Statements<'_>) -> PlannedStep {
+    let says = "Make everything for the way back ahead of the window: green's publication and slot, blue's subscription (still disabled) \
+                and fence (still open).";
+    step(StepName::ArmReverse, says, "Subscription, slot and publication are dropped.", sql.arm_reverse())
+}
+
+fn validate_green(plan: &Plan, sql: &Statements<'_>) -> PlannedStep {
+    let excluded = match plan.validate.exclude.len() {
+        0 => String::new(),
+        number => format!(" but {}", count(number, "table")),
+    };
+    let rows = if plan.validate.rows {
+        format!(
+            "the rows of every published table{excluded}, in chunks of {}",
+            count(usize::try_from(plan.validate.chunk_rows).unwrap_or(usize::MAX), "row")
+        )
+    } else {
+        "no rows, as the playbook says".to_owned()
+    };
+    let assertions = match plan.validate.assertions.len() {
+        0 => String::new(),
+        number => format!(", {}", count(number, "assertion")),
+    };
+    let says = format!(
+        "Compare green with blue: schema, membership of every table in the flow, apply errors, sequences{assertions}; {rows}."
+    );
+    step(StepName::ValidateGreen, says, "Nothing to take back.", sql.validate_green())
+}
+
+fn window(plan: &Plan, sql: &Statements<'_>) -> PlannedStep {
+    let window = &plan.window;
+    let long = match window.long_transactions {
+        LongTransactions::Wait => "is waited for",
+        LongTransactions::Cancel => "is cancelled",
+    };
+    let says = format!(
+        "Move the writer from blue to green in one pause of at most {}. It begins when the lag is under {}; a transaction older than {} \
+         {long}. Before the commit point every way leads back to blue, after it forward to green.",
+        milliseconds(window.max_pause_ms),
+        bytes(window.max_lag_bytes),
+        milliseconds(window.transaction_age_max_ms),
+    );
+    let way_back = "The same window in the other direction: blue has every write that green took.";
+    let way_back = match plan.tables.iter().filter(|flow| loses(flow)).count() {
+        0 => way_back.to_owned(),
+        number => format!("{way_back} Except for {}, see the verdicts.", count(number, "table")),
+    };
+    step(StepName::Window, says, way_back, sql.window())
+}
+
+fn loses(flow: &TableFlow) -> bool {
+    matches!(flow.flow, Flow::Both(_)) && matches!(flow.verdict, crate::schema::Verdict::RollbackWouldLose { .. })
+}
+
+fn soak(plan: &Plan, sql: &Statements<'_>) -> PlannedStep {
+    let length = milliseconds(plan.soak.for_secs.saturating_mul(1000));
+    let then = if plan.soak.then_finish { "Then the run finishes by itself." } else { "Then it waits for a person's `finish`." };
+    let says = format!("Blue follows green for {length}, and the way back is looked at all the time. {then}");
+    step(StepName::Soak, says, "Nothing of its own; `greenlight rollback` takes the window back.", sql.soak())
+}
+
+fn finish(sql: &Statements<'_>) -> PlannedStep {
+    let says = "Take down everything that was made. Blue keeps its data and takes no connections, so that nobody writes to it by mistake.";
+    step(StepName::Finish, says, "None. From here on only a backup leads back.", sql.finish())
+}

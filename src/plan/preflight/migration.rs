@@ -1,0 +1,238 @@
+//! What the migrations would do while rows keep coming from blue, by what the shadow showed.
+
+use super::{Look, fine, handled, needs_accept, refused};
+use crate::migrate::{ShadowReport, StatementReport};
+use crate::plan::figures::{count, few};
+use crate::plan::{Finding, StepName};
+use crate::schema::{Constraint, Partition, Table, difference};
+use crate::word::RelationName;
+
+pub(super) fn check(look: &Look<'_>) -> Vec<Finding> {
+    let mut findings = changed_files(look);
+    findings.push(history(look));
+    if look.pending.is_empty() {
+        findings.push(fine("migrations", "There is nothing to migrate: green will serve with blue's schema."));
+        return findings;
+    }
+    match &look.survey.shadow {
+        Err(reason) => {
+            let seen = format!("The migrations cannot be tried in a shadow: {reason}.");
+            let remedy = format!(
+                "name a scratch server as `shadow:`, or install PostgreSQL {}'s programs on this machine",
+                look.blue().major()
+            );
+            findings.push(refused("shadow", seen, remedy));
+        }
+        Ok(shadow) => {
+            let (migrations, statements) = (count(look.pending.len(), "migration"), count(shadow.statements.len(), "statement"));
+            let seen = format!("{migrations} of {statements} went through in the shadow ({}).", shadow.stood_on);
+            findings.push(fine("shadow", seen));
+            findings.extend(shadow_is_not_blue(look, shadow));
+            findings.extend(backfills(look, shadow));
+            findings.extend(new_constraints(look, shadow));
+            findings.extend(sync_triggers(look));
+        }
+    }
+    findings
+}
+
+/// Verdicts that were found on another schema than blue's would say nothing.
+fn shadow_is_not_blue(look: &Look<'_>, shadow: &ShadowReport) -> Option<Finding> {
+    let changes = difference(&look.blue().catalog, &shadow.before);
+    (!changes.is_empty()).then(|| {
+        let seen = format!("The shadow's schema is not blue's: {}.", few(&changes));
+        refused("shadow-differs", seen, "see that the scratch server has blue's extensions and version, and plan again")
+    })
+}
+
+fn changed_files(look: &Look<'_>) -> Vec<Finding> {
+    let applied = |version: &str| look.survey.applied.iter().find(|applied| applied.version == version);
+    let mut findings = Vec::new();
+    for migration in &look.input.migrations {
+        if applied(&migration.version).is_some_and(|applied| applied.checksum != migration.checksum) {
+            let seen = format!("Migration {} {} was applied to blue with another content.", migration.version, migration.name);
+            findings.push(refused(
+                format!("migration-changed:{}", migration.version),
+                seen,
+                "put the applied file back, and write what is new into a migration of its own",
+            ));
+        }
+    }
+    let newest = look.survey.applied.iter().map(|applied| &applied.version).max();
+    for migration in look.pending {
+        if let Some(newest) = newest.filter(|newest| migration.version < **newest) {
+            let seen = format!("Migration {} {} is older than {newest}, which blue has.", migration.version, migration.name);
+            let consequence = "it was written for a schema without what came after it";
+            findings.push(needs_accept(format!("migration-out-of-order:{}", migration.version), seen, consequence));
+        }
+    }
+    findings
+}
+
+fn history(look: &Look<'_>) -> Finding {
+    let table = RelationName::new(&look.input.history.schema, "schema_migrations");
+    let how = "it is in neither publication, and its rows are put in order at `finish` and at a rollback";
+    handled("history-table", format!("The history table {table} differs between the sides while they do."), StepName::Finish, how)
+}
+
+/// Columns that only green has, filled once. Whatever else a migration writes into tables that blue feeds is refused by
+/// the tables' verdicts.
+fn backfills(look: &Look<'_>, shadow: &ShadowReport) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for statement in &shadow.statements {
+        for write in statement.writes.iter().filter(|write| write.kind == "update") {
+            let table = shadow.before.tables.get(&write.table.to_string());
+            let root = table.and_then(|table| match &table.partition {
+                Partition::Of { root, .. } => Some(root),
+                Partition::None | Partition::Root { .. } => None,
+            });
+            let table = root.unwrap_or(&write.table);
+            if look.published().any(|(flow, _)| flow.table == *table) {
+                findings.push(backfill(look, table, statement));
+            }
+        }
+    }
+    findings
+}
+
+fn backfill(look: &Look<'_>, table: &RelationName, statement: &StatementReport) -> Finding {
+    let code = format!("backfill:{table}");
+    let seen = format!("Migration {}, line {}, fills columns of {table} that only green has.", statement.version, statement.line);
+    if look.sync_triggers.iter().any(|trigger| trigger.table == *table) {
+        let how =
+            "the migration's own trigger fills them for rows that come from blue: it is enabled for applied rows until `finish`";
+        return handled(code, seen, StepName::MigrateGreen, how);
+    }
+    let consequence = "rows that blue writes after it keep the columns' default or an outdated value: give the migration a BEFORE trigger \
+                       that computes them, or make them generated columns";
+    needs_accept(code, seen, consequence)
+}
+
+/// What blue never promised may be broken by a row from blue.
+fn new_constraints(look: &Look<'_>, shadow: &ShadowReport) -> Vec<Finding> {
+    let (mut findings, mut checked) = (Vec::new(), Vec::new());
+    for (flow, _) in look.published() {
+        let key = flow.table.to_string();
+        let (Some(before), Some(after)) = (shadow.before.tables.get(&key), shadow.after.tables.get(&key)) else { continue };
+        for constraint in added(before, after) {
+            let name = format!("{}.{}", flow.table, constraint.name);
+            if constraint.kind != "f" {
+                checked.push(name);
+                continue;
+            }
+            let seen = format!("The migration adds foreign key {} to {}.", constraint.name, flow.table);
+            let consequence = "applied rows are not checked against foreign keys: rows from blue that break it are taken in without an error. \
+                               Let an assertion of the playbook count them";
+            findings.push(needs_accept(format!("new-foreign-keys:{name}"), seen, consequence));
+        }
+    }
+    if !checked.is_empty() {
+        let seen = format!(
+            "The migration adds {} that rows from blue may break: {}.",
+            count(checked.len(), "constraint"),
+            checked.join(", ")
+        );
+        let how = "such a row stops the flow, and is shown; the window stays shut until it is gone";
+        findings.push(handled("new-constraints", seen, StepName::ValidateGreen, how));
+    }
+    findings
+}
+
+fn added<'a>(before: &'a Table, after: &'a Table) -> impl Iterator<Item = &'a Constraint> {
+    after.constraints.iter().filter(|new| !before.constraints.iter().any(|old| old.name == new.name && old.kind == new.kind))
+}
+
+fn sync_triggers(look: &Look<'_>) -> Option<Finding> {
+    let names: Vec<String> = look.sync_triggers.iter().map(|trigger| format!("{} of {}", trigger.name, trigger.table)).collect();
+    (!names.is_empty()).then(|| {
+        let seen = format!(
+            "The migration makes triggers on published tables, which would not fire for rows from blue: {}.",
+            names.join(", ")
+        );
+        handled("sync-triggers", seen, StepName::MigrateGreen, "`ENABLE ALWAYS TRIGGER` until `finish`")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::example::{World, assert_answers};
+    use crate::migrate::{Applied, StatementReport, TableWrite};
+    use crate::plan::SyncTrigger;
+    use crate::schema::Constraint;
+    use crate::word::{RelationName, Timestamp};
+
+    fn writing(kind: &str, columns: &[&str]) -> World {
+        World::with(|w| {
+            let write = TableWrite {
+                table: RelationName::new("public", "orders"),
+                kind: kind.to_owned(),
+                columns: columns.iter().map(|&column| column.to_owned()).collect(),
+                fires: Vec::new(),
+            };
+            let statement = StatementReport { writes: vec![write], ..World::statement("update orders set ...") };
+            w.survey.shadow.as_mut().unwrap().statements.push(statement);
+        })
+    }
+
+    #[test]
+    fn a_backfill_that_goes_stale_needs_a_word_or_a_trigger() {
+        let mut world = writing("update", &["note"]);
+        assert_answers(&world, "backfill:public.orders", "needs_accept");
+        world.sync_triggers = vec![SyncTrigger { table: RelationName::new("public", "orders"), name: "orders_note".to_owned() }];
+        assert_answers(&world, "backfill:public.orders", "handled");
+        assert_answers(&world, "sync-triggers", "handled");
+        assert_answers(&World::new(), "sync-triggers", "none");
+        assert_answers(&World::new(), "backfill:public.orders", "none");
+        assert_answers(&writing("copy", &["orders_by_day"]), "backfill:public.orders", "none");
+    }
+
+    #[test]
+    fn a_new_constraint_is_said_and_a_foreign_key_needs_a_word() {
+        let with_constraint = |kind: &str| {
+            let constraint =
+                Constraint { name: "orders_new".to_owned(), kind: kind.to_owned(), definition: String::new(), validated: true };
+            World::with(|w| {
+                let after = &mut w.survey.shadow.as_mut().unwrap().after;
+                after.tables.get_mut("public.orders").unwrap().constraints.push(constraint.clone());
+            })
+        };
+        assert_answers(&World::new(), "new-constraints", "none");
+        assert_answers(&with_constraint("c"), "new-constraints", "handled");
+        assert_answers(&with_constraint("f"), "new-foreign-keys:public.orders.orders_new", "needs_accept");
+        assert_answers(&with_constraint("c"), "new-foreign-keys:public.orders.orders_new", "none");
+    }
+
+    #[test]
+    fn without_a_shadow_a_migration_is_refused() {
+        let mut world = World::with(|w| w.survey.shadow = Err("no programs of PostgreSQL 15 were found".to_owned()));
+        assert_answers(&world, "shadow", "refused");
+        world.input.migrations.clear();
+        assert_answers(&world, "shadow", "none");
+        assert_answers(&world, "migrations", "fine");
+        assert_answers(&World::new(), "shadow", "fine");
+        assert_answers(&World::new(), "history-table", "handled");
+    }
+
+    #[test]
+    fn a_shadow_of_another_schema_is_refused() {
+        assert_answers(&World::new(), "shadow-differs", "none");
+        assert_answers(&World::with(|w| drop(w.table("public.orders").columns.pop())), "shadow-differs", "refused");
+    }
+
+    #[test]
+    fn a_changed_file_and_one_out_of_order_are_noticed() {
+        let applied = |version: &str, checksum: &str| {
+            let applied = Applied {
+                version: version.to_owned(),
+                checksum: checksum.to_owned(),
+                applied_at: Timestamp::UNIX_EPOCH,
+                execution_time_ms: 1,
+            };
+            World::with(|w| w.survey.applied.push(applied.clone()))
+        };
+        assert_answers(&applied("0002", "another"), "migration-changed:0002", "refused");
+        assert_answers(&applied("0002", "c2"), "migration-changed:0002", "none");
+        assert_answers(&applied("0009", "c9"), "migration-out-of-order:0002", "needs_accept");
+        assert_answers(&applied("0001", "c1"), "migration-out-of-order:0002", "none");
+    }
+}

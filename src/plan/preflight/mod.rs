@@ -1,0 +1,128 @@
+//! Looks at what was seen of the world and says, point by point, what it means for the run: fine, handled by a step,
+//! refused, or in need of the operator's word. One file a topic.
+//!
+//! **Invariant:** pure. What cannot be seen is said, and never taken for good.
+
+mod capacity;
+mod commits;
+mod consumers;
+mod extensions;
+mod migration;
+mod objects;
+mod retention;
+mod roles;
+mod routes;
+mod tables;
+mod versions;
+mod wakes;
+
+#[cfg(test)]
+pub(super) mod example;
+
+use super::{Answer, Finding, GreenSurvey, PlanInput, ServerSurvey, StepName, Survey, SyncTrigger};
+use crate::migrate::Migration;
+use crate::schema::{Flow, SharedColumns, TableFlow};
+use crate::word::Side;
+use std::collections::BTreeSet;
+
+/// What is lost for good needs the name of what loses it: a word for all such objects would cover those not thought of.
+const BY_NAME_ONLY: &[&str] = &["not-reversible"];
+
+/// Everything that preflight may look at.
+pub(super) struct Look<'a> {
+    pub(super) input: &'a PlanInput,
+    pub(super) survey: &'a Survey,
+    /// Those of the playbook's migrations that blue has not.
+    pub(super) pending: &'a [Migration],
+    pub(super) tables: &'a [TableFlow],
+    pub(super) sync_triggers: &'a [SyncTrigger],
+}
+
+impl<'a> Look<'a> {
+    fn blue(&self) -> &'a ServerSurvey {
+        &self.survey.blue
+    }
+
+    /// `None`: green is to be made.
+    fn green(&self) -> Option<&'a ServerSurvey> {
+        match &self.survey.green {
+            GreenSurvey::Standby(green) => Some(green),
+            GreenSurvey::ToBeMade { .. } => None,
+        }
+    }
+
+    /// The servers that are there.
+    fn servers(&self) -> Vec<(Side, &'a ServerSurvey)> {
+        let green = self.green().map(|green| (Side::Green, green));
+        [(Side::Blue, self.blue())].into_iter().chain(green).collect()
+    }
+
+    fn published(&self) -> impl Iterator<Item = (&'a TableFlow, &'a SharedColumns)> {
+        self.tables.iter().filter_map(|flow| match &flow.flow {
+            Flow::Both(shared) => Some((flow, shared)),
+            Flow::Out { .. } => None,
+        })
+    }
+}
+
+/// Every finding, in the order of the topics, with the playbook's word given where it is asked for.
+pub(super) fn check(look: &Look<'_>) -> Vec<Finding> {
+    let topics = [
+        roles::check,
+        versions::check,
+        capacity::check,
+        retention::check,
+        consumers::check,
+        wakes::check,
+        commits::check,
+        objects::check,
+        extensions::check,
+        tables::check,
+        migration::check,
+        routes::check,
+    ];
+    let findings = topics.iter().flat_map(|topic| topic(look)).collect();
+    accept(findings, &look.input.accept)
+}
+
+/// Gives the playbook's word to what asks for it. A word that nothing asks for is said: it may be misspelt.
+fn accept(mut findings: Vec<Finding>, words: &[String]) -> Vec<Finding> {
+    let mut used = BTreeSet::new();
+    for finding in &mut findings {
+        let needs = matches!(finding.answer, Answer::NeedsAccept { .. } | Answer::Accepted { .. });
+        let Some(word) = words.iter().find(|word| needs && covers(word, &finding.code)) else { continue };
+        used.insert(word.clone());
+        if let Answer::NeedsAccept { consequence } = &finding.answer {
+            finding.answer = Answer::Accepted { consequence: consequence.clone() };
+        }
+    }
+    let unused: BTreeSet<&String> = words.iter().filter(|word| !used.contains(*word)).collect();
+    findings.extend(
+        unused.into_iter().map(|word| {
+            fine(format!("unused-accept:{word}"), format!("The playbook accepts `{word}`, and nothing asks for it."))
+        }),
+    );
+    findings
+}
+
+/// `code` covers itself and all its objects, `code:object` that object.
+fn covers(word: &str, code: &str) -> bool {
+    let whole = code.split_once(':').is_some_and(|(code, _)| word == code && !BY_NAME_ONLY.contains(&code));
+    whole || word == code
+}
+
+fn fine(code: impl Into<String>, seen: impl Into<String>) -> Finding {
+    Finding { code: code.into(), seen: seen.into(), answer: Answer::Fine }
+}
+
+fn handled(code: impl Into<String>, seen: impl Into<String>, by: StepName, how: impl Into<String>) -> Finding {
+    Finding { code: code.into(), seen: seen.into(), answer: Answer::Handled { by, how: how.into() } }
+}
+
+fn refused(code: impl Into<String>, seen: impl Into<String>, remedy: impl Into<String>) -> Finding {
+    Finding { code: code.into(), seen: seen.into(), answer: Answer::Refused { remedy: remedy.into() } }
+}
+
+fn needs_accept(code: impl Into<String>, seen: impl Into<String>, consequence: impl Into<String>) -> Finding {
+    Finding { code: code.into(), seen: seen.into(), answer: Answer::NeedsAccept { consequence: consequence.into() } }
+}

@@ -1,0 +1,69 @@
+use super::{address, asks_for};
+use crate::plan::{Plan, PlannedStep, StepName};
+
+/// The steps as a Mermaid flowchart, with gates, commit point, ways back and the point of no return.
+pub fn mermaid(plan: &Plan) -> String {
+    let mut chart = Chart::default();
+    chart.node("blue", &format!("([\"blue serves: {}\"])", escaped(address(&plan.blue))));
+    chart.nodes.push("subgraph before [blue serves all along]".to_owned());
+    for (at, step) in plan.steps.iter().enumerate() {
+        if step.name == StepName::Window {
+            chart.nodes.push("end".to_owned());
+        }
+        chart.step(at + 1, step);
+    }
+    chart.node("green", &format!("([\"green serves alone: {}\"])", escaped(address(&plan.green))));
+    chart.nodes.push("back([\"blue serves, everything is taken back\"])".to_owned());
+    chart.edges.push("before -. \"failure, rollback, abandon\" .-> back".to_owned());
+    // Arrows come last: a node belongs to the box in which an arrow names it first.
+    let lines = chart.nodes.iter().chain(&chart.edges).map(|line| format!("  {line}\n"));
+    format!("flowchart TD\n{}", lines.collect::<String>())
+}
+
+#[derive(Default)]
+struct Chart {
+    nodes: Vec<String>,
+    edges: Vec<String>,
+    /// The node that the next one follows.
+    last: Option<String>,
+}
+
+impl Chart {
+    /// A node, and the arrow to it from the one before.
+    fn node(&mut self, id: &str, shape: &str) {
+        self.nodes.push(format!("{id}{shape}"));
+        if let Some(last) = self.last.replace(id.to_owned()) {
+            self.edges.push(format!("{last} --> {id}"));
+        }
+    }
+
+    fn step(&mut self, number: usize, step: &PlannedStep) {
+        let id = format!("s{number}");
+        let before = self.last.clone().unwrap_or_default();
+        let gate = asks_for(&step.gate);
+        if let Some(gate) = &gate {
+            self.node(&format!("g{number}"), &format!("{{\"waits for {}\"}}", escaped(gate)));
+        }
+        let title = format!("{number}. {}", step.name);
+        match step.name {
+            StepName::Window => {
+                self.node(&id, &format!("[\"{title}<br/>pause, fence blue, marker, sequences\"]"));
+                let again = if gate.is_some() { format!("g{number}") } else { before };
+                self.edges.push(format!("{id} -. \"limit reached, or failed: blue goes on\" .-> {again}"));
+                self.node("commit", "{{\"COMMIT POINT\"}}");
+                self.node("opened", "[\"open green, repoint, resume;<br/>blue follows green\"]");
+            }
+            StepName::Soak => {
+                self.node(&id, &format!("[\"{title}\"]"));
+                self.edges.push(format!("{id} -. \"rollback: the same window, back to blue\" .-> back"));
+            }
+            StepName::Finish => self.node(&id, &format!("[[\"{title}<br/>POINT OF NO RETURN\"]]")),
+            _ => self.node(&id, &format!("[\"{title}\"]")),
+        }
+    }
+}
+
+/// Text inside a quoted label.
+fn escaped(text: &str) -> String {
+    text.replace('"', "#quot;")
+}

@@ -1,0 +1,315 @@
+//! What each step will send, for a person to read. Values that are known only at run time stand as `<...>`, and what is sent
+//! for each of many objects stands once.
+
+use super::figures::count;
+use super::{Plan, RouteKind, SCHEMA, ServerSurvey, StandbySpec, sql_for};
+use crate::postgres::{PublishedTable, published_forward, published_reverse, published_whole};
+use crate::schema::{Flow, SharedColumns};
+use crate::word::{RelationName, Side, quote_ident, quote_literal};
+
+const CLOSED: &str = "CREATE OR REPLACE FUNCTION greenlight.fence() RETURNS trigger LANGUAGE plpgsql AS \
+                      $$ BEGIN <pass our own sessions>; RAISE EXCEPTION <this server is fenced>; END $$";
+const OPEN: &str =
+    "CREATE OR REPLACE FUNCTION greenlight.fence() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$";
+
+/// The statements of one plan.
+pub(super) struct Statements<'a> {
+    plan: &'a Plan,
+    blue: &'a ServerSurvey,
+    /// Quoted.
+    forward: String,
+    reverse: String,
+    database: String,
+}
+
+fn blue(sql: impl AsRef<str>) -> String {
+    sql_for(Side::Blue, sql.as_ref())
+}
+
+fn green(sql: impl AsRef<str>) -> String {
+    sql_for(Side::Green, sql.as_ref())
+}
+
+impl<'a> Statements<'a> {
+    pub(super) fn new(plan: &'a Plan, blue: &'a ServerSurvey) -> Statements<'a> {
+        Statements {
+            plan,
+            blue,
+            forward: quote_ident(&plan.names.forward),
+            reverse: quote_ident(&plan.names.reverse),
+            database: quote_ident(&blue.database),
+        }
+    }
+
+    pub(super) fn prepare_blue(&self) -> Vec<String> {
+        let run = quote_literal(self.plan.run.as_str());
+        vec![
+            blue(format!("CREATE SCHEMA IF NOT EXISTS {SCHEMA}")),
+            blue(
+                "CREATE TABLE IF NOT EXISTS greenlight.claim (id int PRIMARY KEY CHECK (id = 1), run text NOT NULL, claimed_at timestamptz NOT NULL DEFAULT now())",
+            ),
+            blue("CREATE TABLE IF NOT EXISTS greenlight.marker (id int PRIMARY KEY, value bigint NOT NULL, run text NOT NULL)"),
+            blue(format!("INSERT INTO greenlight.claim (id, run) VALUES (1, {run}) ON CONFLICT DO NOTHING")),
+            blue(format!("INSERT INTO greenlight.marker (id, value, run) VALUES (1, 0, {run}) ON CONFLICT DO NOTHING")),
+            blue(OPEN),
+            blue(format!("SELECT pg_create_restore_point({})", quote_literal(&self.plan.names.restore_point))),
+        ]
+    }
+
+    pub(super) fn create_standby(&self, spec: &StandbySpec) -> Vec<String> {
+        let (folder, slot) = (spec.data_dir.display(), &self.plan.names.standby_slot);
+        vec![
+            format!(
+                "this machine: pg_basebackup --pgdata={folder} --wal-method=stream --write-recovery-conf --create-slot --slot={slot}"
+            ),
+            format!("this machine: pg_ctl --pgdata={folder} start, on port {}", spec.port),
+        ]
+    }
+
+    pub(super) fn publish_blue(&self) -> Vec<String> {
+        vec![
+            blue(format!(
+                "CREATE PUBLICATION {} FOR TABLE greenlight.marker WITH (publish = 'insert, update, delete, truncate', publish_via_partition_root = true)",
+                self.forward
+            )),
+            blue(add_tables(&self.forward, &published_whole(&self.plan.tables))),
+            blue(format!(
+                "SELECT lsn FROM pg_create_logical_replication_slot({}, 'pgoutput')",
+                quote_literal(&self.plan.names.forward)
+            )),
+        ]
+    }
+
+    pub(super) fn attach_green(&self) -> Vec<String> {
+        let mut sql = vec![
+            green("SELECT pg_last_wal_replay_lsn(), until it is at least <the slot's start>"),
+            green("ALTER SYSTEM SET default_transaction_read_only = on; SELECT pg_reload_conf()"),
+            green("SELECT pg_promote()"),
+            green("SELECT pg_read_file('pg_wal/<its new timeline>.history'): <the fork point>"),
+        ];
+        sql.extend(self.close_connections(Side::Green));
+        sql.push(green(CLOSED));
+        sql.push(green(self.fence_triggers()));
+        sql.push(green(format!("ALTER DATABASE {} ALLOW_CONNECTIONS true", self.database)));
+        for name in &self.plan.inherited_subscriptions {
+            let name = quote_ident(name);
+            sql.push(green(format!("ALTER SUBSCRIPTION {name} DISABLE; ALTER SUBSCRIPTION {name} SET (slot_name = NONE)")));
+        }
+        sql.push(green("ALTER SYSTEM RESET default_transaction_read_only; SELECT pg_reload_conf()"));
+        sql
+    }
+
+    pub(super) fn subscribe_green(&self) -> Vec<String> {
+        let name = quote_literal(&self.plan.names.forward);
+        let mut sql = vec![
+            green(create_subscription(&self.forward, &self.plan.names.forward, Side::Blue)),
+            green(format!(
+                "SELECT pg_replication_origin_advance('pg_' || oid, <the fork point>) FROM pg_subscription WHERE subname = {name}"
+            )),
+        ];
+        sql.extend(enable(Side::Green, &self.forward));
+        let slot = self.plan.green_physical_slot.as_ref();
+        let slot = slot.or(self.plan.standby.as_ref().map(|_| &self.plan.names.standby_slot));
+        sql.extend(slot.map(|slot| blue(format!("SELECT pg_drop_replication_slot({})", quote_literal(slot)))));
+        sql.extend(marker(Side::Blue));
+        sql
+    }
+
+    pub(super) fn narrow_flow(&self) -> Vec<String> {
+        let narrowed = published_forward(&self.plan.tables).into_iter().filter(|table| table.columns.is_some());
+        let narrowed: Vec<PublishedTable> = narrowed.collect();
+        if narrowed.is_empty() {
+            return Vec::new();
+        }
+        let mut sql = self.not_null(Side::Green, "DROP", |shared| &shared.relax_on_green);
+        let names = narrowed.iter().map(|table| table.table.sql()).collect::<Vec<_>>().join(", ");
+        let add = add_tables(&self.forward, &narrowed);
+        sql.push(blue(format!("ALTER PUBLICATION {} DROP TABLE {names}; {add}", self.forward)));
+        sql.extend(marker(Side::Blue));
+        sql
+    }
+
+    pub(super) fn migrate_green(&self) -> Vec<String> {
+        let history = RelationName::new(&self.plan.history.schema, "schema_migrations").sql();
+        let mut sql = Vec::new();
+        for migration in &self.plan.migrations {
+            let whole = if migration.transactional { "in one transaction" } else { "without a transaction" };
+            sql.push(green(format!("-- {} {}, {whole}\n{}", migration.version, migration.name, migration.up.trim_end())));
+            sql.push(green(format!(
+                "INSERT INTO {history} (version, checksum, execution_time_ms) VALUES ({}, {}, <ms>)",
+                quote_literal(&migration.version),
+                quote_literal(&migration.checksum)
+            )));
+        }
+        for trigger in &self.plan.sync_triggers {
+            sql.push(green(format!("ALTER TABLE {} ENABLE ALWAYS TRIGGER {}", trigger.table.sql(), quote_ident(&trigger.name))));
+        }
+        sql
+    }
+
+    pub(super) fn warm_green(&self) -> Vec<String> {
+        let mut sql = vec![green(format!("ANALYZE <each of {}>", count(published_whole(&self.plan.tables).len(), "table")))];
+        let views = self.blue.catalog.views.values().filter(|view| view.materialized && view.populated);
+        sql.extend(views.map(|view| green(format!("REFRESH MATERIALIZED VIEW {}", view.name.sql()))));
+        if self.blue.catalog.extensions.contains_key("pg_prewarm") {
+            sql.push(green("SELECT pg_prewarm(<each table and index>)"));
+        }
+        sql
+    }
+
+    pub(super) fn arm_reverse(&self) -> Vec<String> {
+        vec![
+            green(format!(
+                "CREATE PUBLICATION {} FOR TABLE greenlight.marker WITH (publish = 'insert, update, delete, truncate', publish_via_partition_root = true)",
+                self.reverse
+            )),
+            green(add_tables(&self.reverse, &published_reverse(&self.plan.tables))),
+            green(format!(
+                "SELECT lsn FROM pg_create_logical_replication_slot({}, 'pgoutput')",
+                quote_literal(&self.plan.names.reverse)
+            )),
+            blue(create_subscription(&self.reverse, &self.plan.names.reverse, Side::Green)),
+            blue(self.fence_triggers()),
+        ]
+    }
+
+    pub(super) fn validate_green(&self) -> Vec<String> {
+        let assertions = &self.plan.validate.assertions;
+        assertions.iter().map(|assertion| green(format!("{} -- must be {}", assertion.query.trim(), assertion.expect))).collect()
+    }
+
+    pub(super) fn window(&self) -> Vec<String> {
+        let mut sql = self.routes("SET default_pool_size = <the server connections there are>; PAUSE");
+        sql.extend(self.close_connections(Side::Blue));
+        sql.push(blue(CLOSED));
+        sql.push(blue("<a write by every path, which must be refused>"));
+        sql.extend(marker(Side::Blue));
+        sql.push(green(format!("SELECT setval(<each sequence>, <blue's value and {} steps>)", self.plan.window.sequence_margin)));
+        sql.push(green(format!("ALTER SUBSCRIPTION {} DISABLE", self.forward)));
+        let slot = quote_literal(&self.plan.names.reverse);
+        sql.push(green(format!("SELECT pg_replication_slot_advance({slot}, pg_current_wal_insert_lsn())")));
+        sql.push("journal: COMMIT POINT".to_owned());
+        sql.push(green(OPEN));
+        sql.extend(self.routes("<green's host and port into the configuration>; RELOAD; RESUME"));
+        // The pause is over here. What follows turns blue into green's follower.
+        sql.push(blue(format!("ALTER DATABASE {} ALLOW_CONNECTIONS true", self.database)));
+        sql.extend(self.not_null(Side::Blue, "DROP", |shared| &shared.relax_on_blue));
+        sql.extend(enable(Side::Blue, &self.reverse));
+        sql.extend(marker(Side::Green));
+        sql
+    }
+
+    pub(super) fn soak(&self) -> Vec<String> {
+        let slot = quote_literal(&self.plan.names.forward);
+        vec![blue(format!("SELECT pg_replication_slot_advance({slot}, <blue's position>), so that a waiting slot keeps no log"))]
+    }
+
+    pub(super) fn finish(&self) -> Vec<String> {
+        let names = &self.plan.names;
+        let mut sql = vec![
+            blue(drop_subscription(&self.reverse)),
+            blue(format!("SELECT pg_drop_replication_slot({})", quote_literal(&names.forward))),
+            blue(format!("DROP PUBLICATION {}", self.forward)),
+        ];
+        if !self.plan.migrations.is_empty() {
+            let history = RelationName::new(&self.plan.history.schema, "schema_migrations").sql();
+            let versions: Vec<String> = self.plan.migrations.iter().map(|migration| quote_literal(&migration.version)).collect();
+            sql.push(blue(format!(
+                "DELETE FROM {history} WHERE version IN ({}), where there is such a table",
+                versions.join(", ")
+            )));
+        }
+        sql.extend(self.close_connections(Side::Blue));
+        sql.push(blue(format!("DROP TRIGGER greenlight_fence ON <each table>; DROP SCHEMA {SCHEMA} CASCADE")));
+        sql.push(green(format!("SELECT pg_drop_replication_slot({})", quote_literal(&names.reverse))));
+        sql.push(green(format!("DROP PUBLICATION {}", self.reverse)));
+        sql.push(green(drop_subscription(&self.forward)));
+        for trigger in &self.plan.sync_triggers {
+            sql.push(green(format!("ALTER TABLE {} ENABLE TRIGGER {}", trigger.table.sql(), quote_ident(&trigger.name))));
+        }
+        sql.push(green(format!("DROP TRIGGER greenlight_fence ON <each table>; DROP SCHEMA {SCHEMA} CASCADE")));
+        sql
+    }
+
+    fn close_connections(&self, side: Side) -> [String; 2] {
+        let database = quote_literal(&self.blue.database);
+        [
+            sql_for(side, &format!("ALTER DATABASE {} ALLOW_CONNECTIONS false", self.database)),
+            sql_for(
+                side,
+                &format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = {database}, all but our own"),
+            ),
+        ]
+    }
+
+    fn fence_triggers(&self) -> String {
+        let tables = self.blue.catalog.tables.values().filter(|table| !table.foreign).count();
+        format!(
+            "CREATE OR REPLACE TRIGGER greenlight_fence BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON <each of {}> FOR EACH STATEMENT \
+             EXECUTE FUNCTION greenlight.fence()",
+            count(tables, "table")
+        )
+    }
+
+    fn not_null(&self, side: Side, verb: &str, columns: impl Fn(&SharedColumns) -> &Vec<String>) -> Vec<String> {
+        let mut sql = Vec::new();
+        for flow in &self.plan.tables {
+            let Flow::Both(shared) = &flow.flow else { continue };
+            for column in columns(shared) {
+                let column = quote_ident(column);
+                sql.push(sql_for(side, &format!("ALTER TABLE {} ALTER COLUMN {column} {verb} NOT NULL", flow.table.sql())));
+            }
+        }
+        sql
+    }
+
+    /// A command for each route's console; `command` without the database's name.
+    fn routes(&self, command: &str) -> Vec<String> {
+        let routes = self.plan.routes.iter().map(|route| match &route.kind {
+            RouteKind::Pgbouncer { database, .. } => format!("route {}: {command} {}", route.name, quote_ident(database)),
+        });
+        routes.collect()
+    }
+}
+
+fn add_tables(publication: &str, tables: &[PublishedTable]) -> String {
+    let listed = tables.iter().map(|table| match &table.columns {
+        None => table.table.sql(),
+        Some(columns) => {
+            let columns: Vec<String> = columns.iter().map(|column| quote_ident(column)).collect();
+            format!("{} ({})", table.table.sql(), columns.join(", "))
+        }
+    });
+    format!("ALTER PUBLICATION {publication} ADD TABLE {}", listed.collect::<Vec<_>>().join(", "))
+}
+
+fn enable(side: Side, subscription: &str) -> [String; 2] {
+    [
+        sql_for(side, &format!("ALTER SUBSCRIPTION {subscription} ENABLE")),
+        sql_for(side, &format!("ALTER SUBSCRIPTION {subscription} REFRESH PUBLICATION WITH (copy_data = false)")),
+    ]
+}
+
+fn drop_subscription(subscription: &str) -> String {
+    format!(
+        "ALTER SUBSCRIPTION {subscription} DISABLE; ALTER SUBSCRIPTION {subscription} SET (slot_name = NONE); DROP SUBSCRIPTION {subscription}"
+    )
+}
+
+fn marker(from: Side) -> [String; 2] {
+    [
+        sql_for(
+            from,
+            "INSERT INTO greenlight.marker (id, value, run) VALUES (1, <n>, <run>) ON CONFLICT (id) DO UPDATE SET value = excluded.value",
+        ),
+        sql_for(from.other(), "SELECT value FROM greenlight.marker, until it is <n>"),
+    ]
+}
+
+fn create_subscription(quoted: &str, name: &str, to: Side) -> String {
+    format!(
+        "CREATE SUBSCRIPTION {quoted} CONNECTION <{to}> PUBLICATION {quoted} WITH (enabled = false, create_slot = false, slot_name = {}, \
+         copy_data = false, binary = false, streaming = off)",
+        quote_literal(name)
+    )
+}

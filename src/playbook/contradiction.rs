@@ -1,0 +1,152 @@
+//! What each key for itself allows and all together cannot be: servers that are one, names that stand twice, hours that
+//! never come. Found in the tree, so that they are said together with every other problem.
+
+use super::check::Checker;
+use super::problem::{Flaw, quoted};
+use super::reference::read_url;
+use super::tree::Node;
+use crate::word::Endpoint;
+
+/// Looks for all of them.
+pub(super) fn find(root: &Node, checker: &mut Checker<'_>) {
+    servers(root, checker);
+    shadow(root, checker);
+    routes(root, checker);
+    validation(root, checker);
+    hours(root, checker);
+    let accepted = root.at(&["accept"]).map_or(&[][..], Node::items);
+    twice(accepted.iter(), "is accepted twice", checker);
+}
+
+fn servers(root: &Node, checker: &mut Checker<'_>) {
+    let blue = endpoint(root.at(&["blue", "url"]), checker);
+    let green = endpoint(root.at(&["green", "url"]), checker);
+    if let (Some((_, blue)), Some((node, green))) = (&blue, &green) {
+        if same_server(blue, green) {
+            let flaw =
+                Flaw::new("`green.url`: green is the same server as blue").help("green is another server: a standby of blue");
+            checker.push(flaw, &node.span);
+        }
+        if blue.database != green.database {
+            let flaw = Flaw::new(format!("`green.url`: green's database {} is not blue's", quoted(&green.database)));
+            checker.push(flaw.help(format!("a standby has the databases of blue: write {}", quoted(&blue.database))), &node.span);
+        }
+    }
+    for (side, own) in [("blue", &blue), ("green", &green)] {
+        let peer = endpoint(root.at(&[side, "peer_url"]), checker);
+        if let (Some((_, own)), Some((node, peer))) = (own, peer)
+            && own.database != peer.database
+        {
+            let flaw =
+                Flaw::new(format!("`{side}.peer_url`: the database {} is not that of `{side}.url`", quoted(&peer.database)));
+            checker.push(flaw.help(format!("write {}", quoted(&own.database))), &node.span);
+        }
+    }
+    let port = root.at(&["green", "create", "port"]);
+    if let (Some(port), Some((_, green))) = (port, green)
+        && port.text().and_then(|text| text.parse::<u16>().ok()).is_some_and(|port| port != green.port)
+    {
+        let flaw = Flaw::new("`green.create.port` is not the port of `green.url`");
+        checker.push(flaw.help(format!("write `{}`, or change the URL", green.port)), &port.span);
+    }
+}
+
+/// What is tried in the shadow is tried for real: it must not be a server of the run.
+fn shadow(root: &Node, checker: &mut Checker<'_>) {
+    let Some((node, shadow)) = endpoint(root.at(&["shadow"]), checker) else { return };
+    for side in ["blue", "green"] {
+        if endpoint(root.at(&[side, "url"]), checker).is_some_and(|(_, server)| same_server(&server, &shadow)) {
+            let flaw = Flaw::new(format!("`shadow`: the shadow is the same server as {side}"));
+            checker.push(flaw.help("name a scratch server whose databases may come and go, or remove the key"), &node.span);
+        }
+    }
+}
+
+fn routes(root: &Node, checker: &mut Checker<'_>) {
+    let routes = root.at(&["routes"]).map_or(&[][..], Node::items);
+    let routes: Vec<&Node> = routes.iter().filter_map(|route| route.at(&["pgbouncer"])).collect();
+    twice(routes.iter().filter_map(|route| route.at(&["name"])), "is the name of two routes", checker);
+    let mut moved: Vec<(String, u16, &str)> = Vec::new();
+    for route in routes {
+        let database = route.at(&["database"]);
+        if let Some((node, admin)) = endpoint(route.at(&["admin"]), checker) {
+            if admin.database != "pgbouncer" {
+                let flaw = Flaw::new(format!("`routes.pgbouncer.admin`: {} is not the admin console", quoted(&admin.database)));
+                checker.push(flaw.help("the URL of PgBouncer's admin console ends in `/pgbouncer`"), &node.span);
+            }
+            if let Some((node, name)) = database.and_then(|node| node.text().map(|name| (node, name))) {
+                let target = (host_of(&admin), admin.port, name);
+                if moved.contains(&target) {
+                    let flaw = Flaw::new(format!("the database {} of this PgBouncer stands in two routes", quoted(name)));
+                    checker.push(flaw.help("keep one of the two"), &node.span);
+                }
+                moved.push(target);
+            }
+        }
+        if let (Some((node, probe)), Some(name)) = (endpoint(route.at(&["probe"]), checker), database.and_then(Node::text))
+            && probe.database != name
+        {
+            let flaw =
+                Flaw::new(format!("`routes.pgbouncer.probe`: {} is not the database of this route", quoted(&probe.database)));
+            checker.push(flaw.help(format!("write {}: the probe goes the way that applications go", quoted(name))), &node.span);
+        }
+    }
+}
+
+fn validation(root: &Node, checker: &mut Checker<'_>) {
+    let excluded = root.at(&["validate", "exclude"]).map_or(&[][..], Node::items);
+    twice(excluded.iter(), "is excluded twice", checker);
+    let rows_off = root.at(&["validate", "rows"]).is_some_and(|rows| rows.text() == Some("false"));
+    if let (true, Some(entry)) = (rows_off, root.at(&["validate"]).and_then(|validate| validate.entry("exclude"))) {
+        let flaw = Flaw::new("`validate.exclude` excludes tables from a comparison that `rows: false` turns off");
+        checker.push(flaw.help("remove one of the two"), &entry.key_span);
+    }
+    let assertions = root.at(&["validate", "assertions"]).map_or(&[][..], Node::items);
+    twice(assertions.iter().filter_map(|assertion| assertion.at(&["name"])), "is the name of two assertions", checker);
+}
+
+fn hours(root: &Node, checker: &mut Checker<'_>) {
+    for gate in ["before_migrate", "before_window"] {
+        let Some(hours) = root.at(&["gates", gate, "hours"]) else { continue };
+        let (from, to) = (hours.at(&["from"]), hours.at(&["to"]));
+        if let (Some(from), Some(to)) = (from.and_then(Node::text), to)
+            && to.text() == Some(from)
+        {
+            let flaw = Flaw::new(format!("`gates.{gate}.hours`: they end when they begin"));
+            checker.push(
+                flaw.help("write a later `to`; an earlier one reaches past midnight; without `hours` the gate is always open"),
+                &to.span,
+            );
+        }
+        twice(hours.at(&["days"]).map_or(&[][..], Node::items).iter(), "stands here twice", checker);
+    }
+}
+
+/// A problem at each value that stood before.
+fn twice<'n>(nodes: impl Iterator<Item = &'n Node>, what: &str, checker: &mut Checker<'_>) {
+    let mut seen = std::collections::BTreeSet::new();
+    for node in nodes {
+        if let Some(text) = node.text()
+            && !seen.insert(text)
+        {
+            checker.push(Flaw::new(format!("{} {what}", quoted(text))).help("keep one of the two"), &node.span);
+        }
+    }
+}
+
+/// A URL's endpoint, where all of it can be read.
+fn endpoint<'n>(node: Option<&'n Node>, checker: &Checker<'_>) -> Option<(&'n Node, Endpoint)> {
+    let node = node?;
+    Some((node, read_url(node.text()?, checker.environment).endpoint?))
+}
+
+fn same_server(one: &Endpoint, other: &Endpoint) -> bool {
+    one.port == other.port && host_of(one) == host_of(other)
+}
+
+fn host_of(endpoint: &Endpoint) -> String {
+    match endpoint.host.as_str() {
+        "127.0.0.1" | "::1" => "localhost".to_owned(),
+        host => host.to_lowercase(),
+    }
+}

@@ -1,0 +1,340 @@
+//! What may stand in a playbook: the one description from which the JSON Schema, the check and the reading follow. The
+//! comments on the keys are what an editor shows to the person who writes one.
+//!
+//! Texts stay texts here; `scalar` says how each kind is read. Choices are tagged from outside (`- pgbouncer: {...}`),
+//! since only then does every problem have its own place.
+
+use super::scalar;
+use crate::plan::{Day, LongTransactions, OnFailure};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A Greenlight playbook: which servers, what changes, how it is proved, and when the writer may move.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "Greenlight playbook")]
+pub(super) struct Shape {
+    /// The format of this file.
+    #[schemars(schema_with = "scalar::version")]
+    pub version: u32,
+    /// A name for people, shown in plans, lists and reports.
+    #[schemars(schema_with = "scalar::name")]
+    pub name: String,
+    /// How the change is made. `sync`: green, a physical standby of blue, is turned into a logical one without copying a row
+    /// and is migrated while it follows blue; the writer then moves in a pause of milliseconds, and blue follows green until
+    /// the end, so that going back loses nothing.
+    #[schemars(schema_with = "scalar::strategy")]
+    pub strategy: String,
+    /// The server that serves now.
+    pub blue: Blue,
+    /// The server that will serve: a physical standby of blue, or one that is to be made.
+    pub green: Green,
+    /// A scratch server of blue's major version, on which the migrations are tried before anything else. Without it a
+    /// throwaway server is started on this machine from the PostgreSQL programs found here; without those, a scratch
+    /// database on green is used once green is promoted.
+    #[schemars(schema_with = "scalar::url")]
+    #[serde(default)]
+    pub shadow: Option<String>,
+    /// The migrations that turn blue's schema into green's.
+    pub migrations: Migrations,
+    /// The connection targets that applications use; all of them move in the window.
+    #[schemars(length(min = 1))]
+    pub routes: Vec<Route>,
+    /// What must be equal on both sides before the window opens.
+    #[serde(default)]
+    pub validate: Validate,
+    /// The short pause in which the writer changes.
+    pub window: Window,
+    /// Where the run waits for a person or for certain hours.
+    #[serde(default)]
+    pub gates: Gates,
+    /// The time after the window, in which blue follows green and rollback loses nothing.
+    pub soak: Soak,
+    /// What happens when a step fails for good while blue serves. Once green serves, a person decides.
+    #[serde(default = "rollback")]
+    pub on_failure: OnFailure,
+    /// Where the serving side's health goes before the run.
+    pub limits: Limits,
+    /// Findings of `greenlight plan` that are accepted by name, with their consequences.
+    #[schemars(schema_with = "scalar::accepted")]
+    #[serde(default)]
+    pub accept: Vec<String>,
+}
+
+fn rollback() -> OnFailure {
+    OnFailure::Rollback
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Blue {
+    /// How Greenlight reaches the server, and the database that the run is about. The user must be able to create
+    /// publications, slots and subscriptions. A password is a reference, never written out: `${env:NAME}` or `${file:/path}`.
+    #[schemars(schema_with = "scalar::url")]
+    pub url: String,
+    /// How green's server reaches blue for its subscription, where that differs from `url`. PostgreSQL stores it on green
+    /// until the end of the run: a passfile on green's machine (`?passfile=/path`) keeps the password out of it.
+    #[schemars(schema_with = "scalar::peer_url")]
+    #[serde(default)]
+    pub peer_url: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Green {
+    /// How Greenlight reaches the server, and the same database as blue's.
+    #[schemars(schema_with = "scalar::url")]
+    pub url: String,
+    /// How blue's server reaches green for the way back, where that differs from `url`.
+    #[schemars(schema_with = "scalar::peer_url")]
+    #[serde(default)]
+    pub peer_url: Option<String>,
+    /// Make the standby with `pg_basebackup`. Without this key it must be there and follow blue.
+    #[serde(default)]
+    pub create: Option<Create>,
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Create {
+    /// The machine on which the standby is made.
+    pub host: StandbyHost,
+    /// Its data directory, which must be absent or empty.
+    #[schemars(schema_with = "scalar::new_folder")]
+    pub data_dir: String,
+    /// The port that it will listen on: that of green's `url`.
+    #[schemars(range(min = 1, max = 65_535), example = 5433)]
+    pub port: u16,
+    /// The folder of the PostgreSQL programs of blue's major version. Found by themselves when absent.
+    #[schemars(schema_with = "scalar::programs")]
+    #[serde(default)]
+    pub bin_dir: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum StandbyHost {
+    /// The machine on which Greenlight runs.
+    Local,
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Migrations {
+    /// The folder with `VERSION_NAME.up.sql` and `VERSION_NAME.down.sql`, relative to this file.
+    #[schemars(schema_with = "scalar::migrations")]
+    pub dir: String,
+    /// The table that remembers which migrations were applied.
+    #[serde(default)]
+    pub history: History,
+    /// How long a statement waits for a lock before it is taken back and tried again.
+    #[schemars(schema_with = "scalar::duration")]
+    #[serde(default = "two_seconds")]
+    pub lock_timeout: String,
+    /// How often a migration is tried again after it waited for a lock in vain.
+    #[schemars(range(max = 1000), example = 10)]
+    #[serde(default = "ten")]
+    pub lock_retries: u32,
+}
+
+fn two_seconds() -> String {
+    "2s".to_owned()
+}
+
+fn ten() -> u32 {
+    10
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct History {
+    /// The schema in which `schema_migrations` stands, written as it is named in PostgreSQL, without quotes.
+    #[schemars(schema_with = "scalar::schema_name")]
+    pub schema: String,
+}
+
+impl Default for History {
+    fn default() -> History {
+        History { schema: "public".to_owned() }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Route {
+    /// One database of one PgBouncer.
+    Pgbouncer(Pgbouncer),
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Pgbouncer {
+    /// A name for people, different for each route.
+    #[schemars(schema_with = "scalar::name")]
+    pub name: String,
+    /// The admin console: a URL whose database is `pgbouncer`, with a user of PgBouncer's `admin_users`.
+    #[schemars(schema_with = "scalar::admin_url")]
+    pub admin: String,
+    /// The database that applications connect to, as PgBouncer's `[databases]` names it.
+    #[schemars(schema_with = "scalar::database")]
+    pub database: String,
+    /// PgBouncer's configuration file, or the file that it includes, in which that database stands. It is rewritten, so that
+    /// the move outlives a restart of PgBouncer.
+    #[schemars(schema_with = "scalar::file")]
+    pub config: String,
+    /// A URL through the route, by which Greenlight reads which server answers. Made from `admin` and blue's user when absent.
+    #[schemars(schema_with = "scalar::url")]
+    #[serde(default)]
+    pub probe: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Validate {
+    /// Compare the content of every table that is sent, in chunks, under live writes.
+    pub rows: bool,
+    /// Rows compared in one query.
+    #[schemars(range(min = 100, max = 10_000_000), example = 50_000)]
+    pub chunk_rows: u64,
+    /// Tables compared at once. Each takes one connection and about one core on both servers.
+    #[schemars(range(min = 1, max = 64), example = 2)]
+    pub parallel: u32,
+    /// Tables whose content is not compared.
+    #[schemars(schema_with = "scalar::relations")]
+    pub exclude: Vec<String>,
+    /// Queries run on green, each of which must give one expected value.
+    pub assertions: Vec<Assertion>,
+}
+
+impl Default for Validate {
+    fn default() -> Validate {
+        Validate { rows: true, chunk_rows: 50_000, parallel: 2, exclude: Vec::new(), assertions: Vec::new() }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Assertion {
+    /// A name for people, different for each assertion.
+    #[schemars(schema_with = "scalar::name")]
+    pub name: String,
+    /// A query that gives one row with one column.
+    #[schemars(schema_with = "scalar::query")]
+    pub query: String,
+    /// The value that it must give, compared as text: `0`, `t`, `'a text'`.
+    #[schemars(schema_with = "scalar::expected")]
+    pub expect: String,
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Window {
+    /// The longest pause that clients may feel. When the drain has not finished by then, blue is opened again and the run
+    /// waits for its next chance.
+    #[schemars(schema_with = "scalar::duration")]
+    #[serde(default = "five_seconds")]
+    pub max_pause: String,
+    /// Green may be this far behind blue, in bytes of WAL, when the window opens. What is still on its way then is waited for
+    /// inside the pause. Has no default: it decides when the writer moves.
+    #[schemars(schema_with = "scalar::size")]
+    pub max_lag: String,
+    /// What to do about transactions on blue that would hold the pause up.
+    #[serde(default)]
+    pub long_transactions: Long,
+    /// Added to each sequence's value on the side that is opened, for values handed out and not yet written.
+    #[schemars(range(max = 1_000_000_000), example = 1000)]
+    #[serde(default = "thousand")]
+    pub sequence_margin: u64,
+}
+
+fn five_seconds() -> String {
+    "5s".to_owned()
+}
+
+fn thousand() -> u64 {
+    1000
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Long {
+    /// A transaction older than this is long.
+    #[schemars(schema_with = "scalar::duration")]
+    pub older_than: String,
+    /// Wait for them to end, or cancel them just before the window.
+    pub then: LongTransactions,
+}
+
+impl Default for Long {
+    fn default() -> Long {
+        Long { older_than: five_seconds(), then: LongTransactions::Wait }
+    }
+}
+
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Gates {
+    /// Before green is migrated. Until here nothing but replication was set up.
+    pub before_migrate: Gate,
+    /// Before the writer moves to green.
+    pub before_window: Gate,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Gate {
+    /// A person must say so, by `greenlight approve`.
+    pub approval: bool,
+    /// The step begins inside these hours only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hours: Option<Hours>,
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Hours {
+    /// The IANA name of the time zone that the hours are meant in.
+    #[schemars(schema_with = "scalar::zone")]
+    pub zone: String,
+    /// The days on which the hours begin. Every day when absent.
+    #[schemars(length(min = 1))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub days: Vec<Day>,
+    /// Later than `to`: the hours reach past midnight.
+    #[schemars(schema_with = "scalar::clock")]
+    pub from: String,
+    /// The step does not begin at or after this.
+    #[schemars(schema_with = "scalar::clock")]
+    pub to: String,
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Soak {
+    /// How long blue follows green at least. Has no default: after it the way back may be taken down.
+    #[serde(rename = "for")]
+    #[schemars(schema_with = "scalar::duration")]
+    pub lasts: String,
+    /// What follows the soak.
+    #[serde(default)]
+    pub then: AfterSoak,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum AfterSoak {
+    /// Go on following until a person says `greenlight finish`.
+    #[default]
+    Wait,
+    /// Take replication down. From then on there is no way back.
+    Finish,
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Limits {
+    /// WAL that the run's slot may keep on the serving side. Past it the run gives its slot up, and with it the sync or the
+    /// way back, so that the disk does not fill. Has no default: it depends on that disk.
+    #[schemars(schema_with = "scalar::size")]
+    pub wal_kept: String,
+}

@@ -1,0 +1,125 @@
+//! What runs made on a server, found by name, and its removal: for runs whose journal is lost.
+
+use super::client::{Session, SessionOptions};
+use crate::plan::{PREFIX, SCHEMA};
+use crate::word::{Endpoint, PortError, quote_ident};
+use serde::Serialize;
+use std::fmt;
+use std::time::Duration;
+
+/// One thing that a run made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Leftover {
+    pub kind: Kind,
+    pub name: String,
+    /// The run by its name; empty where the thing does not say.
+    pub run: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    Subscription,
+    Slot,
+    Publication,
+    Schema,
+}
+
+impl fmt::Display for Leftover {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            Kind::Subscription => "subscription",
+            Kind::Slot => "slot",
+            Kind::Publication => "publication",
+            Kind::Schema => "schema",
+        };
+        write!(f, "{kind} {} (run {})", self.name, if self.run.is_empty() { "not known" } else { &self.run })
+    }
+}
+
+/// Everything on this server, in the endpoint's database, that bears Greenlight's names. In an order in which it can be
+/// removed.
+///
+/// # Errors
+/// The server could not be asked.
+pub async fn list(at: &Endpoint) -> Result<Vec<Leftover>, PortError> {
+    let session = open(at).await?;
+    let pattern = format!("^{PREFIX}[a-z][a-z0-9]{{7}}_(fwd|rev|standby)$");
+    let named = [
+        (
+            Kind::Subscription,
+            "SELECT subname::text FROM pg_subscription JOIN pg_database d ON d.oid = subdbid \
+            WHERE d.datname = current_database() AND subname ~ $1 ORDER BY 1",
+        ),
+        (
+            Kind::Slot,
+            "SELECT slot_name::text FROM pg_replication_slots \
+            WHERE slot_name ~ $1 AND (database IS NULL OR database = current_database()) ORDER BY 1",
+        ),
+        (Kind::Publication, "SELECT pubname::text FROM pg_publication WHERE pubname ~ $1 ORDER BY 1"),
+    ];
+    let mut found = Vec::new();
+    for (kind, sql) in named {
+        let rows = session.read("list what runs have made", sql, &[(&pattern, tokio_postgres::types::Type::TEXT)]).await?;
+        for name in rows.iter().map(|row| row.get::<_, String>(0)) {
+            let run = name.trim_start_matches(PREFIX).split('_').next().unwrap_or_default().to_owned();
+            found.push(Leftover { kind, name, run });
+        }
+    }
+    let schema = session
+        .read(
+            "look for the schema",
+            "SELECT to_regclass($1 || '.claim') IS NOT NULL, EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)",
+            &[(&SCHEMA, tokio_postgres::types::Type::TEXT)],
+        )
+        .await?;
+    if let Some(row) = schema.first().filter(|row| row.get::<_, bool>(1)) {
+        let claimed = row.get::<_, bool>(0);
+        let rows = if claimed {
+            session.read("read the claim", &format!("SELECT run::text FROM {SCHEMA}.claim"), &[]).await?
+        } else {
+            Vec::new()
+        };
+        let run = rows.first().map(|row| row.get::<_, String>(0)).unwrap_or_default();
+        found.push(Leftover { kind: Kind::Schema, name: SCHEMA.to_owned(), run });
+    }
+    Ok(found)
+}
+
+/// Removes one thing. A subscription is dropped without touching its slot on the other server; a slot in use has its sender
+/// ended first.
+///
+/// # Errors
+/// The server refused, or could not be asked.
+pub async fn remove(at: &Endpoint, leftover: &Leftover) -> Result<(), PortError> {
+    let session = open(at).await?;
+    let name = quote_ident(&leftover.name);
+    let attempted = format!("remove {leftover}");
+    let statements = match leftover.kind {
+        Kind::Subscription => vec![
+            format!("ALTER SUBSCRIPTION {name} DISABLE"),
+            format!("ALTER SUBSCRIPTION {name} SET (slot_name = NONE)"),
+            format!("DROP SUBSCRIPTION {name}"),
+        ],
+        Kind::Publication => vec![format!("DROP PUBLICATION IF EXISTS {name}")],
+        Kind::Schema => vec![format!("DROP SCHEMA IF EXISTS {name} CASCADE")],
+        Kind::Slot => {
+            let slot = crate::word::quote_literal(&leftover.name);
+            vec![
+                format!(
+                    "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE slot_name = {slot} AND active"
+                ),
+                format!("SELECT pg_drop_replication_slot({slot})"),
+            ]
+        }
+    };
+    for statement in statements {
+        session.batch(&attempted, &statement).await?;
+    }
+    Ok(())
+}
+
+async fn open(at: &Endpoint) -> Result<Session, PortError> {
+    let limit = Duration::from_mins(1);
+    Session::open(at, &SessionOptions::ours("greenlight/sweep", limit, limit), at.to_string()).await
+}

@@ -1,0 +1,143 @@
+//! The fence's triggers: one on every table that applications may write to. Whether they refuse is their function's business.
+//!
+//! **Invariant:** on a serving server no table is locked for longer than its trigger takes, and nobody waits longer than
+//! `LOCK_LIMIT_MS` behind us: one table at a time, tried again while somebody is in the way.
+
+use super::{
+    client::{Session, cell},
+    failure::sqlstate,
+    fence,
+    server::PgServer,
+};
+use crate::word::{PortError, RelationName, quote_literal};
+use futures_util::{StreamExt, stream};
+use std::{sync::atomic::Ordering, time::Duration};
+use tokio_postgres::types::Type;
+
+pub(super) const TRIGGER: &str = "greenlight_fence";
+
+const LOCK_LIMIT_MS: u32 = 200;
+const LIMIT: Duration = Duration::from_mins(1);
+/// Time for those who waited behind us, before a table is tried again.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Statements sent ahead of their answers.
+const AHEAD: usize = 16;
+
+/// Tables of users: ordinary ones, partitioned ones and their partitions, which can be written to directly. Not those that
+/// belong to an extension, whose own workers a refused write would stop.
+const USER_TABLES: &str = "pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
+      AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'greenlight') AND n.nspname !~ '^pg_(toast|temp)'
+      AND NOT EXISTS (SELECT FROM pg_depend d
+                      WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')";
+
+/// A trigger of ours on table `c`. 62: before, for each statement, of INSERT, DELETE, UPDATE and TRUNCATE.
+const FENCED: &str = "EXISTS (SELECT FROM pg_trigger t JOIN pg_proc f ON f.oid = t.tgfoid
+      JOIN pg_namespace s ON s.oid = f.pronamespace AND s.nspname = 'greenlight'
+      WHERE t.tgrelid = c.oid AND t.tgname = 'greenlight_fence' AND t.tgtype = 62 AND t.tgenabled IN ('O', 'A'))";
+
+/// The triggers are on every table, closed or open as their function is; the function is made, open, where there is none.
+pub(super) async fn ensure_installed(server: &PgServer) -> Result<(), PortError> {
+    let session = server.session().await?;
+    let sql = "SELECT FROM pg_proc WHERE pronamespace = to_regnamespace('greenlight') AND proname = 'fence'";
+    if session.read("look for the fence", sql, &[]).await?.is_empty() {
+        let sql = format!("CREATE SCHEMA IF NOT EXISTS greenlight; {}", fence::open_function());
+        session.batch("make the fence's function", &sql).await?;
+    }
+    install(server, &session).await
+}
+
+/// As `ensure_installed`, with the function there.
+pub(super) async fn install(server: &PgServer, session: &Session) -> Result<(), PortError> {
+    let attempted = "install the fence";
+    each(server, session, attempted, &format!("NOT {FENCED}"), |table| {
+        // OR REPLACE, since a disabled one of the same name may be there.
+        format!(
+            "CREATE OR REPLACE TRIGGER {TRIGGER} BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {} \
+             FOR EACH STATEMENT EXECUTE FUNCTION greenlight.fence()",
+            table.sql()
+        )
+    })
+    .await?;
+    server.triggers_seen.store(true, Ordering::SeqCst);
+    Ok(())
+}
+
+pub(super) async fn ensure_none(server: &PgServer) -> Result<(), PortError> {
+    let session = server.session().await?;
+    server.triggers_seen.store(false, Ordering::SeqCst);
+    let has_one = format!("EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgname = {})", quote_literal(TRIGGER));
+    each(server, &session, "remove the fence's triggers", &has_one, |table| {
+        format!("DROP TRIGGER IF EXISTS {TRIGGER} ON {}", table.sql())
+    })
+    .await
+}
+
+/// Tables without the trigger, or with one that does not fire.
+pub(super) async fn missing(session: &Session) -> Result<Vec<RelationName>, PortError> {
+    tables(session, &format!("NOT {FENCED}")).await
+}
+
+/// Some tables that have it, for trying it: the first of each kind, by size.
+pub(super) async fn some_fenced(session: &Session, limit: i64) -> Result<Vec<RelationName>, PortError> {
+    let sql = format!("SELECT n.nspname, c.relname FROM {USER_TABLES} AND {FENCED} ORDER BY c.relkind, c.relpages DESC LIMIT $1");
+    names(session, &sql, &[(&limit, Type::INT8)]).await
+}
+
+async fn tables(session: &Session, which: &str) -> Result<Vec<RelationName>, PortError> {
+    names(session, &format!("SELECT n.nspname, c.relname FROM {USER_TABLES} AND {which} ORDER BY 1, 2"), &[]).await
+}
+
+async fn names(session: &Session, sql: &str, params: &[super::client::Param<'_>]) -> Result<Vec<RelationName>, PortError> {
+    let rows = session.read("list the tables and their fence", sql, params).await?;
+    rows.iter().map(|row| Ok(RelationName::new(cell::<&str>(row, 0)?, cell::<&str>(row, 1)?))).collect()
+}
+
+/// Runs a statement for each table for which `which` holds, until it holds for none.
+async fn each(
+    server: &PgServer,
+    session: &Session,
+    attempted: &str,
+    which: &str,
+    statement: impl Fn(&RelationName) -> String,
+) -> Result<(), PortError> {
+    let done = server.poll(LIMIT, || async {
+        let todo = tables(session, which).await?;
+        let calls: Vec<_> = todo.iter().map(|table| locked_briefly(session, attempted, table, statement(table))).collect();
+        let results: Vec<Result<(), PortError>> = stream::iter(calls).buffered(AHEAD).collect().await;
+        // A table that somebody had locked, or dropped meanwhile, is seen again or no more at the next look.
+        let passing = |error: &PortError| matches!(sqlstate(error), Some("55P03" | "40P01" | "42P01" | "3F000"));
+        let failed: Vec<PortError> = results.into_iter().filter_map(Result::err).collect();
+        let held_up = !failed.is_empty();
+        if let Some(error) = failed.into_iter().find(|error| !passing(error)) {
+            return Err(error);
+        }
+        if held_up {
+            server.options.clock.sleep(PAUSE).await;
+        }
+        Ok(todo.is_empty().then_some(()))
+    });
+    if done.await?.is_some() {
+        return Ok(());
+    }
+    let left = tables(session, which).await?;
+    let Some(first) = left.first() else { return Ok(()) };
+    Err(PortError::transient(attempted).because(format!(
+        "{} tables were locked by others all the time, {first} by {}",
+        left.len(),
+        holders(session, first).await?
+    )))
+}
+
+async fn locked_briefly(session: &Session, attempted: &str, table: &RelationName, sql: String) -> Result<(), PortError> {
+    // One message is one transaction, so that LOCAL holds for it alone.
+    let sql = format!("SET LOCAL lock_timeout = {LOCK_LIMIT_MS}; {sql}");
+    session.batch(&format!("{attempted} of {table}"), &sql).await
+}
+
+async fn holders(session: &Session, table: &RelationName) -> Result<String, PortError> {
+    let sql = "SELECT coalesce(string_agg(DISTINCT format('pid %s', pid), ', '), 'nobody any more') FROM pg_locks \
+               WHERE relation = to_regclass($1) AND granted AND pid <> pg_backend_pid()";
+    let rows = session.read("read who holds a lock", sql, &[(&table.sql(), Type::TEXT)]).await?;
+    rows.first().map_or(Ok(String::new()), |row| cell(row, 0))
+}

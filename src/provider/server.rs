@@ -1,0 +1,393 @@
+//! One PostgreSQL server on this machine, in one data folder: made, started, stopped, crashed, copied, removed.
+//!
+//! It knows the folder and PostgreSQL's programs and nothing of runs. **Invariant:** a server is signalled only when its
+//! process works in this very folder, whatever a left-behind `postmaster.pid` says.
+
+use super::{conninfo, processes, processes::Signal};
+use crate::postgres::{
+    passfile,
+    programs::{Installed, Programs},
+};
+use crate::process;
+use crate::word::{Clock, Endpoint, PortError, Secret};
+use std::{
+    fmt, fs, io,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+/// What Greenlight itself puts into a data folder begins with this; it is never carried over into a copy.
+pub(super) const OWN: &str = "greenlight.";
+
+/// Told how much of a copy has arrived: bytes so far, and bytes in all as the other server estimates them.
+pub type CopyProgress<'a> = &'a (dyn Fn(u64, u64) + Send + Sync);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopMode {
+    /// Disconnects clients, writes everything down, ends.
+    Fast,
+    /// Ends at once; the next start recovers.
+    Immediate,
+}
+
+/// How a new server lets clients in over loopback.
+#[derive(Clone, Debug)]
+pub enum Login {
+    /// Anyone, as anyone. For throwaway servers that hold nothing of worth.
+    Trust,
+    Scram(Secret),
+}
+
+/// What a new server is made with.
+#[derive(Clone, Debug)]
+pub struct NewServer {
+    pub superuser: String,
+    pub login: Login,
+    /// Lines for `postgresql.conf`, as names and values.
+    pub settings: Vec<(String, String)>,
+}
+
+#[derive(Clone)]
+pub struct LocalServer {
+    pub programs: Programs,
+    pub data_dir: PathBuf,
+    pub port: u16,
+    /// Where the server's messages go until its own configuration says otherwise.
+    pub log: PathBuf,
+    /// False: nothing waits for the disk when the server or its copy is made. For throwaway servers.
+    pub durable: bool,
+    pub clock: Arc<dyn Clock>,
+}
+
+impl LocalServer {
+    /// Makes the data folder, which must not exist or be empty, below a folder that does.
+    pub async fn init(&self, new: &NewServer) -> Result<(), PortError> {
+        ensure_own_folder(&self.data_dir).await?;
+        let mut command = process::server_command(&self.programs.program("initdb")?);
+        command.arg("--pgdata").arg(&self.data_dir).args(["--username", &new.superuser]);
+        command.args(["--encoding=UTF8", "--locale=C", "--no-instructions"]);
+        if !self.durable {
+            command.arg("--no-sync");
+        }
+        let password_file = self.data_dir.with_extension("password");
+        match &new.login {
+            Login::Trust => command.arg("--auth=trust"),
+            Login::Scram(password) => {
+                write_for_server(&password_file, &format!("{}\n", password.expose())).await?;
+                command.arg("--auth=scram-sha-256").arg("--pwfile").arg(&password_file)
+            }
+        };
+        let made = process::run(&mut command, Duration::from_mins(2)).await;
+        // Absent with `Trust`; and a password left behind is worse than an error not told.
+        let _ = fs::remove_file(&password_file);
+        made?;
+        self.append_settings("postgresql.conf", &new.settings)
+    }
+
+    /// Appends settings to a configuration file in the data folder; of several lines for one setting the last one counts.
+    pub fn append_settings(&self, file: &str, settings: &[(String, String)]) -> Result<(), PortError> {
+        use io::Write;
+        let lines: String = settings.iter().map(|(name, value)| setting_line(name, value)).collect();
+        let path = self.data_dir.join(file);
+        let written = fs::OpenOptions::new().append(true).open(&path).and_then(|mut file| file.write_all(lines.as_bytes()));
+        written.map_err(|e| PortError::refused(format!("write `{}`", path.display())).because(e))
+    }
+
+    /// Starts it and returns when it answers. Running already: nothing to do.
+    ///
+    /// # Errors
+    /// `Refused` when it ended instead, with the last lines of its log; `Uncertain` when it did not answer within `limit`.
+    pub async fn start(&self, limit: Duration) -> Result<(), PortError> {
+        if self.postmaster().is_none() {
+            let log_before = fs::metadata(&self.log).map_or(0, |meta| meta.len());
+            let mut command = process::server_command(&self.programs.program("pg_ctl")?);
+            command.args(["start", "--silent", "--wait", "--timeout", &limit.as_secs().to_string(), "--pgdata"]);
+            command.arg(&self.data_dir).arg("--log").arg(&self.log).args(["--options", &format!("-p {}", self.port)]);
+            let attempted = || format!("start the server in `{}`", self.data_dir.display());
+            match process::run(&mut command, limit + Duration::from_secs(5)).await {
+                Err(error) if self.postmaster().is_some() => return Err(PortError::uncertain(attempted()).because(error)),
+                Err(_) => return Err(PortError::refused(attempted()).because(self.log_since(log_before))),
+                Ok(_) => (),
+            }
+        }
+        self.wait_until(limit, "answer", || self.answers()).await
+    }
+
+    /// Returns when its process and those that it started have ended. Not running: nothing to do.
+    ///
+    /// # Errors
+    /// `Uncertain` when it still runs after `limit`.
+    pub async fn stop(&self, mode: StopMode, limit: Duration) -> Result<(), PortError> {
+        let Some(postmaster) = self.postmaster() else { return Ok(()) };
+        let mut pids = processes::children_of(postmaster.pid);
+        pids.push(postmaster.pid);
+        processes::signal(&[postmaster.pid], if mode == StopMode::Fast { Signal::Int } else { Signal::Quit });
+        self.wait_until(limit, "stop", || std::future::ready(!pids.iter().any(|pid| processes::is_alive(*pid)))).await
+    }
+
+    /// What a failure of the machine is to the server: every process of it is killed at once.
+    pub fn crash(&self) {
+        crash_in(&self.data_dir);
+    }
+
+    /// Its process runs; whether it lets clients in already is another question, `answers`.
+    pub fn is_running(&self) -> bool {
+        self.postmaster().is_some()
+    }
+
+    /// It takes connections, though perhaps not ours.
+    pub async fn answers(&self) -> bool {
+        let Some(postmaster) = self.postmaster().filter(|postmaster| postmaster.ready) else { return false };
+        let mut config = tokio_postgres::Config::new();
+        config.host(postmaster.host).port(postmaster.port).user("postgres").dbname("postgres");
+        config.connect_timeout(Duration::from_secs(5));
+        #[expect(clippy::disallowed_methods, reason = "a limit around a read: whether somebody answers")]
+        let tried = tokio::time::timeout(Duration::from_secs(5), config.connect(tokio_postgres::NoTls)).await;
+        match tried {
+            Ok(Ok(_)) => true,
+            Ok(Err(error)) => match error.as_db_error() {
+                // "The database system is starting up": every other refusal comes from a server that is up.
+                Some(refusal) => *refusal.code() != tokio_postgres::error::SqlState::CANNOT_CONNECT_NOW,
+                None => {
+                    !std::error::Error::source(&error).is_some_and(<dyn std::error::Error>::is::<io::Error>) && !error.is_closed()
+                }
+            },
+            Err(_) => false,
+        }
+    }
+
+    /// Copies the server at `from` into this data folder, which must be empty but for what begins with `greenlight.`, and
+    /// makes the copy follow it as a standby. `slot` is a physical slot that exists there. The password, if there is one,
+    /// stays in a file in the data folder that only the server's user can read.
+    ///
+    /// Not repeatable: after a failure empty the folder.
+    pub async fn base_backup(
+        &self,
+        installed: &Installed,
+        from: &Endpoint,
+        slot: &str,
+        progress: CopyProgress<'_>,
+    ) -> Result<(), PortError> {
+        ensure_own_folder(&self.data_dir).await?;
+        // A password file of the caller's need not be readable for the server's user.
+        let password = match (&from.password, &from.passfile) {
+            (None, Some(path)) => passfile::password(path, from)?,
+            (password, _) => password.clone(),
+        };
+        let passfile = self.data_dir.join(format!("{OWN}pass"));
+        if let Some(password) = &password {
+            write_for_server(&passfile, &conninfo::passfile(password.expose())?).await?;
+        }
+        let upstream = conninfo::replication(from, slot, password.map(|_| passfile.as_path()));
+
+        // The program wants an empty folder, and this one holds the password file.
+        let copy = self.data_dir.join(format!("{OWN}copy"));
+        let mut command = process::server_command(&installed.client("pg_basebackup", self.programs.major)?);
+        command.args(["--dbname", &upstream, "--slot", slot, "--wal-method=stream", "--checkpoint=fast", "--no-password"]);
+        command.args(["--progress", "--pgdata"]).arg(&copy);
+        if !self.durable {
+            command.arg("--no-sync");
+        }
+        copy_with_progress(&mut command, progress).await?;
+        move_up(&copy, &self.data_dir)
+            .map_err(|e| PortError::uncertain(format!("move the copy into `{}`", self.data_dir.display())).because(e))?;
+
+        // Not by the program's `--write-recovery-conf`: one that is newer than the server writes what the server cannot
+        // read, and it would write a password that came by environment.
+        let mut settings = vec![
+            ("port".to_owned(), self.port.to_string()),
+            ("primary_conninfo".to_owned(), upstream),
+            ("primary_slot_name".to_owned(), slot.to_owned()),
+            // On the same machine it would overwrite the other server's.
+            ("external_pid_file".to_owned(), String::new()),
+            // Once promoted its commits would wait for standbys that follow the other server.
+            ("synchronous_standby_names".to_owned(), String::new()),
+        ];
+        // Left over from a restore of the other server, it would end the recovery of this one.
+        let targets = ["", "_time", "_xid", "_lsn", "_name"].map(|kind| (format!("recovery_target{kind}"), String::new()));
+        settings.extend(targets);
+        self.append_settings("postgresql.auto.conf", &settings)?;
+        write_for_server(&self.data_dir.join("standby.signal"), "").await
+    }
+
+    /// Kills it where it runs, and removes the folder with everything in it.
+    pub async fn remove(&self) -> Result<(), PortError> {
+        self.crash();
+        match tokio::fs::remove_dir_all(&self.data_dir).await {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(PortError::uncertain(format!("remove `{}`", self.data_dir.display())).because(e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn postmaster(&self) -> Option<Postmaster> {
+        Postmaster::of(&self.data_dir)
+    }
+
+    async fn wait_until<F: Future<Output = bool>>(
+        &self,
+        limit: Duration,
+        what: &str,
+        mut is_so: impl FnMut() -> F,
+    ) -> Result<(), PortError> {
+        let until = self.clock.monotonic() + limit;
+        while !is_so().await {
+            if self.clock.monotonic() >= until {
+                let server = self.data_dir.display();
+                return Err(PortError::uncertain(format!("see the server in `{server}` {what} within {} s", limit.as_secs())));
+            }
+            self.clock.sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    /// The last lines that the server has logged since its log was `offset` bytes long.
+    fn log_since(&self, offset: u64) -> String {
+        let log = fs::read(&self.log).unwrap_or_default();
+        let new = String::from_utf8_lossy(&log[usize::try_from(offset).unwrap_or(0).min(log.len())..]).into_owned();
+        let lines: Vec<&str> = new.lines().collect();
+        lines[lines.len().saturating_sub(5)..].join("; ")
+    }
+}
+
+impl fmt::Debug for LocalServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalServer").field("data_dir", &self.data_dir).field("port", &self.port).finish_non_exhaustive()
+    }
+}
+
+/// Kills every process of the server that works in this folder, also one that is only about to start.
+pub fn crash_in(data_dir: &Path) {
+    let mut pids = processes::started_with("pg_ctl", data_dir);
+    pids.extend(processes::started_with("postgres", data_dir));
+    if let Some(postmaster) = Postmaster::of(data_dir) {
+        // Or it might start one more while its children are counted.
+        processes::signal(&[postmaster.pid], Signal::Stop);
+        pids.push(postmaster.pid);
+        pids.extend(processes::children_of(postmaster.pid));
+    }
+    processes::kill_and_wait(&pids);
+    if !pids.is_empty() {
+        // Where nobody collects ended processes, as in many containers, the next start would take the dead postmaster for
+        // a living one. All that the file protects from is gone: each process was seen to end.
+        let _ = fs::remove_file(data_dir.join("postmaster.pid"));
+    }
+}
+
+/// A running server, as it describes itself in its data folder.
+struct Postmaster {
+    pid: u32,
+    port: u16,
+    /// An address or the folder of its socket, at which it can be reached from this machine.
+    host: String,
+    ready: bool,
+}
+
+impl Postmaster {
+    /// `None`: no server runs in the folder.
+    fn of(data_dir: &Path) -> Option<Postmaster> {
+        let text = fs::read_to_string(data_dir.join("postmaster.pid")).ok()?;
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        let pid = lines.first()?.parse().ok()?;
+        let line = |number: usize| lines.get(number).copied().unwrap_or_default();
+        let host = match line(5) {
+            "" => line(4),
+            "*" | "0.0.0.0" => "127.0.0.1",
+            "::" => "::1",
+            address => address,
+        };
+        let port = line(3).parse().unwrap_or(0);
+        processes::works_in(pid, data_dir).then(|| Postmaster {
+            pid,
+            port,
+            host: host.to_owned(),
+            ready: matches!(line(7), "ready" | "standby"),
+        })
+    }
+}
+
+/// The folder, made if it is absent, belongs to the server's user and is closed to all others.
+pub(super) async fn ensure_own_folder(folder: &Path) -> Result<(), PortError> {
+    use std::os::unix::fs::PermissionsExt;
+    let error = |e: io::Error| PortError::refused(format!("make the folder `{}`", folder.display())).because(e);
+    match fs::create_dir(folder) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(error(e)),
+        _ => fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).map_err(error)?,
+    }
+    process::give_to_server_user(folder).await
+}
+
+/// Writes a file that only the server's user (and root) can read.
+pub(super) async fn write_for_server(path: &Path, content: &str) -> Result<(), PortError> {
+    use std::{io::Write, os::unix::fs::OpenOptionsExt};
+    let mut options = fs::OpenOptions::new();
+    let file = options.write(true).create(true).truncate(true).mode(0o600).open(path);
+    let written = file.and_then(|mut file| file.write_all(content.as_bytes()).and_then(|()| file.sync_all()));
+    written.map_err(|e| PortError::refused(format!("write `{}`", path.display())).because(e))?;
+    process::give_to_server_user(path).await
+}
+
+/// A line of a configuration file.
+pub(super) fn setting_line(name: &str, value: &str) -> String {
+    format!("{name} = '{}'\n", value.replace('\\', "\\\\").replace('\'', "''"))
+}
+
+async fn copy_with_progress(command: &mut tokio::process::Command, progress: CopyProgress<'_>) -> Result<(), PortError> {
+    let uncertain = || PortError::uncertain("copy the server with `pg_basebackup`");
+    let mut child = command
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .map_err(|e| PortError::refused("start `pg_basebackup`").because(e))?;
+    let mut said: Vec<String> = Vec::new();
+    if let Some(stderr) = child.stderr.take() {
+        let mut lines = BufReader::new(stderr).lines();
+        while let Some(line) = lines.next_line().await.map_err(|e| uncertain().because(e))? {
+            match copied(&line) {
+                Some((done, all)) => progress(done, all),
+                None => said.push(line),
+            }
+        }
+    }
+    let status = child.wait().await.map_err(|e| uncertain().because(e))?;
+    if status.success() { Ok(()) } else { Err(uncertain().because(said[said.len().saturating_sub(5)..].join("; "))) }
+}
+
+/// From a line such as `  24215/30941 kB (78%), 0/1 tablespace`: bytes so far and in all.
+fn copied(line: &str) -> Option<(u64, u64)> {
+    let (done, all) = line.trim_start().split_once(" kB ")?.0.split_once('/')?;
+    Some((done.parse::<u64>().ok()? * 1024, all.parse::<u64>().ok()? * 1024))
+}
+
+/// Moves everything in `from` up into `to`, but for what Greenlight put into the server that was copied.
+fn move_up(from: &Path, to: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(OWN) {
+            if entry.file_type()?.is_dir() { fs::remove_dir_all(entry.path())? } else { fs::remove_file(entry.path())? }
+        } else {
+            fs::rename(entry.path(), to.join(entry.file_name()))?;
+        }
+    }
+    fs::remove_dir(from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_progress_of_a_copy_is_read_from_what_the_program_prints() {
+        assert_eq!(copied("  24215/30941 kB (78%), 0/1 tablespace"), Some((24_215 * 1024, 30_941 * 1024)));
+        assert_eq!(copied("pg_basebackup: error: connection to server failed"), None);
+    }
+
+    #[test]
+    fn settings_are_quoted() {
+        assert_eq!(setting_line("primary_conninfo", r"host='a\\b'"), "primary_conninfo = 'host=''a\\\\\\\\b'''\n");
+    }
+}

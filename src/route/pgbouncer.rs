@@ -1,0 +1,442 @@
+//! One database of one PgBouncer as a route.
+//!
+//! Its state is what the admin console says it is, never what a command's tag or the configuration file says. The file
+//! is changed all the same, so that a restart of PgBouncer finds the new target.
+//!
+//! It must not know which side a target is, nor whether moving is a good idea now.
+//!
+//! **Invariant:** what is set for the pause (`settle`) is set in the running PgBouncer only and never written down, so
+//! that its own configuration is the one place from which `resume` restores it, whoever calls it and whatever crashed.
+
+mod console;
+mod ini;
+mod survey;
+
+use super::{RouteState, Router, Target};
+use crate::postgres::SIGNATURE_SQL;
+use crate::word::{Clock, Endpoint, PortError};
+use async_trait::async_trait;
+use console::{ANSWER_LIMIT, NoAnswer, Row, Session, quote_name};
+use ini::{Entry, EntryError};
+use std::{
+    fs, io,
+    io::Write,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+use tokio::sync::Mutex;
+
+/// How long `settle` waits for logins under way to end.
+const LOGIN_LIMIT: Duration = Duration::from_secs(5);
+/// How long the running state may take to become what the file says, after RELOAD.
+const RELOAD_LIMIT: Duration = Duration::from_secs(2);
+const POLL: Duration = Duration::from_millis(1);
+
+/// Several routes may share one PgBouncer and one file, and move at the same time: each reads, decides and writes alone.
+static LOWERING: Mutex<()> = Mutex::const_new(());
+static EDITING: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+/// See the module.
+#[derive(Debug)]
+pub struct PgBouncer {
+    name: String,
+    admin: Endpoint,
+    database: String,
+    config: PathBuf,
+    probe: Endpoint,
+    clock: Arc<dyn Clock>,
+    /// For every command but PAUSE.
+    console: Mutex<Option<Session>>,
+    /// For PAUSE alone, which holds its session until the last transaction has ended.
+    pausing: Mutex<Option<Session>>,
+}
+
+impl PgBouncer {
+    /// `admin`: the admin console, as one of PgBouncer's `admin_users`. `database`: the name that applications connect
+    /// to. `config`: the file in which that database's entry stands. `probe`: the same database as applications reach it.
+    pub fn new(
+        name: String,
+        admin: Endpoint,
+        database: String,
+        config: PathBuf,
+        probe: Endpoint,
+        clock: Arc<dyn Clock>,
+    ) -> PgBouncer {
+        PgBouncer { name, admin, database, config, probe, clock, console: Mutex::default(), pausing: Mutex::default() }
+    }
+
+    /// Sends a command that waits for nothing. Every such command may be repeated, so a session that PgBouncer closed
+    /// since it was last used is replaced once.
+    async fn command(&self, sql: &str) -> Result<Vec<Row>, PortError> {
+        self.ask(sql).await?.map_err(|error| self.refused(sql, &error))
+    }
+
+    /// As `command`, but PgBouncer's own no is a value.
+    async fn ask(&self, sql: &str) -> Result<Result<Vec<Row>, NoAnswer>, PortError> {
+        let mut console = self.console.lock().await;
+        for last_try in [false, true] {
+            let session = match console.take().filter(|session| !session.is_closed()) {
+                Some(session) => session,
+                None => Session::open(&self.admin, &*self.clock).await?,
+            };
+            match session.query(sql, &*self.clock, ANSWER_LIMIT).await {
+                Ok(rows) => {
+                    *console = Some(session);
+                    return Ok(Ok(rows));
+                }
+                Err(error @ NoAnswer::Said(_)) => {
+                    *console = Some(session);
+                    return Ok(Err(error));
+                }
+                Err(NoAnswer::Lost(_)) if !last_try => {}
+                Err(error) => return Err(PortError::uncertain(self.attempted(sql)).because(error.text())),
+            }
+        }
+        Err(PortError::uncertain(self.attempted(sql)))
+    }
+
+    fn attempted(&self, sql: &str) -> String {
+        format!("run `{sql}` at the PgBouncer of route `{}`", self.name)
+    }
+
+    fn refused(&self, sql: &str, error: &NoAnswer) -> PortError {
+        let text = error.text();
+        let hint = if text.contains("admin access needed") {
+            format!("`{}` must be in `admin_users` of PgBouncer's configuration; `stats_users` may only look", self.admin.user)
+        } else {
+            "PgBouncer's log says more".to_owned()
+        };
+        PortError::refused(self.attempted(sql)).because(text).hint(hint)
+    }
+
+    /// The database's row of `SHOW DATABASES`.
+    async fn row(&self) -> Result<Row, PortError> {
+        let rows = self.command("SHOW DATABASES").await?;
+        rows.into_iter().find(|row| row.get("name") == Some(&self.database)).ok_or_else(|| {
+            PortError::refused(format!("find the database `{}` in the PgBouncer of route `{}`", self.database, self.name))
+                .hint("`SHOW DATABASES` lists the names; one that only the entry `*` serves needs an entry of its own")
+        })
+    }
+
+    /// The state in a row of `SHOW DATABASES`. A database without a host is reached through PgBouncer's socket folder.
+    async fn state(&self, row: &Row) -> Result<RouteState, PortError> {
+        let host = match row.get("host") {
+            Some(host) => host.clone(),
+            None => self.setting("unix_socket_dir").await?.unwrap_or_default(),
+        };
+        let points_at = Target {
+            host,
+            port: number(row, "port").and_then(|port| u16::try_from(port).ok()).ok_or_else(|| self.unreadable("port"))?,
+            database: row.get("database").cloned().ok_or_else(|| self.unreadable("database"))?,
+        };
+        let paused = number(row, "paused").ok_or_else(|| self.unreadable("paused"))? != 0;
+        Ok(RouteState { points_at, paused })
+    }
+
+    fn unreadable(&self, column: &str) -> PortError {
+        PortError::refused(format!("read the column `{column}` of `SHOW DATABASES` at the PgBouncer of route `{}`", self.name))
+            .hint("this version of PgBouncer is not known to Greenlight")
+    }
+
+    /// One value of `SHOW CONFIG`.
+    async fn setting(&self, key: &str) -> Result<Option<String>, PortError> {
+        let rows = self.command("SHOW CONFIG").await?;
+        Ok(rows.into_iter().find(|row| row.get("key").is_some_and(|k| k == key)).and_then(|mut row| row.remove("value")))
+    }
+
+    /// This database's pools: one for each user.
+    async fn pools(&self) -> Result<Vec<Row>, PortError> {
+        let mut rows = self.command("SHOW POOLS").await?;
+        rows.retain(|row| row.get("database") == Some(&self.database));
+        Ok(rows)
+    }
+
+    /// Makes the running PgBouncer read its configuration, and waits until this database points at `target`.
+    async fn reload_to(&self, target: &Target) -> Result<(), PortError> {
+        self.command("RELOAD").await?;
+        let until = self.clock.monotonic() + RELOAD_LIMIT;
+        loop {
+            let now = self.state(&self.row().await?).await?.points_at;
+            if now == *target {
+                return Ok(());
+            }
+            if self.clock.monotonic() >= until {
+                let attempted = format!("make the PgBouncer of route `{}` take its new target `{target}`", self.name);
+                return Err(PortError::uncertain(attempted).because(format!("after RELOAD it points at `{now}`")).hint(format!(
+                    "PgBouncer's log says whether it could read its configuration; does it read `{}`, and no later entry for `{}`?",
+                    self.config.display(),
+                    self.database
+                )));
+            }
+            self.clock.sleep(POLL).await;
+        }
+    }
+
+    /// Sets a limit unless it is lower already: other routes through the same PgBouncer settle at the same time.
+    async fn lower(&self, key: &str, limit: u64) -> Result<(), PortError> {
+        let _one_at_a_time = LOWERING.lock().await;
+        let now: u64 = self.setting(key).await?.and_then(|value| value.parse().ok()).unwrap_or(u64::MAX);
+        // 0 is no limit for connections, and nothing at all for the others.
+        let unlimited = now == 0 && key == "max_db_connections";
+        if now > limit || unlimited {
+            self.command(&format!("SET {key} = {limit}")).await?;
+        }
+        Ok(())
+    }
+
+    /// Rewrites the configuration file by `edit`, off the async threads.
+    async fn edit_config(
+        &self,
+        edit: impl FnOnce(&[u8], &Entry) -> Result<Vec<u8>, EntryError> + Send + 'static,
+    ) -> Result<(), PortError> {
+        let (config, database) = (self.config.clone(), self.database.clone());
+        let work = move || {
+            let _one_at_a_time = EDITING.lock().unwrap_or_else(PoisonError::into_inner);
+            let file = read_config(&config)?;
+            let edited = Entry::find(&file, &database)
+                .and_then(|entry| edit(&file, &entry))
+                .map_err(|error| entry_refused(&config, &database, &error))?;
+            if edited == file { Ok(()) } else { replace_config(&config, &edited) }
+        };
+        let done = tokio::task::spawn_blocking(work).await;
+        done.map_err(|error| PortError::uncertain(format!("edit `{}`", self.config.display())).because(error))?
+    }
+}
+
+#[async_trait]
+impl Router for PgBouncer {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn connect(&self) -> Result<(), PortError> {
+        self.command("SHOW VERSION").await?;
+        let mut pausing = self.pausing.lock().await;
+        if pausing.as_ref().is_none_or(Session::is_closed) {
+            *pausing = Some(Session::open(&self.admin, &*self.clock).await?);
+        }
+        Ok(())
+    }
+
+    async fn observe(&self) -> Result<RouteState, PortError> {
+        let row = self.row().await?;
+        self.state(&row).await
+    }
+
+    async fn original(&self) -> Result<String, PortError> {
+        let (config, database) = (self.config.clone(), self.database.clone());
+        let work = move || {
+            let file = read_config(&config)?;
+            let entry = Entry::find(&file, &database).map_err(|error| entry_refused(&config, &database, &error))?;
+            // The entry was read as text, but its key and the spaces around it were not.
+            String::from_utf8(file[entry.whole].to_vec()).map_err(|_| entry_refused(&config, &database, &EntryError::NotUnicode))
+        };
+        let done = tokio::task::spawn_blocking(work).await;
+        done.map_err(|error| PortError::transient(format!("read `{}`", self.config.display())).because(error))?
+    }
+
+    /// A server connection that is still logging in when PAUSE arrives is closed and counted as a failed login, after
+    /// which the pool answers its clients with an error for `server_login_retry`. So no pool may grow from here on, and
+    /// the logins that are under way are waited for.
+    async fn settle(&self) -> Result<(), PortError> {
+        let servers: Vec<u64> = self.pools().await?.iter().map(servers).filter(|count| *count > 0).collect();
+        // One limit holds for every pool, so the smallest pool counts; a larger one gives idle servers back meanwhile.
+        self.lower("default_pool_size", servers.iter().min().copied().unwrap_or(1)).await?;
+        self.lower("min_pool_size", 0).await?;
+        self.lower("reserve_pool_timeout", 0).await?;
+        let pool_size = self.setting("default_pool_size").await?;
+        if self.row().await?.get("pool_size") != pool_size.as_ref() {
+            // The entry has a `pool_size` of its own, which nothing but a changed file could change.
+            self.lower("max_db_connections", servers.iter().sum::<u64>().max(1)).await?;
+        }
+        let until = self.clock.monotonic() + LOGIN_LIMIT;
+        while self.pools().await?.iter().any(|pool| number(pool, "sv_login") != Some(0)) {
+            if self.clock.monotonic() >= until {
+                return Err(PortError::transient(format!("see the server logins of route `{}` end", self.name))
+                    .because(format!("one was still under way after {} s", LOGIN_LIMIT.as_secs()))
+                    .hint("does the server behind the route accept logins, and quickly?"));
+            }
+            self.clock.sleep(POLL).await;
+        }
+        Ok(())
+    }
+
+    async fn pause(&self, limit: Duration) -> Result<(), PortError> {
+        let until = self.clock.monotonic() + limit;
+        let attempted = || format!("drain route `{}` within {} ms", self.name, limit.as_millis());
+        let mut kept = self.pausing.lock().await;
+        // Taken out while it waits: if this call is dropped, so is the session, and with it the waiting PAUSE.
+        let session = match kept.take().filter(|session| !session.is_closed()) {
+            Some(session) => session,
+            None => Session::open(&self.admin, &*self.clock).await?,
+        };
+        let sql = format!("PAUSE {}", quote_name(&self.database));
+        match session.query(&sql, &*self.clock, limit).await {
+            Ok(_) => *kept = Some(session),
+            Err(error @ NoAnswer::Said(_)) => {
+                *kept = Some(session);
+                return Err(self.refused(&sql, &error));
+            }
+            Err(NoAnswer::Late(_)) => {
+                return Err(PortError::uncertain(attempted())
+                    .because("a client is still inside a transaction")
+                    .hint("end that transaction, or let the window wait for it or cancel it"));
+            }
+            Err(error @ NoAnswer::Lost(_)) => return Err(PortError::uncertain(self.attempted(&sql)).because(error.text())),
+        }
+        drop(kept);
+        // The tag alone proves nothing: a RESUME by someone else may have come between.
+        loop {
+            let row = self.row().await?;
+            if number(&row, "paused") == Some(1) && number(&row, "current_connections") == Some(0) {
+                return Ok(());
+            }
+            if self.clock.monotonic() >= until || number(&row, "paused") != Some(1) {
+                return Err(
+                    PortError::uncertain(attempted()).because("PgBouncer does not show the database as paused and drained")
+                );
+            }
+            self.clock.sleep(POLL).await;
+        }
+    }
+
+    async fn point_at(&self, target: &Target) -> Result<(), PortError> {
+        let wanted = target.clone();
+        self.edit_config(move |file, entry| {
+            let port = wanted.port.to_string();
+            entry.with(file, &[("host", &wanted.host), ("port", &port), ("dbname", &wanted.database)])
+        })
+        .await?;
+        self.reload_to(target).await
+    }
+
+    async fn resume(&self) -> Result<(), PortError> {
+        let sql = format!("RESUME {}", quote_name(&self.database));
+        if let Err(error) = self.ask(&sql).await?
+            && !error.text().contains("is not paused")
+        {
+            return Err(self.refused(&sql, &error));
+        }
+        // Puts every setting back that `settle` changed, after the clients go on, since it makes nobody wait.
+        self.command("RELOAD").await?;
+        let row = self.row().await?;
+        if number(&row, "paused") == Some(0) {
+            return Ok(());
+        }
+        Err(PortError::uncertain(format!("resume route `{}`", self.name)).because("PgBouncer still shows the database as paused"))
+    }
+
+    async fn put_back(&self, original: &str) -> Result<(), PortError> {
+        let entry = Entry::find(original.as_bytes(), &self.database)
+            .map_err(|error| entry_refused(&self.config, &self.database, &error))?;
+        let target = self.target_of(&entry).await?;
+        let text = original.to_owned();
+        self.edit_config(move |file, entry| Ok(entry.replaced_by(file, &text))).await?;
+        self.reload_to(&target).await
+    }
+
+    async fn who_answers(&self) -> Result<String, PortError> {
+        let attempted = || format!("read through route `{}` which server answers", self.name);
+        let session = Session::open(&self.probe, &*self.clock).await?;
+        let rows = session
+            .query(SIGNATURE_SQL, &*self.clock, ANSWER_LIMIT)
+            .await
+            .map_err(|error| PortError::transient(attempted()).because(error.text()))?;
+        let value = rows.into_iter().next().and_then(|row| row.into_values().next());
+        value.ok_or_else(|| PortError::transient(attempted()).because("an empty answer"))
+    }
+}
+
+impl PgBouncer {
+    /// Where an entry sends its clients, with PgBouncer's own defaults for what it does not name.
+    async fn target_of(&self, entry: &Entry) -> Result<Target, PortError> {
+        let host = match entry.get("host") {
+            Some(host) => host.to_owned(),
+            None => self.setting("unix_socket_dir").await?.unwrap_or_default(),
+        };
+        let port = entry.get("port").map_or(Ok(5432), str::parse).map_err(|error: std::num::ParseIntError| {
+            PortError::refused(format!("read the port of the entry `{}`", self.database)).because(error)
+        })?;
+        Ok(Target { host, port, database: entry.get("dbname").unwrap_or(&self.database).to_owned() })
+    }
+}
+
+/// A number in a row, if it is there.
+fn number(row: &Row, column: &str) -> Option<u64> {
+    row.get(column)?.parse().ok()
+}
+
+/// Server connections of a pool, in whatever state; each version of PgBouncer has its own list of states.
+fn servers(pool: &Row) -> u64 {
+    pool.keys().filter(|column| column.starts_with("sv_")).filter_map(|column| number(pool, column)).sum()
+}
+
+fn read_config(config: &Path) -> Result<Vec<u8>, PortError> {
+    fs::read(config).map_err(|error| {
+        PortError::refused(format!("read PgBouncer's configuration `{}`", config.display()))
+            .because(error)
+            .hint("the coordinator runs on PgBouncer's machine and needs to read and write that file")
+    })
+}
+
+/// Replaces the file in one move, so that PgBouncer never reads half of one; owner, group and mode stay.
+fn replace_config(config: &Path, content: &[u8]) -> Result<(), PortError> {
+    let failed = |error: io::Error| {
+        PortError::refused(format!("write PgBouncer's configuration `{}`", config.display()))
+            .because(error)
+            .hint("the folder must be writable, and the new file must get the same owner as the old one")
+    };
+    // A link stays a link: the file behind it is replaced.
+    let config = config.canonicalize().map_err(failed)?;
+    let temporary = write_beside(&config, content).map_err(failed)?;
+    fs::rename(&temporary, &config).map_err(failed)?;
+    // From here on the change has happened; what is left to fail is its survival of a power cut.
+    config.parent().map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all()).map_err(|error| {
+        PortError::uncertain(format!("make the new PgBouncer configuration `{}` durable", config.display())).because(error)
+    })
+}
+
+/// A new file beside `file` with this content and `file`'s owner, group and mode, on the disk when it returns.
+fn write_beside(file: &Path, content: &[u8]) -> io::Result<PathBuf> {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(file.file_name().unwrap_or_default());
+    name.push(".greenlight");
+    let temporary = file.with_file_name(name);
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    // Made readable for nobody else first: the file may hold passwords.
+    let mut new = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+    let written = (|| {
+        let (old, own) = (fs::metadata(file)?, new.metadata()?);
+        if (old.uid(), old.gid()) != (own.uid(), own.gid()) {
+            std::os::unix::fs::fchown(&new, Some(old.uid()), Some(old.gid()))?;
+        }
+        new.set_permissions(old.permissions())?;
+        new.write_all(content)?;
+        new.sync_all()
+    })();
+    if let Err(error) = written {
+        // The error that matters is the first one.
+        let _ = fs::remove_file(&temporary);
+        return Err(error);
+    }
+    Ok(temporary)
+}
+
+fn entry_refused(config: &Path, database: &str, error: &EntryError) -> PortError {
+    let hint = match error {
+        EntryError::Missing => "name the file in which the entry stands, which may be one that `pgbouncer.ini` includes",
+        EntryError::Wildcard => "give the database an entry of its own; moving `*` would move every other database too",
+        EntryError::Repeated(_) => "leave one entry for the database: PgBouncer takes the last",
+        EntryError::SeveralHosts(_) => "a route that moves has one host",
+        EntryError::NotUnicode | EntryError::Syntax(_) => "PgBouncer's manual, section `[databases]`, shows the format",
+        EntryError::LineBreak(_) => "rename the database",
+    };
+    PortError::refused(format!("use the entry `{database}` of `{}`", config.display()))
+        .because(format!("the entry {error}"))
+        .hint(hint)
+}

@@ -1,0 +1,29 @@
+//! Green's schema is the one that the shadow came to.
+
+use super::{Difference, Findings, Progress, Validator};
+use crate::postgres::Server;
+use crate::word::PortError;
+use async_trait::async_trait;
+use std::sync::Arc;
+
+#[derive(Debug)]
+pub(super) struct Schema {
+    pub(super) green: Arc<dyn Server>,
+    pub(super) planned: Option<String>,
+}
+
+#[async_trait]
+impl Validator for Schema {
+    fn name(&self) -> &'static str {
+        "schema"
+    }
+
+    async fn check(&self, _: Progress<'_>) -> Result<Findings, PortError> {
+        let Some(planned) = &self.planned else { return Ok(Findings::default()) };
+        let found = self.green.schema_fingerprint().await?;
+        let what = "green's schema is not the one that the migrations made in the shadow".to_owned();
+        let differences =
+            if found == *planned { Vec::new() } else { vec![Difference { object: "schema".to_owned(), key: None, what }] };
+        Ok(Findings { differences, ..Findings::default() })
+    }
+}

@@ -1,0 +1,198 @@
+//! Planning: everything is looked at, and nothing is changed. What must be tried is tried on a throwaway server.
+
+use super::{endpoint, ports};
+use crate::migrate::{self, Migration, ShadowReport};
+use crate::plan::{self, GreenSurvey, Plan, PlanInput, RouteSurvey, ServerSurvey, Survey};
+use crate::playbook::Playbook;
+use crate::postgres::client::{Session, SessionOptions};
+use crate::postgres::survey;
+use crate::provider::{LocalProvider, LocalServer, Login, NewServer};
+use crate::route::Router;
+use crate::word::{Clock, Endpoint, RunId, SystemClock, Template, TlsMode};
+use anyhow::{Context, bail};
+use std::sync::Arc;
+use std::time::Duration;
+
+const START_LIMIT: Duration = Duration::from_mins(1);
+
+/// Looks at the world and compiles the playbook's plan.
+///
+/// # Errors
+/// When something cannot be looked at: unknown is never good, so there is no plan then.
+pub async fn make_plan(playbook: &Playbook) -> anyhow::Result<Plan> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let migrations = migrate::files::read(&playbook.migrations_dir).map_err(|problems| {
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        anyhow::anyhow!("could not use the migrations:\n  {}", lines.join("\n  "))
+    })?;
+    let run = RunId::random();
+    let survey = look(playbook, &migrations, &run, &clock).await?;
+    Ok(plan::compile(input(playbook, migrations), &survey, run, clock.now()))
+}
+
+fn input(playbook: &Playbook, migrations: Vec<Migration>) -> PlanInput {
+    let playbook = playbook.clone();
+    PlanInput {
+        name: playbook.name,
+        blue: playbook.blue,
+        green: playbook.green,
+        standby: playbook.standby,
+        shadow: playbook.shadow,
+        routes: playbook.routes,
+        window: playbook.window,
+        validate: playbook.validate,
+        history: playbook.history,
+        soak: playbook.soak,
+        limits: playbook.limits,
+        on_failure: playbook.on_failure,
+        before_migrate: playbook.before_migrate,
+        before_window: playbook.before_window,
+        accept: playbook.accept.into_iter().map(|accept| accept.word).collect(),
+        migrations,
+    }
+}
+
+async fn look(playbook: &Playbook, migrations: &[Migration], run: &RunId, clock: &Arc<dyn Clock>) -> anyhow::Result<Survey> {
+    let (blue_at, green_at) = (endpoint(&playbook.blue.url)?, endpoint(&playbook.green.url)?);
+    let blue = look_at(&blue_at, "blue").await?;
+    let green = match &playbook.standby {
+        None => GreenSurvey::Standby(Box::new(look_at(&green_at, "green").await?)),
+        Some(spec) => {
+            let provider = LocalProvider {
+                run: run.clone(),
+                blue: blue_at.clone(),
+                slot: plan::Names::new(run).standby_slot,
+                spec: spec.clone(),
+                installed: super::installed().await,
+                clock: clock.clone(),
+                progress: Arc::new(|_, _| {}),
+            };
+            GreenSurvey::ToBeMade { problems: provider.problems().await? }
+        }
+    };
+    let applied = migrate::applied(&blue_at, &playbook.history).await?;
+    let pending: Vec<Migration> = match migrate::files::pending(migrations, &applied) {
+        Ok(pending) => pending,
+        Err(problems) => bail!("could not use the migrations:\n  {}", problems.join("\n  ")),
+    };
+    let shadow = shadow(playbook, &blue_at, &blue, &pending, run, clock).await?;
+    let routes = look_at_routes(playbook, &blue_at, clock).await?;
+    Ok(Survey { blue, green, shadow, routes, applied })
+}
+
+async fn look_at(at: &Endpoint, name: &str) -> anyhow::Result<ServerSurvey> {
+    let session = Session::open(at, &SessionOptions::named("greenlight/plan"), name).await?;
+    Ok(survey::read(session.client(), at).await?)
+}
+
+async fn look_at_routes(playbook: &Playbook, blue: &Endpoint, clock: &Arc<dyn Clock>) -> anyhow::Result<Vec<RouteSurvey>> {
+    let signature = {
+        let session = Session::open(blue, &SessionOptions::named("greenlight/plan"), "blue").await?;
+        let rows = session.read("read who blue is", crate::postgres::SIGNATURE_SQL, &[]).await?;
+        rows.first().map(|row| row.get::<_, String>(0))
+    };
+    let mut routes = Vec::new();
+    for spec in &playbook.routes {
+        let router = ports::pgbouncer(spec, blue, clock)?;
+        let mut survey = router.survey().await;
+        survey.answers_from_blue = router.who_answers().await.ok().zip(signature.as_ref()).map(|(answer, blue)| answer == *blue);
+        routes.push(survey);
+    }
+    Ok(routes)
+}
+
+/// Runs the migrations where they can do no harm. `Ok(Err(why))`: there is no such place before the run.
+async fn shadow(
+    playbook: &Playbook,
+    blue: &Endpoint,
+    seen: &ServerSurvey,
+    pending: &[Migration],
+    run: &RunId,
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<Result<ShadowReport, String>> {
+    let installed = super::installed().await;
+    let dump = migrate::shadow::dump(&installed, blue, seen.version / 10_000).await?;
+    if let Some(url) = &playbook.shadow {
+        let report = migrate::shadow::run(&endpoint(url)?, &dump, pending, &playbook.history, run).await;
+        return Ok(Ok(report.context("could not try the migrations in the shadow")?));
+    }
+    let programs = match installed.server(seen.version / 10_000) {
+        Ok(programs) => programs,
+        Err(error) => return Ok(Err(error.chain())),
+    };
+    let folder = std::env::temp_dir().join(format!("greenlight-{run}-shadow"));
+    let port = std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|socket| socket.local_addr())?.port();
+    let server = LocalServer {
+        programs,
+        data_dir: folder.clone(),
+        port,
+        log: folder.with_extension("log"),
+        durable: false,
+        clock: clock.clone(),
+    };
+    let tried = shadow_on(&server, &dump, pending, playbook, run).await;
+    server.remove().await?;
+    Ok(Ok(tried.context("could not try the migrations in the shadow")?))
+}
+
+async fn shadow_on(
+    server: &LocalServer,
+    dump: &migrate::shadow::SchemaDump,
+    pending: &[Migration],
+    playbook: &Playbook,
+    run: &RunId,
+) -> anyhow::Result<ShadowReport> {
+    let settings = [
+        ("listen_addresses", "127.0.0.1"),
+        ("unix_socket_directories", ""),
+        ("fsync", "off"),
+        ("max_locks_per_transaction", "4096"),
+    ];
+    let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    server.init(&NewServer { superuser: "greenlight".to_owned(), login: Login::Trust, settings }).await?;
+    server.start(START_LIMIT).await?;
+    let at = Endpoint {
+        host: "127.0.0.1".to_owned(),
+        port: server.port,
+        database: "postgres".to_owned(),
+        user: "greenlight".to_owned(),
+        password: None,
+        tls: TlsMode::Disable,
+        root_cert: None,
+        client_cert: None,
+        client_key: None,
+        passfile: None,
+    };
+    Ok(migrate::shadow::run(&at, dump, pending, &playbook.history, run).await?)
+}
+
+/// Looks at two servers and writes a first playbook for them.
+///
+/// # Errors
+/// When one of them cannot be looked at.
+pub async fn first_playbook(blue: &str, green: &str, pgbouncer: Option<&str>) -> anyhow::Result<String> {
+    let (blue_url, green_url) = (Template(blue.to_owned()), Template(green.to_owned()));
+    let blue = look_at(&endpoint(&blue_url)?, "blue").await?;
+    let green = look_at(&endpoint(&green_url)?, "green").await?;
+    Ok(plan::first_playbook(&plan::FirstLook {
+        blue: &blue,
+        green: &green,
+        blue_url: &blue_url,
+        green_url: &green_url,
+        pgbouncer,
+    }))
+}
+
+/// What each route says of its version.
+///
+/// # Errors
+/// A URL that cannot be used.
+pub async fn route_versions(playbook: &Playbook) -> anyhow::Result<Vec<String>> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let blue = endpoint(&playbook.blue.url)?;
+    let mut versions = Vec::new();
+    for spec in &playbook.routes {
+        versions.push(ports::pgbouncer(spec, &blue, &clock)?.survey().await.about);
+    }
+    Ok(versions)
+}

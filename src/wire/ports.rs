@@ -1,0 +1,92 @@
+//! A plan's ports, as real things.
+
+use super::endpoint;
+use crate::engine::ProcessGuard;
+use crate::migrate::PgMigrator;
+use crate::plan::{Plan, RouteKind, RouteSpec, ServerSpec};
+use crate::postgres::{PgServer, PgServerOptions, Server};
+use crate::provider::{LocalProvider, Provider};
+use crate::route::{PgBouncer, Target};
+use crate::step::{Ports, Route};
+use crate::validate;
+use crate::word::{Clock, Endpoint, Side, SystemClock};
+use anyhow::Context;
+use std::path::Path;
+use std::sync::{Arc, atomic::AtomicU64};
+
+/// The outside world of a run. Opens no connection yet. `epoch`: the lease under which its sessions work.
+///
+/// # Errors
+/// A reference that leads nowhere, or a URL that cannot be used.
+pub async fn ports(plan: &Plan, epoch: &Arc<AtomicU64>, state_dir: &Path) -> anyhow::Result<Ports> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let (blue_at, green_at) = (endpoint(&plan.blue.url)?, endpoint(&plan.green.url)?);
+    let server = |side: Side, at: &Endpoint, peer: Endpoint| -> Arc<dyn Server> {
+        Arc::new(PgServer::new(PgServerOptions {
+            side,
+            endpoint: at.clone(),
+            peer,
+            maintenance_database: None,
+            run: plan.run.clone(),
+            epoch: epoch.clone(),
+            history: plan.history.clone(),
+            clock: clock.clone(),
+        }))
+    };
+    let blue = server(Side::Blue, &blue_at, peer(&plan.green, &green_at)?);
+    let green = server(Side::Green, &green_at, peer(&plan.blue, &blue_at)?);
+    let routes = plan.routes.iter().map(|spec| route(spec, &blue_at, &green_at, &clock)).collect::<anyhow::Result<_>>()?;
+    let provider: Option<Arc<dyn Provider>> = match &plan.standby {
+        None => None,
+        Some(spec) => Some(Arc::new(LocalProvider {
+            run: plan.run.clone(),
+            blue: blue_at.clone(),
+            slot: plan.names.standby_slot.clone(),
+            spec: spec.clone(),
+            installed: super::installed().await,
+            clock: clock.clone(),
+            progress: Arc::new(|_, _| {}),
+        })),
+    };
+    let program = std::env::current_exe().context("could not find this program's own file, which the guard runs")?;
+    Ok(Ports {
+        routes,
+        provider,
+        migrator: Arc::new(PgMigrator::new(
+            green_at.clone(),
+            plan.run.clone(),
+            epoch.clone(),
+            plan.history.clone(),
+            clock.clone(),
+        )),
+        validators: validate::all(plan, [&blue_at, &green_at], [&blue, &green], &clock),
+        guard: Arc::new(ProcessGuard::new(program, state_dir.to_owned(), plan.run.clone())),
+        blue,
+        green,
+        clock,
+    })
+}
+
+/// How the other server reaches this one.
+fn peer(spec: &ServerSpec, at: &Endpoint) -> anyhow::Result<Endpoint> {
+    spec.peer_url.as_ref().map_or_else(|| Ok(at.clone()), endpoint)
+}
+
+pub(super) fn route(spec: &RouteSpec, blue: &Endpoint, green: &Endpoint, clock: &Arc<dyn Clock>) -> anyhow::Result<Route> {
+    let router = pgbouncer(spec, blue, clock)?;
+    let target = |at: &Endpoint| Target { host: at.host.clone(), port: at.port, database: at.database.clone() };
+    Ok(Route { router: Arc::new(router), blue: target(blue), green: target(green) })
+}
+
+pub(super) fn pgbouncer(spec: &RouteSpec, blue: &Endpoint, clock: &Arc<dyn Clock>) -> anyhow::Result<PgBouncer> {
+    let RouteKind::Pgbouncer { admin, database, config, probe } = &spec.kind;
+    let admin = endpoint(admin)?;
+    let probe = match probe {
+        Some(url) => endpoint(url)?,
+        // Through the same PgBouncer, as blue's user.
+        None => {
+            Endpoint { database: database.clone(), user: blue.user.clone(), password: blue.password.clone(), ..admin.clone() }
+        }
+    };
+    Ok(PgBouncer::new(spec.name.clone(), admin, database.clone(), config.clone(), probe, clock.clone()))
+}

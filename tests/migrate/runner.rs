@@ -1,0 +1,198 @@
+use crate::world::{World, migration, until};
+use greenlight::migrate::{Migrator, applied};
+use greenlight::word::{Failure, PortError};
+
+async fn world() -> World {
+    let world = World::up().await;
+    world.shop().await.batch_execute("CREATE TABLE t (id int PRIMARY KEY, a int); INSERT INTO t VALUES (1, 1)").await.unwrap();
+    world
+}
+
+async fn versions(world: &World) -> Vec<String> {
+    world.migrator().applied().await.unwrap().into_iter().map(|row| row.version).collect()
+}
+
+async fn count(world: &World, sql: &str) -> i64 {
+    world.shop().await.query_one(sql, &[]).await.unwrap().get(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_is_applied_and_recorded_once() {
+    let world = world().await;
+    assert!(versions(&world).await.is_empty());
+    let one = migration("0001", "CREATE TABLE n (id int);\nUPDATE t SET a = a + 1;\nSET ROLE pg_monitor;");
+    world.migrator().apply(&one).await.unwrap();
+    world.migrator().apply(&one).await.unwrap();
+    assert_eq!(count(&world, "SELECT a::bigint FROM t").await, 2);
+    let rows = applied(&world.endpoint(crate::world::DATABASE), &crate::world::history()).await.unwrap();
+    assert_eq!((rows.len(), &rows[0].version, &rows[0].checksum), (1, &one.version, &one.checksum));
+    let age = greenlight::word::Timestamp::now().as_second() - rows[0].applied_at.as_second();
+    assert!((0..60).contains(&age), "{age} s old");
+    // The columns are those that other tools expect.
+    let columns = "SELECT string_agg(format_type(atttypid, atttypmod), ',' ORDER BY attnum) FROM pg_attribute
+        WHERE attrelid = '\"Tool''s own\".schema_migrations'::regclass AND attnum > 0";
+    let columns: String = world.shop().await.query_one(columns, &[]).await.unwrap().get(0);
+    assert_eq!(columns, "character varying(50),timestamp without time zone,character varying(64),integer");
+    // Another text under the same version is refused.
+    let error = world.migrator().apply(&migration("0001", "SELECT 1;")).await.unwrap_err();
+    assert_eq!(error.failure, Failure::Refused);
+    assert!(error.chain().contains("another text was applied as version 0001"), "{}", error.chain());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_table_of_another_tool_is_refused() {
+    let world = world().await;
+    let sql = "CREATE SCHEMA \"Tool's own\"; CREATE TABLE \"Tool's own\".schema_migrations (version varchar(255))";
+    world.shop().await.batch_execute(sql).await.unwrap();
+    let error = world.migrator().apply(&migration("1", "SELECT 1;")).await.unwrap_err();
+    assert_eq!(error.failure, Failure::Refused);
+    assert!(error.hint.unwrap().contains("name another schema"));
+}
+
+async fn fails(world: &World, up: &str) -> PortError {
+    world.migrator().apply(&migration("1", up)).await.unwrap_err()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_statement_is_shown_with_its_line_and_leaves_nothing() {
+    let world = world().await;
+    let error = fails(&world, "CREATE TABLE n (id int);\n\nINSERT INTO t\n  VALUES (1, 1);").await;
+    assert_eq!(error.failure, Failure::Refused);
+    let says = error.chain();
+    assert!(says.contains("`1_change.up.sql` line 3 (statement 2 of 2) on green") && says.contains("duplicate key"), "{says}");
+    let error = fails(&world, "CREATE TABLE n (id int);\nALTER TABLE t\n  ADD b nonsense;").await;
+    assert!(error.chain().contains("line 3 "), "{}", error.chain());
+    let error = fails(&world, "CREATE TABLE n (id int);\nCOMMIT;").await;
+    assert!(error.chain().contains("line 2: `COMMIT`"), "{}", error.chain());
+    assert_eq!(count(&world, "SELECT count(*) FROM pg_class WHERE relname = 'n'").await, 0);
+    assert!(versions(&world).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_without_a_transaction_stops_where_it_fails_and_says_what_took_effect() {
+    let world = world().await;
+    let up = "-- greenlight: no-transaction\nCREATE INDEX CONCURRENTLY t_a ON t (a);\nVACUUM t;\nALTER TABLE t ADD a int;";
+    let error = fails(&world, up).await;
+    assert!(error.chain().contains("line 4 (statement 3 of 3)"), "{}", error.chain());
+    assert!(error.hint.unwrap().starts_with("statements 1 to 2 took effect, and nothing is recorded"));
+    assert_eq!(count(&world, "SELECT count(*) FROM pg_class WHERE relname = 't_a'").await, 1);
+    assert!(versions(&world).await.is_empty());
+    let repeatable = up.replace("CONCURRENTLY t_a", "CONCURRENTLY IF NOT EXISTS t_a").replace("ADD a int", "ADD b int");
+    world.migrator().apply(&migration("1", &repeatable)).await.unwrap();
+    assert_eq!(versions(&world).await, ["1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_is_tried_for_again_and_then_given_up() {
+    let world = world().await;
+    let holder = world.shop().await;
+    holder.batch_execute("BEGIN; LOCK TABLE t").await.unwrap();
+    let error = fails(&world, "ALTER TABLE t ADD b int;").await;
+    assert_eq!(error.failure, Failure::Transient);
+    assert!(error.hint.unwrap().contains("it was tried 3 times"));
+
+    let up = migration("1", "ALTER TABLE t ADD b int;");
+    let migrator = world.migrator();
+    let (applied, ()) = tokio::join!(migrator.apply(&up), async {
+        // Its second try, at least: the first has failed when the wait for the lock is over.
+        let watch = world.shop().await;
+        let waits = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+        until(&watch, waits).await;
+        until(&watch, "SELECT count(*) = 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock'").await;
+        holder.batch_execute("ROLLBACK").await.unwrap();
+    });
+    applied.unwrap();
+    assert_eq!(versions(&world).await, ["1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_runner_waits_and_is_told_who_holds_the_lock() {
+    let world = world().await;
+    let gate = world.shop().await;
+    gate.batch_execute("SELECT pg_advisory_lock(42)").await.unwrap();
+    let slow = migration("1", "SET LOCAL lock_timeout = 0; SELECT pg_advisory_xact_lock(42);");
+    let (first, second) = (world.migrator(), world.migrator());
+    let running = async {
+        until(
+            &world.shop().await,
+            "SELECT count(*) > 0 FROM pg_stat_activity WHERE query LIKE '%xact_lock(42)%' AND pid <> pg_backend_pid()",
+        )
+        .await;
+        let error = second.apply(&migration("2", "SELECT 2;")).await.unwrap_err();
+        gate.batch_execute("SELECT pg_advisory_unlock(42)").await.unwrap();
+        error
+    };
+    let (applied, error) = tokio::join!(first.apply(&slow), running);
+    applied.unwrap();
+    assert_eq!(error.failure, Failure::Transient);
+    assert!(error.chain().contains("another migration is running there: process "), "{}", error.chain());
+    assert!(error.chain().contains("user Owner of all, greenlight/r0000001/7"), "{}", error.chain());
+    assert_eq!(versions(&world).await, ["1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer_to_commit_is_uncertain_and_a_lost_session_before_it_is_not() {
+    let world = world().await;
+    let gate = world.shop().await;
+    gate.batch_execute(
+        "SELECT pg_advisory_lock(42);
+         CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN SET LOCAL lock_timeout = 0; PERFORM pg_advisory_xact_lock(42); RETURN NULL; END';
+         CREATE CONSTRAINT TRIGGER wait AFTER UPDATE ON t DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION wait()",
+    )
+    .await
+    .unwrap();
+    let cases = [
+        ("UPDATE t SET a = a + 1;", "COMMIT", Failure::Uncertain),
+        (
+            "SET LOCAL lock_timeout = 0;\nSELECT pg_advisory_xact_lock(42);",
+            "SELECT pg_advisory_xact_lock(42);",
+            Failure::Transient,
+        ),
+        (
+            "-- greenlight: no-transaction\nSET lock_timeout = 0;\nSELECT pg_advisory_lock(42);",
+            "SELECT pg_advisory_lock(42);",
+            Failure::Uncertain,
+        ),
+    ];
+    for (up, query, failure) in cases {
+        let (migrator, up) = (world.migrator(), migration("1", up));
+        let kill = async {
+            let session = format!("FROM pg_stat_activity WHERE query = '{query}' AND wait_event_type = 'Lock'");
+            until(&gate, &format!("SELECT count(*) = 1 {session}")).await;
+            gate.batch_execute(&format!("SELECT pg_terminate_backend(pid) {session}")).await.unwrap();
+        };
+        let (applied, ()) = tokio::join!(migrator.apply(&up), kill);
+        let error = applied.unwrap_err();
+        assert_eq!(error.failure, failure, "{}", error.chain());
+        assert!(versions(&world).await.is_empty());
+        assert_eq!(count(&world, "SELECT a::bigint FROM t").await, 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_runner_passes_greenlights_own_fence() {
+    let world = world().await;
+    let sql = "CREATE FUNCTION fence() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF current_setting('greenlight.pass', true) IS DISTINCT FROM 'on' THEN RAISE EXCEPTION 'fenced'; END IF; RETURN NULL;
+        END $$;
+        CREATE TRIGGER fence BEFORE UPDATE ON t FOR EACH STATEMENT EXECUTE FUNCTION fence();
+        ALTER SYSTEM SET default_transaction_read_only = on;";
+    let client = world.shop().await;
+    for statement in
+        sql.split(";\n        C").enumerate().map(|(no, one)| if no == 0 { one.to_owned() } else { format!("C{one}") })
+    {
+        for one in statement
+            .split(";\n        ALTER")
+            .enumerate()
+            .map(|(no, one)| if no == 0 { one.to_owned() } else { format!("ALTER{one}") })
+        {
+            client.batch_execute(&one).await.unwrap();
+        }
+    }
+    client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    until(&client, "SELECT current_setting('default_transaction_read_only') = 'on'").await;
+    assert!(client.batch_execute("BEGIN READ WRITE; UPDATE t SET a = 5").await.is_err());
+    world.migrator().apply(&migration("1", "UPDATE t SET a = 5;")).await.unwrap();
+    assert_eq!(count(&world, "SELECT a::bigint FROM t").await, 5);
+}
