@@ -149,6 +149,19 @@ fn a_lasting_trouble_keeps_the_writer_on_blue() {
     }
 }
 
+#[test]
+fn a_session_that_writes_on_green_as_soon_as_it_can_is_ended_before_it_commits() {
+    let setup = Setup { trouble_at_promotion: Some(Trouble::Dishonest), ..Setup::default() };
+    assert_eq!(setup.run().outcome, Some(Outcome::Completed));
+}
+
+#[test]
+fn a_green_whose_fence_leaks_is_not_attached() {
+    let report = Setup { trouble_at_promotion: Some(Trouble::Leak(Side::Green)), ..Setup::default() }.simulate(false);
+    let subscribe = report.world.plan.step_no(StepName::SubscribeGreen).unwrap();
+    assert_eq!(report.world.run.steps[subscribe.0], StepState::Idle);
+}
+
 /// Green takes writes besides blue then, which no coordinator can help: but nobody is moved there.
 #[test]
 fn a_leak_of_greens_fence_keeps_the_window_shut() {

@@ -5,7 +5,7 @@ use crate::{
     journal::WatchedJournal,
     plan::PlanKind,
     ports::ports,
-    script::Script,
+    script::{Script, Trouble},
     seeds::Chaos,
     world::{Shared, World},
 };
@@ -42,6 +42,8 @@ pub(crate) struct Setup {
     /// Faults by chance, and the seed that they came from.
     pub(crate) chaos: Option<Chaos>,
     pub(crate) seed: u64,
+    /// What is wrong from green's promotion on.
+    pub(crate) trouble_at_promotion: Option<Trouble>,
     /// The validator finds a difference, always.
     pub(crate) differs: bool,
     /// A read that never succeeds.
@@ -88,6 +90,7 @@ impl Setup {
         world.green_dies_at = self.green_dies_at;
         world.broken = self.broken;
         world.differs = self.differs;
+        world.trouble_at_promotion = self.trouble_at_promotion;
         world.chaos.clone_from(&self.chaos);
         if let Some(lag) = self.lag_ms {
             world.lag = lag * crate::world::MS;

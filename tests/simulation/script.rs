@@ -22,6 +22,8 @@ pub(crate) enum Trouble {
     Leak(Side),
     /// Somebody has changed this side's schema.
     Drift(Side),
+    /// A session on green writes as soon as it can, whatever the read-only default says.
+    Dishonest,
     /// A transaction is prepared on the old side just as the window opens.
     PreparedInWindow,
     /// A route says that it was repointed, and was not.
@@ -147,7 +149,7 @@ impl World {
             Some(Trouble::Leak(side)) => self.node(side).leaks = true,
             Some(Trouble::Drift(side)) => self.node(side).drifted = true,
             Some(Trouble::StubbornRoute) => self.routes[0].is_stubborn = true,
-            Some(Trouble::PreparedInWindow) | None => {}
+            Some(Trouble::PreparedInWindow | Trouble::Dishonest) | None => {}
         }
     }
 

@@ -501,7 +501,7 @@ impl World {
                 if !inside && node.fence_installed && !node.fence_closed {
                     return Err(call.error(Failure::Refused).because("the triggers cannot be closed from outside"));
                 }
-                node.allow_connections = false;
+                (node.allow_connections, node.open_transaction) = (false, None);
                 if part == Part::Whole {
                     node.fence_closed = node.fence_installed;
                 }

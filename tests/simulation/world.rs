@@ -6,7 +6,7 @@
 use crate::{
     fault::{Fault, Kind, Late},
     plan::{self, PlanKind},
-    script::{Person, Script},
+    script::{Person, Script, Trouble},
     seeds::Chaos,
 };
 use greenlight::{
@@ -19,6 +19,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool};
 
 pub(crate) const MS: u64 = 1_000;
 pub(crate) const SECOND: u64 = 1_000 * MS;
+/// How long a transaction of the application without a route takes.
+const TRANSACTION: u64 = 3 * MS;
+/// How long one takes that is begun on green at its promotion, whatever the read-only default says.
+const DISHONEST_TRANSACTION: u64 = 10 * MS;
 /// How long a server stays down.
 const OUTAGE: u64 = 30 * SECOND;
 
@@ -102,6 +106,8 @@ pub(crate) struct Node {
     pub(crate) read_only_default: bool,
     /// Processes that keep a session inside the run's database.
     pub(crate) sessions: Vec<usize>,
+    /// When an application's open transaction commits.
+    pub(crate) open_transaction: Option<u64>,
     pub(crate) log: Vec<Entry>,
     pub(crate) rows: Rows,
     /// Whether narrowed.
@@ -139,6 +145,7 @@ impl Node {
             fence_closed: false,
             read_only_default: false,
             sessions: Vec::new(),
+            open_transaction: None,
             log: Vec::new(),
             rows: Rows::default(),
             publications: [None; 2],
@@ -233,6 +240,7 @@ pub(crate) struct World {
     /// A process has taken the run over, and has not yet looked how far the open step came.
     pub(crate) must_observe: bool,
     pub(crate) differs: bool,
+    pub(crate) trouble_at_promotion: Option<Trouble>,
     pub(crate) windows_opened: u32,
     pub(crate) was_stuck: bool,
     pub(crate) calls: usize,
@@ -291,6 +299,7 @@ impl World {
             trace: None,
             must_observe: false,
             differs: false,
+            trouble_at_promotion: None,
             windows_opened: 0,
             was_stuck: false,
             calls: 0,
@@ -382,11 +391,25 @@ impl World {
                 }
             }
         }
-        // One application uses no route, and tries both sides.
+        // One application uses no route, tries both sides, and takes its time to commit.
         for side in [Side::Blue, Side::Green] {
-            if self.nodes[side as usize].accepts_writes() {
+            self.transact(side);
+        }
+    }
+
+    fn transact(&mut self, side: Side) {
+        let now = self.now;
+        let node = self.node(side);
+        match node.open_transaction {
+            Some(commits_at) if commits_at <= now => {
+                node.open_transaction = None;
+                if self.nodes[side.other() as usize].accepts_writes() && !self.outcast_green {
+                    self.violated(format!("a transaction commits on {side} while the other side is open for writes"));
+                }
                 self.write(side);
             }
+            None if node.accepts_writes() => node.open_transaction = Some(now + TRANSACTION),
+            Some(_) | None => {}
         }
     }
 
@@ -445,6 +468,12 @@ impl World {
         green.allow_connections = blue.allow_connections;
         green.sequence = blue.sequence;
         green.inherited_runs = true;
+        if self.trouble_at_promotion == Some(Trouble::Dishonest) {
+            green.open_transaction = Some(self.now + DISHONEST_TRANSACTION);
+        }
+        if self.trouble_at_promotion == Some(Trouble::Leak(Side::Green)) {
+            (green.leaks, self.outcast_green) = (true, true);
+        }
     }
 
     /// A new standby, that has replayed nothing yet.
@@ -511,6 +540,7 @@ impl World {
     /// The server is restarted: every session of it is gone.
     pub(crate) fn restart(&mut self, side: Side) {
         self.node(side).sessions.clear();
+        self.node(side).open_transaction = None;
         for subscription in self.nodes.iter_mut().flat_map(|node| node.subscriptions.iter_mut().flatten()) {
             subscription.connected = false;
         }
