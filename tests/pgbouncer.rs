@@ -390,7 +390,7 @@ async fn a_survey_says_what_is_wrong_in_clear_words() {
     one(wrong.clone(), "password");
     assert!(!format!("{wrong:?}").contains("wrong\""), "{wrong:?}");
     let elsewhere = endpoint(1, "pgbouncer", "admin");
-    one(with(elsewhere, config).survey().await.problems, "is PgBouncer running");
+    one(with(elsewhere, config).survey().await.problems, "nothing listens there");
     one(with(world.console("admin"), "/nowhere/pgbouncer.ini".into()).survey().await.problems, "/nowhere/pgbouncer.ini");
 
     let route = route_as(&world, "watcher", "app");

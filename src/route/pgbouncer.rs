@@ -105,6 +105,8 @@ impl PgBouncer {
         let text = error.text();
         let hint = if text.contains("admin access needed") {
             format!("`{}` must be in `admin_users` of PgBouncer's configuration; `stats_users` may only look", self.admin.user)
+        } else if text.contains("already suspended/paused") {
+            "somebody has paused the whole PgBouncer: `RESUME` without a name ends that".to_owned()
         } else {
             "PgBouncer's log says more".to_owned()
         };

@@ -3,11 +3,13 @@
 //! **Invariant:** every answer is waited for with a limit, and a session whose answer did not come is closed at once:
 //! PgBouncer would otherwise give it the answer of a later command.
 
-use crate::word::{Clock, Endpoint, PortError};
+use crate::postgres::client::{self, SessionOptions};
+use crate::postgres::failure;
+use crate::word::{Clock, Endpoint, Failure, PortError};
 use futures_util::future::{Either, select};
 use std::{collections::HashMap, future::Future, pin::pin, time::Duration};
 use tokio::task::JoinHandle;
-use tokio_postgres::{NoTls, SimpleQueryMessage};
+use tokio_postgres::SimpleQueryMessage;
 
 /// How long PgBouncer may take to let us in, or to answer a command that waits for nothing.
 pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(3);
@@ -44,25 +46,24 @@ impl NoAnswer {
     /// The error's own text, without severity and code.
     pub(super) fn text(&self) -> String {
         match self {
-            NoAnswer::Said(error) | NoAnswer::Lost(error) => said(error),
+            NoAnswer::Said(error) | NoAnswer::Lost(error) => {
+                error.as_db_error().map_or_else(|| error.to_string(), |error| error.message().to_owned())
+            }
             NoAnswer::Late(limit) => format!("no answer within {} ms", limit.as_millis()),
         }
     }
-}
-
-fn said(error: &tokio_postgres::Error) -> String {
-    error.as_db_error().map_or_else(|| error.to_string(), |error| error.message().to_owned())
 }
 
 impl Session {
     /// # Errors
     /// `Transient` when nobody answers there, `Refused` when we are not let in.
     pub(super) async fn open(endpoint: &Endpoint, clock: &dyn Clock) -> Result<Session, PortError> {
-        let attempted = format!("connect to PgBouncer as `{endpoint}`");
-        match within(clock, ANSWER_LIMIT, connect(endpoint)).await {
-            Some(Ok(session)) => Ok(session),
-            Some(Err(error)) => Err(not_let_in(attempted, &error)),
-            None => Err(PortError::transient(attempted).because(format!("no answer within {} s", ANSWER_LIMIT.as_secs()))),
+        // No settings: PgBouncer refuses a client that brings options with it.
+        let options = SessionOptions::named("greenlight");
+        match within(clock, ANSWER_LIMIT, client::connect(endpoint, &options, "PgBouncer")).await {
+            Some(connected) => connected.map(|(client, connection)| Session { client, connection }).map_err(explained),
+            None => Err(PortError::transient(format!("connect to PgBouncer as `{endpoint}`"))
+                .because(format!("no answer within {} s", ANSWER_LIMIT.as_secs()))),
         }
     }
 
@@ -92,48 +93,22 @@ impl Session {
     }
 }
 
-/// The one place in which a connection is made.
-async fn connect(endpoint: &Endpoint) -> Result<Session, tokio_postgres::Error> {
-    let mut config = tokio_postgres::Config::new();
-    config.host(&endpoint.host).port(endpoint.port).user(&endpoint.user).dbname(&endpoint.database);
-    config.application_name("greenlight").connect_timeout(ANSWER_LIMIT);
-    if let Some(password) = &endpoint.password {
-        config.password(password.expose());
-    }
-    let (client, connection) = config.connect(NoTls).await?;
-    let connection = tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "a session with PgBouncer ended");
-        }
-    });
-    Ok(Session { client, connection })
-}
-
 /// PgBouncer gives nearly all of its errors one code, `08P01`, so that the text must tell.
-fn not_let_in(attempted: String, error: &tokio_postgres::Error) -> PortError {
-    let Some(db) = error.as_db_error() else {
-        let failure = if error.to_string().contains("password missing") { PortError::refused } else { PortError::transient };
-        let hint = "is PgBouncer running, and are host and port right?";
-        return failure(attempted).because(deepest(error)).hint(hint);
-    };
-    let text = db.message();
-    let code = db.code().code();
-    if text.contains("no more connections allowed") || ["57P03", "53300"].contains(&code) || text.contains("shut") {
-        return PortError::transient(attempted).because(text.to_owned());
+fn explained(error: PortError) -> PortError {
+    if failure::sqlstate(&error).is_none() {
+        return error;
     }
-    let hint = if text.contains("authentication failed") || text.contains("no such user") || code.starts_with("28") {
-        "check user and password against PgBouncer's `auth_file`"
+    let text = error.chain();
+    let (failure, hint) = if text.contains("no more connections allowed") || text.contains("shutting down") {
+        (Failure::Transient, "PgBouncer takes no more clients now: look at `max_client_conn`")
+    } else if text.contains("authentication failed") || text.contains("no such user") || text.contains("password") {
+        (Failure::Refused, "check user and password against PgBouncer's `auth_file`")
     } else if text.contains("not allowed") {
-        "the user must be in `admin_users` of PgBouncer's configuration"
+        (Failure::Refused, "the user must be in `admin_users` of PgBouncer's configuration")
     } else {
-        "PgBouncer's log says more"
+        (Failure::Refused, "PgBouncer's log says more")
     };
-    PortError::refused(attempted).because(text.to_owned()).hint(hint)
-}
-
-/// What the operating system said, below what the driver says.
-fn deepest(error: &(dyn std::error::Error + 'static)) -> String {
-    error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {}", deepest(source)))
+    PortError { failure, ..error }.hint(hint)
 }
 
 /// What the future gives, or `None` when it has not within `limit`.
