@@ -10,7 +10,7 @@ use crate::process;
 use crate::word::{Endpoint, PortError, RelationName};
 use serde_json::Value;
 use std::{path::Path, time::Duration};
-use tokio_postgres::{Client, error::SqlState};
+use tokio_postgres::Client;
 
 /// The oldest PostgreSQL that can be looked at. Preflight asks for a newer one, and can say so only of what it has seen.
 const VERSION_MIN: u32 = 140_000;
@@ -88,32 +88,17 @@ async fn texts(client: &Client, sql: &str, attempted: &str) -> Result<Vec<String
     rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(could_not(attempted))
 }
 
-/// Measuring a table waits for whoever has it locked for himself. When the wait gets long, what the last VACUUM or ANALYZE
-/// counted has to do.
+/// Waits for whoever has a table locked for himself, as long as the session's `lock_timeout` says.
 async fn table_sizes(client: &Client) -> Result<Vec<TableSize>, PortError> {
     let attempted = "measure the tables";
-    client.batch_execute("begin transaction read only; set local lock_timeout = '1s'").await.map_err(could_not(attempted))?;
-    let measured = sizes_by(client, "pg_table_size(c.oid)").await;
-    client.batch_execute("rollback").await.map_err(could_not(attempted))?;
-    match measured {
-        Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
-            sizes_by(client, "c.relpages * current_setting('block_size')::bigint").await.map_err(could_not(attempted))
-        }
-        measured => measured.map_err(could_not(attempted)),
-    }
-}
-
-async fn sizes_by(client: &Client, bytes: &str) -> Result<Vec<TableSize>, tokio_postgres::Error> {
-    let sql = format!(
-        "select n.nspname, c.relname, coalesce({bytes}, 0)::bigint,
+    let sql = "select n.nspname, c.relname, coalesce(pg_table_size(c.oid), 0)::bigint,
                 greatest(c.reltuples::bigint, pg_stat_get_live_tuples(c.oid), 0)
          from pg_class c
          join pg_namespace n on n.oid = c.relnamespace
          where c.relkind in ('r', 'm') and c.relpersistence <> 't'
            and n.nspname not in ('pg_catalog', 'information_schema', 'pg_toast', 'greenlight')
-         order by 1, 2"
-    );
-    let rows = client.query(&sql, &[]).await?;
+         order by 1, 2";
+    let rows = client.query(sql, &[]).await.map_err(could_not(attempted))?;
     let count = |value: i64| u64::try_from(value).unwrap_or(0);
     rows.iter()
         .map(|row| {
@@ -124,7 +109,8 @@ async fn sizes_by(client: &Client, bytes: &str) -> Result<Vec<TableSize>, tokio_
                 rows_estimate: count(row.try_get(3)?),
             })
         })
-        .collect()
+        .collect::<Result<_, _>>()
+        .map_err(could_not(attempted))
 }
 
 /// Free bytes on the disk of the data directory, where the server runs on this machine: the folder is there and holds the

@@ -5,7 +5,6 @@ use greenlight::postgres::catalog;
 use greenlight::schema::{
     Flow, Partition, Persistence, ReplicaIdentity, TableFlow, Verdict, difference, fingerprint, sync_triggers,
 };
-use greenlight::word::{Clock, SystemClock};
 
 async fn shop() -> World {
     let world = World::up().await;
