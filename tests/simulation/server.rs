@@ -507,9 +507,13 @@ impl World {
                 }
             }
             Fence::Triggers if inside => {
+                let wakes = node.inherited_runs && !node.allow_connections;
                 node.fence_installed = true;
                 if part == Part::Whole {
                     (node.fence_closed, node.allow_connections) = (true, true);
+                }
+                if wakes {
+                    self.violated("green takes connections again before what it inherited was stopped");
                 }
             }
             // Nobody can install or close anything inside before connections are allowed.
