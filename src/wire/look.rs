@@ -65,7 +65,6 @@ async fn look(playbook: &Playbook, migrations: &[Migration], run: &RunId, clock:
                 spec: spec.clone(),
                 installed: super::installed().await,
                 clock: clock.clone(),
-                progress: Arc::new(|_, _| {}),
             };
             GreenSurvey::ToBeMade { problems: provider.problems().await? }
         }

@@ -9,7 +9,7 @@ use crate::{
 use async_trait::async_trait;
 use greenlight::{
     migrate::{Applied, Migration, Migrator},
-    provider::{Provider, StandbyState},
+    provider::{CopyProgress, Provider, StandbyState},
     route::{RouteState, Router, Target},
     step::{Guard, Ports, Route},
     validate::{Difference, Findings, Progress, Validator},
@@ -292,7 +292,8 @@ impl Provider for FakeProvider {
         self.0.world.read(self.0.call("provider: standby", None, Kind::Read), |world| Ok(world.standby)).await
     }
 
-    async fn make_standby(&self) -> Result<(), PortError> {
+    async fn make_standby(&self, progress: CopyProgress<'_>) -> Result<(), PortError> {
+        progress(0, 1);
         let call = self.0.call("provider: make_standby", None, Kind::TouchInParts);
         self.0
             .world
