@@ -95,7 +95,7 @@ async fn look(journal: &dyn Journal, stored: &state::Stored, shared: &Shared, of
             .map(|(at, (step, state))| StepLine { number: at + 1, name: step.name.to_string(), state: word(state) })
             .collect(),
         waits_for: run.note.clone(),
-        doing: if lease.is_some() { journal.progress(&stored.id).await? } else { None },
+        doing: if lease.is_some() { journal.progress(&stored.id).await?.filter(|text| !text.is_empty()) } else { None },
         held_by: lease.map(|lease| lease.holder),
         way_back,
     })

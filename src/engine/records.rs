@@ -1,4 +1,4 @@
-use super::{EngineError, LEASE_TTL};
+use super::{EngineError, LEASE_TTL, heartbeat::Heartbeat};
 use crate::journal::{Journal, JournalError};
 use crate::plan::Plan;
 use crate::run::{Event, Fact, Run, StepNo};
@@ -7,8 +7,8 @@ use crate::word::{Clock, PortError, RunId};
 use async_trait::async_trait;
 use std::{
     sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -24,7 +24,10 @@ pub(super) struct Book {
     pub(super) step: StepNo,
     /// The lease was lost or the journal was, in the middle of a step.
     pub(super) lost: Option<JournalError>,
-    renewed: Duration,
+    /// When the lease was last renewed.
+    pub(super) renewed: Duration,
+    /// For the heartbeat, which runs while the run is lent to a step.
+    pub(super) window_open: Arc<AtomicBool>,
 }
 
 impl Book {
@@ -48,7 +51,18 @@ impl Book {
             run.apply(&record.event);
         }
         let (plan, renewed) = (plan.as_ref().clone(), clock.monotonic());
-        let mut book = Book { journal, clock, id: id.clone(), epoch, run, step: StepNo(0), lost: None, renewed };
+        let mut book = Book {
+            journal,
+            clock,
+            id: id.clone(),
+            epoch,
+            run,
+            step: StepNo(0),
+            lost: None,
+            renewed,
+            window_open: Arc::default(),
+        };
+        book.look_at_window();
         if book.run.unreadable {
             return Err(EngineError::Unreadable { why: "it holds events of a newer version".to_owned() });
         }
@@ -63,8 +77,13 @@ impl Book {
         crate::failpoint!(&format!("record-before#{}", self.run.seq + 1));
         self.journal.append(&self.id, self.run.seq, self.epoch, &event, self.clock.now()).await?;
         self.run.apply(&event);
+        self.look_at_window();
         crate::failpoint!(&format!("record-after#{}", self.run.seq));
         Ok(())
+    }
+
+    fn look_at_window(&self) {
+        self.window_open.store(self.run.open_window().is_some(), Ordering::SeqCst);
     }
 
     /// Renews the lease when a third of its life is gone.
@@ -112,10 +131,13 @@ pub async fn make_safe(
     if let Some(step) = plan.step_no(crate::plan::StepName::Window) {
         book.step = step;
     }
-    let quiet = |_: &str| {};
+    let (quiet, said) = (|_: &str| {}, Mutex::new(None));
     while book.run.open_window().is_some() {
+        let heartbeat = Heartbeat::new(&book, &said);
         let mut cx = StepContext { plan: &plan, ports, records: &mut book, progress: &quiet };
-        if let Err(error) = step::make_safe(&mut cx, why, step::By::Guard).await {
+        let (made, renewed) = heartbeat.beside(step::make_safe(&mut cx, why, step::By::Guard)).await?;
+        book.renewed = renewed;
+        if let Err(error) = made {
             if let Some(lost) = book.lost.take() {
                 return Err(lost.into());
             }

@@ -1,6 +1,7 @@
 //! Other runs than the plain one: other plans, other words of the person, and what no fault of a single call can be.
 
 use crate::{
+    fault::Fault,
     harness::{Report, Setup},
     plan::PlanKind,
     script::{Script, Trouble, Wish},
@@ -190,6 +191,17 @@ fn unknown_equality_keeps_the_window_shut() {
     let setup = told(Script { patience_secs: 60, ..Script::default() });
     let setup = Setup { broken: Some("validator: check"), ..setup };
     assert_eq!(setup.run().world.windows_opened, 0);
+}
+
+/// A server that is down for half a minute is asked every few seconds, and it is on record once that nobody knew.
+#[test]
+fn an_outage_is_on_record_once_however_long_it_lasts() {
+    let points = Setup::default().run().points;
+    for (at, kind) in points.iter().enumerate().filter(|(_, kind)| kind.faults().contains(&Fault::Outage)) {
+        let setup = Setup::default().with(&[(at, Fault::Outage)]);
+        let unsure = setup.run().world.unsure_records;
+        assert!(unsure <= 2, "{unsure} records of an outage at call {at}, {kind:?}\n{}", setup.trace());
+    }
 }
 
 #[test]
