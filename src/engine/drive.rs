@@ -21,6 +21,10 @@ const OUTAGE_POLL_IN_WINDOW: Duration = Duration::from_millis(100);
 /// The longest sleep between two looks at the requests of people.
 const LISTEN_EVERY: Duration = Duration::from_millis(250);
 const BACKOFF_MAX: Duration = Duration::from_mins(1);
+/// What has not changed for so long is not waited for by a caller who does not want to wait.
+const STANDS_STILL: Duration = Duration::from_secs(10);
+/// The longest between two tries of a step that cannot begin yet.
+const TRY_EVERY_MAX: Duration = Duration::from_secs(15);
 
 /// Why the engine came back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +53,7 @@ pub struct Engine {
     pub epoch: Arc<AtomicU64>,
     /// Set by Ctrl-C: take no further decision.
     pub interrupted: Arc<AtomicBool>,
-    /// Come back instead of waiting for a person or for hours.
+    /// Come back instead of waiting for a person, for hours, for the soak's end, or for anything that stands still.
     pub stop_at_waits: bool,
     /// Told of each record and of progress, for the screen.
     pub tell: Listener,
@@ -111,12 +115,13 @@ impl Engine {
                 }
                 Decision::WaitForPerson { step } if self.stop_at_waits => return Ok(Stop::WaitsForPerson { step }),
                 Decision::WaitForPerson { .. } => self.wait(plan, book, LISTEN_EVERY, &mut watched).await?,
-                Decision::WaitUntil { step, .. } if self.stop_at_waits && is_gated(&book.run, step) => {
+                Decision::WaitUntil { step, until } if self.comes_back(book, step, until_or(now, until)) => {
                     return Ok(Stop::Waits { step });
                 }
                 Decision::WaitUntil { until, .. } => self.wait(plan, book, until_or(now, until), &mut watched).await?,
                 Decision::Act { step, poll: true, .. } | Decision::Observe { step } if pace.poll_at > Some(now) => {
-                    if self.stop_at_waits && plan.steps[step.0].name == crate::plan::StepName::Soak {
+                    let soaks = plan.steps[step.0].name == crate::plan::StepName::Soak;
+                    if (self.stop_at_waits && soaks) || self.comes_back(book, step, Duration::ZERO) {
                         return Ok(Stop::Waits { step });
                     }
                     self.wait(plan, book, until_or(now, pace.poll_at.unwrap_or(now)), &mut watched).await?;
@@ -243,7 +248,10 @@ impl Engine {
                 return self.park(plan, book, step, poll_after, note, pace).await;
             }
             Ok(Answer::Moved(Progress::NotYet { poll_after, note })) => {
-                Event::StepWaiting { step, until: later(now, poll_after), note }
+                // Each try is on record, so the longer the same thing is waited for, the less often it is tried.
+                let again = book.run.note.as_ref() == Some(&note);
+                let longer = if again { (book.stood() / 2).min(TRY_EVERY_MAX) } else { Duration::ZERO };
+                Event::StepWaiting { step, until: later(now, poll_after.max(longer)), note }
             }
             Ok(Answer::Seen(_)) => return Ok(()),
             Err(error) => {
@@ -330,9 +338,16 @@ impl Engine {
         Ok(changed)
     }
 
+    /// Whether the caller, who does not want to wait, is not made to: this takes long, or nothing has moved for a while.
+    fn comes_back(&self, book: &Book, step: StepNo, wait: Duration) -> bool {
+        use run::StepState as S;
+        let waits = matches!(book.run.steps[step.0], S::Gated { .. } | S::Parked { .. } | S::Unsure { .. });
+        self.stop_at_waits && waits && wait.max(book.stood()) > STANDS_STILL
+    }
+
     async fn wait(&self, plan: &Plan, book: &mut Book, at_most: Duration, watched: &mut Duration) -> Result<(), EngineError> {
         let now = book.clock.monotonic();
-        if now.saturating_sub(*watched) >= WATCH_EVERY && book.run.direction == Direction::Forward {
+        if now.saturating_sub(*watched) >= WATCH_EVERY {
             *watched = now;
             self.watch(plan, book).await?;
         }
@@ -348,6 +363,8 @@ impl Engine {
             Ok(Sight::GiveUp { reason }) => {
                 let event = Event::RollbackBegun { until: StepNo(0), by: "greenlight".to_owned(), reason, without_green: false };
                 self.note(plan, book, event).await?;
+                // Going back takes its time, and needs green for much of it; blue's disk does not wait.
+                return Box::pin(self.watch(plan, book)).await;
             }
             // Not knowing changes nothing by itself: whatever comes next looks again, and unknown keeps the window shut.
             Err(error) => tracing::warn!(error = %error.chain(), "the watch could not look"),
@@ -379,10 +396,6 @@ enum Answer {
 
 fn is_parked(run: &Run, step: StepNo) -> bool {
     matches!(run.steps[step.0], run::StepState::Parked { .. })
-}
-
-fn is_gated(run: &Run, step: StepNo) -> bool {
-    matches!(run.steps[step.0], run::StepState::Gated { .. })
 }
 
 fn backoff(base_ms: u64, attempt: u32) -> Duration {

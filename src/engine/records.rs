@@ -28,6 +28,9 @@ pub(super) struct Book {
     pub(super) renewed: Duration,
     /// For the heartbeat, which runs while the run is lent to a step.
     pub(super) window_open: Arc<AtomicBool>,
+    /// What the run has been waiting for, and since when.
+    waits: (Option<StepNo>, Option<String>),
+    since: Duration,
 }
 
 impl Book {
@@ -61,6 +64,8 @@ impl Book {
             lost: None,
             renewed,
             window_open: Arc::default(),
+            waits: (None, None),
+            since: renewed,
         };
         book.look_at_window();
         if book.run.unreadable {
@@ -78,12 +83,21 @@ impl Book {
         self.journal.append(&self.id, self.run.seq, self.epoch, &event, self.clock.now()).await?;
         self.run.apply(&event);
         self.look_at_window();
+        let waits = (self.run.present_step(), self.run.note.clone());
+        if self.waits != waits {
+            (self.waits, self.since) = (waits, self.clock.monotonic());
+        }
         crate::failpoint!(&format!("record-after#{}", self.run.seq));
         Ok(())
     }
 
     fn look_at_window(&self) {
         self.window_open.store(self.run.open_window().is_some(), Ordering::SeqCst);
+    }
+
+    /// How long the run has been at the same step, waiting for the same thing, under this coordinator.
+    pub(super) fn stood(&self) -> Duration {
+        self.clock.monotonic().saturating_sub(self.since)
     }
 
     /// Renews the lease when a third of its life is gone.

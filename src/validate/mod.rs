@@ -7,6 +7,9 @@ mod membership;
 mod query;
 mod rows;
 mod schema;
+mod violations;
+
+pub use apply_errors::APPLY_ERRORS;
 
 use crate::plan::Plan;
 use crate::postgres::Server;
@@ -15,6 +18,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::{Arc, atomic::AtomicU64};
+use tokio::sync::Mutex;
 
 /// What one validator found.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -65,7 +69,16 @@ pub fn all(plan: &Plan, at: [&Endpoint; 2], servers: [&Arc<dyn Server>; 2], cloc
     let application_name = format!("greenlight/{}/validate", plan.run);
     vec![
         Arc::new(schema::Schema { green: green.clone(), planned: plan.green_fingerprint.clone() }),
-        Arc::new(apply_errors::ApplyErrors { green: green.clone(), flow: plan.names.forward.clone(), seen: AtomicU64::new(0) }),
+        Arc::new(apply_errors::ApplyErrors {
+            green: green.clone(),
+            at: at.map(Clone::clone),
+            application_name: application_name.clone(),
+            clock: clock.clone(),
+            flow: plan.names.forward.clone(),
+            tables: plan.tables.clone(),
+            seen: AtomicU64::new(0),
+            searched: Mutex::default(),
+        }),
         Arc::new(membership::Membership {
             blue: blue.clone(),
             green: green.clone(),

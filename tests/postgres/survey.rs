@@ -156,7 +156,7 @@ async fn state(at: &Endpoint) -> Vec<String> {
     ] {
         state.extend(ask(&client, query).await);
     }
-    state.push(fingerprint(&look(at).await.catalog));
+    state.push(format!("{:?}", fingerprint(&look(at).await.catalog)));
     state
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     fault::{Call, Kind, Part},
-    plan::{BLUE_SCHEMA, GREEN_SCHEMA, INHERITED, PHYSICAL_SLOT},
+    plan::{BLUE_SCHEMA, GREEN_SCHEMA, INHERITED, PHYSICAL_SLOT, schema},
     world::{Flow, Node, Shared, What, World},
 };
 use async_trait::async_trait;
@@ -12,6 +12,7 @@ use greenlight::{
         Fence, FenceProbe, ForkPoint, Identity, LongTransaction, PublishedTable, SequenceValue, Server, SlotState,
         SubscriptionState,
     },
+    schema::Fingerprint,
     validate::Progress,
     word::{Failure, Lsn, PortError, RelationName, Side},
 };
@@ -398,7 +399,7 @@ impl Server for FakeServer {
             .await
     }
 
-    async fn schema_fingerprint(&self) -> Result<String, PortError> {
+    async fn schema_fingerprint(&self) -> Result<Fingerprint, PortError> {
         self.read("schema_fingerprint", Inside, |node| {
             let text = match (node.migrated, node.relaxed) {
                 _ if node.drifted => "another",
@@ -407,7 +408,7 @@ impl Server for FakeServer {
                 (0b11, _) => GREEN_SCHEMA,
                 _ => "half migrated",
             };
-            text.to_owned()
+            schema(text)
         })
         .await
     }
