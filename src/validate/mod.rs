@@ -1,4 +1,10 @@
 //! Is green what blue is? Each validator is one file; the port is `Validator`. A difference keeps the window shut.
+//!
+//! **Invariant:** they are called while blue serves and green follows, and only then, which is why each of them has that one
+//! direction: before every window to green, also after a rollback, which takes the run back to before the validation with
+//! blue serving again and the flow to green running. Before a rollback nothing is compared. It is there for trouble, a
+//! comparison of all rows would hold it up for minutes, and rows that could not go back are seen without it: blue's apply
+//! worker stops at the first of them, the marker does not cross, and the window back does not open.
 
 mod apply_errors;
 mod assertions;

@@ -151,6 +151,17 @@ fn a_lasting_trouble_keeps_the_writer_on_blue() {
 }
 
 #[test]
+fn a_sequence_that_stays_behind_keeps_the_writer_where_it_is_in_both_directions() {
+    let stubborn = |side| Setup {
+        script: Script { trouble: Some(Trouble::StubbornSequences(side)), patience_secs: 60, ..Script::default() },
+        ..Setup::default()
+    };
+    assert_eq!(stubborn(Side::Green).run().world.moves_to_green(), 0);
+    let back = stubborn(Side::Blue).simulate(false).world;
+    assert_eq!((back.violation.clone(), back.moves_to_green(), back.run.serving()), (None, 1, Side::Green));
+}
+
+#[test]
 fn a_session_that_writes_on_green_as_soon_as_it_can_is_ended_before_it_commits() {
     let setup = Setup { trouble_at_promotion: Some(Trouble::Dishonest), ..Setup::default() };
     assert_eq!(setup.run().outcome, Some(Outcome::Completed));

@@ -443,7 +443,12 @@ impl Server for FakeServer {
 
     async fn set_sequences(&self, values: &[SequenceValue], margin: u64) -> Result<(), PortError> {
         let at_least = values[0].last_value.unwrap() + margin.cast_signed();
-        self.change("set_sequences", Inside, move |node, _| node.sequence = node.sequence.max(at_least)).await
+        self.change("set_sequences", Inside, move |node, _| {
+            if !node.has_stubborn_sequences {
+                node.sequence = node.sequence.max(at_least);
+            }
+        })
+        .await
     }
 
     async fn long_transactions(&self, _: Duration) -> Result<Vec<LongTransaction>, PortError> {

@@ -130,6 +130,7 @@ pub(crate) struct Node {
     /// Somebody has changed its schema.
     pub(crate) drifted: bool,
     pub(crate) has_prepared: bool,
+    pub(crate) has_stubborn_sequences: bool,
 }
 
 impl Node {
@@ -163,6 +164,7 @@ impl Node {
             leaks: false,
             drifted: false,
             has_prepared: false,
+            has_stubborn_sequences: false,
         }
     }
 
