@@ -4,6 +4,7 @@ use super::arguments::{Output, PlanArgs, Shared};
 use super::{Exit, print};
 use crate::plan::{Answer, Finding, Plan, render};
 use crate::wire;
+use std::fmt::Write;
 
 pub(super) async fn run(shared: &Shared, args: &PlanArgs) -> anyhow::Result<Exit> {
     let Some(playbook) = super::playbook::load_or_say(shared, &args.playbook)? else { return Ok(Exit::Playbook) };
@@ -32,16 +33,22 @@ pub(super) fn may_run(plan: &Plan) -> bool {
 /// What stands in the way, each with its remedy.
 pub(super) fn say_obstacles(plan: &Plan) {
     let obstacles: Vec<&Finding> = plan.obstacles().collect();
-    print::say(&format!("error: refused by preflight: {} in the way; nothing was changed", obstacles.len()));
+    print::complain(&format!("error: refused by preflight, {} in the way:\n{}", obstacles.len(), obstacles_text(&obstacles)));
+    print::say("nothing was changed. Next: mend these, or accept what can be accepted, and `greenlight plan` again");
+}
+
+fn obstacles_text(obstacles: &[&Finding]) -> String {
+    let mut text = String::new();
     for finding in obstacles {
-        print::say(&format!("  {}: {}", finding.code, finding.seen));
-        match &finding.answer {
-            Answer::Refused { remedy } => print::say(&format!("    try: {remedy}")),
+        let _ = writeln!(text, "  {}: {}", finding.code, finding.seen);
+        let _ = match &finding.answer {
+            Answer::Refused { remedy } => writeln!(text, "    try: {remedy}"),
             Answer::NeedsAccept { consequence } => {
-                print::say(&format!("    {consequence}"));
-                print::say(&format!("    try: avoid it, or write `accept: [\"{}\"]` in the playbook", finding.code));
+                let word = serde_json::Value::from(finding.code.as_str());
+                writeln!(text, "    {consequence}\n    try: avoid it, or write `accept: [{word}]` in the playbook")
             }
-            Answer::Fine | Answer::Handled { .. } | Answer::Accepted { .. } => {}
-        }
+            Answer::Fine | Answer::Handled { .. } | Answer::Accepted { .. } => Ok(()),
+        };
     }
+    text
 }

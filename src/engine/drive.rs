@@ -170,7 +170,8 @@ impl Engine {
         Ok(match (seen, direction) {
             (Ok(Answer::Seen(Observed::Complete)), Direction::Forward) => Event::StepDone { step },
             (Ok(Answer::Seen(Observed::Absent)), Direction::Backward) => Event::StepReverted { step },
-            (Ok(_), _) => Event::StepParked { step, until: now, note: "going on after a look at how far it came".to_owned() },
+            // Without a note: it waits for nothing, and is called again at once.
+            (Ok(_), _) => Event::StepParked { step, until: now, note: String::new() },
             (Err(error), _) => unsure(&book.run, step, &error, now),
         })
     }

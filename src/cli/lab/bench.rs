@@ -239,7 +239,11 @@ fn machine() -> String {
 
 fn table(summary: &Summary) -> String {
     let mut table = comfy_table::Table::new();
-    table.set_header(["", "median", "p99", "max"]);
+    // A table that can be put into the README as it is.
+    table.load_style(comfy_table::presets::ASCII_MARKDOWN).set_header(["", "median", "p99", "max"]);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(comfy_table::CellAlignment::Right);
+    }
     let mut row = |name: &str, spread: &Spread| {
         table.add_row([
             name.to_owned(),
