@@ -40,11 +40,11 @@ async fn observe(shared: &Shared, plan: &Plan, run: Run) -> anyhow::Result<Vec<S
     for (at, planned) in plan.steps.iter().enumerate() {
         let mut cx = StepContext { plan, ports: &ports, records: &mut records, progress: &|_| {} };
         let (word, why) = match step::named(planned.name).observe(&mut cx).await {
-            Ok(Observed::Absent) => ("nothing done", None),
-            Ok(Observed::Partial) => ("begun", None),
-            Ok(Observed::Complete) => ("done", None),
+            Ok(Observed::Absent) => ("nothing of it is there", None),
+            Ok(Observed::Partial) => ("some of it may be there", None),
+            Ok(Observed::Complete) => ("all of it is there", None),
             // Such as a question to green that only a primary can answer.
-            Err(error) => ("cannot be seen yet", Some(error.chain())),
+            Err(error) => ("cannot be seen now", Some(error.chain())),
         };
         seen.push(Seen { number: at + 1, name: planned.name.to_string(), seen: word, why });
     }
@@ -52,7 +52,7 @@ async fn observe(shared: &Shared, plan: &Plan, run: Run) -> anyhow::Result<Vec<S
 }
 
 fn text(seen: &[Seen]) -> String {
-    let mut text = String::from("What is there already\n---------------------\n");
+    let mut text = String::from("What is there already, by looking\n---------------------------------\n");
     for step in seen {
         let why = step.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
         let _ = writeln!(text, "  {:>2}  {:<18} {}{why}", step.number, step.name, step.seen);

@@ -3,12 +3,13 @@
 use super::arguments::{Output, PlanArgs, Shared};
 use super::{Exit, print};
 use crate::plan::{Answer, Finding, Plan, render};
+use crate::playbook::Playbook;
 use crate::wire;
 use std::fmt::Write;
 
 pub(super) async fn run(shared: &Shared, args: &PlanArgs) -> anyhow::Result<Exit> {
     let Some(playbook) = super::playbook::load_or_say(shared, &args.playbook)? else { return Ok(Exit::Playbook) };
-    let plan = wire::make_plan(&playbook).await?;
+    let Some(plan) = make(&playbook).await? else { return Ok(Exit::Interrupted) };
     if args.mermaid {
         print::data(&render::mermaid(&plan));
     } else if shared.output == Output::Json {
@@ -23,6 +24,17 @@ pub(super) async fn run(shared: &Shared, args: &PlanArgs) -> anyhow::Result<Exit
     let digest = &plan.digest()[..12];
     print::say(&format!("nothing was changed. Next: `greenlight run {} --plan {digest}`", args.playbook.display()));
     Ok(Exit::Completed)
+}
+
+/// `None`: Ctrl-C. Planning changes nothing, so it can be left anywhere; what it started goes with it.
+pub(super) async fn make(playbook: &Playbook) -> anyhow::Result<Option<Plan>> {
+    tokio::select! {
+        plan = wire::make_plan(playbook) => plan.map(Some),
+        _ = tokio::signal::ctrl_c() => {
+            print::say("interrupted while planning; nothing was changed");
+            Ok(None)
+        }
+    }
 }
 
 /// Whether nothing stands in the way.

@@ -51,7 +51,7 @@ async fn go_on(shared: &Shared, args: &RunArgs, journal: Arc<dyn Journal>, open:
 }
 
 async fn begin(shared: &Shared, args: &RunArgs, path: &Path, playbook: &Playbook) -> anyhow::Result<Exit> {
-    let plan = wire::make_plan(playbook).await?;
+    let Some(plan) = plan_command::make(playbook).await? else { return Ok(Exit::Interrupted) };
     if !plan_command::may_run(&plan) {
         if shared.output == Output::Json {
             print::json(&serde_json::json!({ "obstacles": plan.obstacles().collect::<Vec<_>>() }));
@@ -91,7 +91,7 @@ pub(super) async fn drive(shared: &Shared, journal: Arc<dyn Journal>, plan: &Pla
     let ports = wire::ports(plan, &epoch, &shared.state).await?;
     let interrupted = Arc::new(AtomicBool::new(false));
     listen_for_interrupts(&interrupted)?;
-    let screen = Arc::new(Screen::new(shared.output));
+    let screen = Arc::new(Screen::new(shared.output, !no_wait));
     let told = screen.clone();
     let engine = Engine {
         journal: journal.clone(),
@@ -101,7 +101,7 @@ pub(super) async fn drive(shared: &Shared, journal: Arc<dyn Journal>, plan: &Pla
         epoch,
         interrupted,
         stop_at_waits: no_wait,
-        tell: Arc::new(move |plan, _, tell| told.tell(plan, tell)),
+        tell: Arc::new(move |plan, run, tell| told.tell(plan, run, tell)),
     };
     let stop = engine.drive().await;
     screen.clear();
@@ -158,7 +158,7 @@ pub(super) async fn conclude(shared: &Shared, journal: &dyn Journal, id: &RunId,
     let driven = journal.lease(id).await?.is_some_and(|lease| !lease.free);
     if stored.run.outcome.is_none() && !driven {
         print::say(
-            "Nobody drives the run now: its limits are kept, and its hours and its soak end, while `greenlight run` stands.",
+            "Nobody drives the run now. Its limits are watched, and its hours and its soak kept, while `greenlight run` stands.",
         );
     }
     Ok(exit)

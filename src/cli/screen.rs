@@ -4,8 +4,9 @@ use super::arguments::Output;
 use super::print;
 use crate::engine::Tell;
 use crate::plan::{Plan, StepName};
-use crate::run::{Direction, Event, Fact, Outcome, Run, StepNo, StepState};
-use crate::word::Side;
+use crate::run::decide;
+use crate::run::{Decision, Direction, Event, Fact, Outcome, Run, StepNo, StepState};
+use crate::word::{Clock, Side, SystemClock};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::time::Duration;
 
@@ -14,18 +15,20 @@ use std::time::Duration;
 pub(super) struct Screen {
     bar: ProgressBar,
     output: Output,
+    /// The command waits with the run, so that nobody else says what it waits for.
+    waits: bool,
 }
 
 impl Screen {
-    pub(super) fn new(output: Output) -> Screen {
+    pub(super) fn new(output: Output, waits: bool) -> Screen {
         let bar = ProgressBar::new_spinner();
         if let Ok(style) = ProgressStyle::with_template("  {spinner} {wide_msg}") {
             bar.set_style(style);
         }
-        Screen { bar, output }
+        Screen { bar, output, waits }
     }
 
-    pub(super) fn tell(&self, plan: &Plan, tell: Tell<'_>) {
+    pub(super) fn tell(&self, plan: &Plan, run: &Run, tell: Tell<'_>) {
         match tell {
             Tell::Record(event) => {
                 self.bar.set_message("");
@@ -34,6 +37,9 @@ impl Screen {
                 }
                 if let (Output::Json, Ok(text)) = (self.output, serde_json::to_string(event)) {
                     self.bar.suspend(|| print::data(&text));
+                }
+                if self.waits && begins_to_wait(plan, run, event) {
+                    self.bar.suspend(|| print::say(&standing(plan, run)));
                 }
             }
             Tell::Progress(text) => {
@@ -45,6 +51,18 @@ impl Screen {
 
     pub(super) fn clear(&self) {
         self.bar.finish_and_clear();
+    }
+}
+
+/// Whether only a person or the end of the soak moves the run on from here.
+fn begins_to_wait(plan: &Plan, run: &Run, event: &Event) -> bool {
+    let soaks = |step: &StepNo| plan.steps.get(step.0).is_some_and(|planned| planned.name == StepName::Soak);
+    match event {
+        Event::StepParked { step, note, .. } => soaks(step) && !note.is_empty(),
+        Event::GateReached { .. } | Event::StepFailed { .. } | Event::RollbackHalted { .. } => {
+            matches!(decide(plan, run, SystemClock::new().now()), Decision::WaitForPerson { .. })
+        }
+        _ => false,
     }
 }
 

@@ -102,7 +102,11 @@ async fn look(journal: &dyn Journal, stored: &state::Stored, shared: &Shared, of
         serving: run.serving(),
         outcome: run.outcome,
         steps: steps
-            .map(|(at, (step, state))| StepLine { number: at + 1, name: step.name.to_string(), state: word(state) })
+            .map(|(at, (step, state))| StepLine {
+                number: at + 1,
+                name: step.name.to_string(),
+                state: word(state, run.outcome.is_some()),
+            })
             .collect(),
         waits_for: run.note.clone(),
         doing: if lease.is_some() { journal.progress(&stored.id).await? } else { None },
@@ -131,8 +135,9 @@ async fn way_back(plan: &Plan, run: &Run, blue: &Arc<dyn Server>, green: &Arc<dy
     Ok(WayBack::Lossless { lag_bytes })
 }
 
-fn word(state: &StepState) -> &'static str {
+fn word(state: &StepState, over: bool) -> &'static str {
     match state {
+        StepState::Idle | StepState::Gated { .. } if over => "never begun",
         StepState::Idle => "to do",
         StepState::Gated { .. } => "at its gate",
         StepState::Running { .. } | StepState::Parked { .. } => "under way",
@@ -157,7 +162,7 @@ fn text(status: &Status) -> String {
         let _ = writeln!(text, "now: {doing}");
     }
     if status.outcome.is_none() {
-        let holder = status.held_by.as_deref().unwrap_or("nobody: its limits are kept while `greenlight run` stands");
+        let holder = status.held_by.as_deref().unwrap_or("nobody: its limits are watched while `greenlight run` stands");
         let _ = writeln!(text, "driven by {holder}");
     }
     for left in &status.left_behind {
