@@ -17,7 +17,7 @@ use std::sync::{Arc, atomic::AtomicU64};
 struct Seen {
     number: usize,
     name: String,
-    seen: &'static str,
+    there: &'static str,
     /// Why it could not be looked at.
     why: Option<String>,
 }
@@ -46,7 +46,7 @@ async fn observe(shared: &Shared, plan: &Plan, run: Run) -> anyhow::Result<Vec<S
             // Such as a question to green that only a primary can answer.
             Err(error) => ("cannot be seen now", Some(error.chain())),
         };
-        seen.push(Seen { number: at + 1, name: planned.name.to_string(), seen: word, why });
+        seen.push(Seen { number: at + 1, name: planned.name.to_string(), there: word, why });
     }
     Ok(seen)
 }
@@ -55,7 +55,7 @@ fn text(seen: &[Seen]) -> String {
     let mut text = String::from("What is there already, by looking\n---------------------------------\n");
     for step in seen {
         let why = step.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-        let _ = writeln!(text, "  {:>2}  {:<18} {}{why}", step.number, step.name, step.seen);
+        let _ = writeln!(text, "  {:>2}  {:<18} {}{why}", step.number, step.name, step.there);
     }
     text
 }

@@ -35,8 +35,8 @@ use std::error::Error;
 pub async fn run(arguments: Arguments) -> Exit {
     let shared = arguments.shared;
     let result = match arguments.command {
-        Command::Check(command) => playbook::check(&shared, &command),
-        Command::Schema => playbook::schema(),
+        Command::Check(command) => Ok(playbook::check(&shared, &command)),
+        Command::Schema => Ok(playbook::schema()),
         Command::Init(command) => init::run(&shared, &command).await,
         Command::Plan(command) => plan::run(&shared, &command).await,
         Command::Run(command) => run::run(&shared, &command).await,
@@ -51,7 +51,7 @@ pub async fn run(arguments: Arguments) -> Exit {
         Command::Report(command) => report::run(&shared, &command).await,
         Command::Journal(command) => journal::run(&shared, &command).await,
         Command::Completions { shell } => completions(shell),
-        Command::Lab(command) => lab::run(&shared, command).await,
+        Command::Lab(command) => Box::pin(lab::run(&shared, command)).await,
         Command::Guard(command) => guard::run(&shared, &command).await,
     };
     result.unwrap_or_else(|error| fault(&shared, &error))

@@ -8,7 +8,7 @@ use crate::wire;
 use std::fmt::Write;
 
 pub(super) async fn run(shared: &Shared, args: &PlanArgs) -> anyhow::Result<Exit> {
-    let Some(playbook) = super::playbook::load_or_say(shared, &args.playbook)? else { return Ok(Exit::Playbook) };
+    let Some(playbook) = super::playbook::load_or_say(shared, &args.playbook) else { return Ok(Exit::Playbook) };
     let Some(plan) = make(&playbook).await? else { return Ok(Exit::Interrupted) };
     if args.mermaid {
         print::data(&render::mermaid(&plan));

@@ -23,7 +23,7 @@ pub(super) async fn run(shared: &Shared, args: &RunArgs) -> anyhow::Result<Exit>
         let stored = state::choose(shared, journal.as_ref(), &WhichRun { run: None }, true).await?;
         return go_on(shared, args, journal, stored).await;
     };
-    let Some(playbook) = super::playbook::load_or_say(shared, path)? else { return Ok(Exit::Playbook) };
+    let Some(playbook) = super::playbook::load_or_say(shared, path) else { return Ok(Exit::Playbook) };
     if let Some(journal) = state::find(shared)?
         && let Some(open) = state::open_run_of(journal.as_ref(), &playbook.name).await?
     {
@@ -143,9 +143,9 @@ pub(super) async fn conclude(shared: &Shared, journal: &dyn Journal, id: &RunId,
         Stop::Interrupted => Exit::Interrupted,
     };
     if shared.output == Output::Json {
-        let step = stored.run.present_step().filter(|_| stored.run.outcome.is_none()).map(|step| step.0 + 1);
+        let at = stored.run.present_step().filter(|_| stored.run.outcome.is_none()).map(|step| step.0 + 1);
         let end = serde_json::json!({
-            "run": id, "serving": stored.run.serving(), "outcome": stored.run.outcome, "step": step,
+            "run": id, "serving": stored.run.serving(), "outcome": stored.run.outcome, "step": at,
             "waits_for": stored.run.note, "exit_code": exit as i32,
         });
         // One line, as the records before it are.

@@ -58,7 +58,7 @@ pub(super) async fn run(shared: &Shared, args: &BenchArgs) -> anyhow::Result<Exi
     let playbook = write_playbook(&world, &Soak { secs: 3600, gated: false })?;
     let ledger = Ledger::start(&world.routes(), LedgerOptions { clients: CLIENTS, rate: f64::from(args.rate) });
     ledger.wait_for(1000, PATIENCE).await?;
-    let (drill, attach_wal_bytes) = attach(&world, &playbook).await?;
+    let (drill, attach_wal_bytes) = Box::pin(attach(&world, &playbook)).await?;
     let mut floor = Vec::new();
     for round in 1..=args.rounds {
         print::say(&format!("round {round} of {}", args.rounds));

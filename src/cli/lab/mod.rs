@@ -18,8 +18,8 @@ pub(super) async fn run(shared: &Shared, command: LabCommand) -> anyhow::Result<
         LabCommand::Up(args) => up(shared, &args).await,
         LabCommand::Down(args) => down(shared, &args),
         // Dropping what runs removes the world, so Ctrl-C leaves nothing behind.
-        LabCommand::Demo(args) => until_interrupted(demo::run(shared, &args)).await,
-        LabCommand::Bench(args) => until_interrupted(bench::run(shared, &args)).await,
+        LabCommand::Demo(args) => Box::pin(until_interrupted(demo::run(shared, &args))).await,
+        LabCommand::Bench(args) => Box::pin(until_interrupted(bench::run(shared, &args))).await,
     }
 }
 
@@ -100,7 +100,7 @@ fn write_playbook(world: &World, soak: &Soak) -> anyhow::Result<PathBuf> {
 fn playbook_text(world: &World, migrations: &Path, soak: &Soak) -> String {
     let text = |text: &str| serde_json::Value::from(text).to_string();
     let gate = if soak.gated { "gates:\n  before_window: {approval: true}\n" } else { "" };
-    let routes: String = (0..world.routes().len())
+    let routes: Vec<String> = (0..world.routes().len())
         .map(|number| {
             format!(
                 "  - pgbouncer:\n      name: main{number}\n      admin: {}\n      database: {}\n      config: {}\n      probe: {}\n",
@@ -112,7 +112,7 @@ fn playbook_text(world: &World, migrations: &Path, soak: &Soak) -> String {
         })
         .collect();
     format!(
-        "version: 1\nname: shop\nstrategy: sync\nblue:\n  url: {}\ngreen:\n  url: {}\nmigrations:\n  dir: {}\nroutes:\n{routes}\
+        "version: 1\nname: shop\nstrategy: sync\nblue:\n  url: {}\ngreen:\n  url: {}\nmigrations:\n  dir: {}\nroutes:\n{}\
          validate:\n  rows: true\n  assertions:\n    - name: every order has a customer\n      \
          query: select count(*) from orders o where not exists (select from customers c where c.id = o.customer_id)\n      expect: 0\n\
          window:\n  max_pause: 5s\n  max_lag: 4MiB\n{gate}soak: {{for: {}s, then: wait}}\non_failure: rollback\n\
@@ -120,6 +120,7 @@ fn playbook_text(world: &World, migrations: &Path, soak: &Soak) -> String {
         text(&world.url(Side::Blue)),
         text(&world.url(Side::Green)),
         text(&migrations.display().to_string()),
+        routes.concat(),
         soak.secs,
     )
 }
