@@ -52,7 +52,7 @@ impl Blue {
     fn provider(&self, run: &str, data_dir: &Path) -> LocalProvider {
         LocalProvider {
             run: run.parse::<RunId>().unwrap(),
-            blue: World::endpoint(self.server.port),
+            blue: Blue::endpoint(self.server.port),
             slot: format!("greenlight_{run}_standby"),
             spec: StandbySpec { data_dir: data_dir.to_owned(), port: free_port(), bin_dir: None },
             installed: self.installed.clone(),
