@@ -52,7 +52,7 @@ impl Blue {
     fn provider(&self, run: &str, data_dir: &Path) -> LocalProvider {
         LocalProvider {
             run: run.parse::<RunId>().unwrap(),
-            blue: self.endpoint(self.server.port),
+            blue: Blue::endpoint(self.server.port),
             slot: format!("greenlight_{run}_standby"),
             spec: StandbySpec { data_dir: data_dir.to_owned(), port: free_port(), bin_dir: None },
             installed: self.installed.clone(),
@@ -60,7 +60,7 @@ impl Blue {
         }
     }
 
-    fn endpoint(&self, port: u16) -> Endpoint {
+    fn endpoint(port: u16) -> Endpoint {
         Endpoint {
             host: "127.0.0.1".to_owned(),
             port,

@@ -15,9 +15,19 @@ pub struct Arguments {
     pub(super) command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 completed; 1 a fault, or something could not be reached; 2 usage; 3 the playbook has \
-problems; 4 refused by preflight; 5 the run waits; 6 held for a person; 7 rolled back; 8 another coordinator holds the run; \
-9 the journal cannot be used; 130 interrupted.";
+const EXIT_CODES: &str = "\
+Exit codes:
+    0  done; of a command that drives a run: the run is completed
+    1  a fault, or something could not be reached
+    2  usage: the command line is off, or the run cannot do now what was asked
+    3  the playbook has problems
+    4  refused by preflight, or not the plan that was approved
+    5  the run waits: for a person, for its hours, or for the end of the soak
+    6  a step failed, and the run is held for a person
+    7  the run was rolled back whole
+    8  another coordinator holds the run
+    9  the journal cannot be used
+  130  interrupted; `greenlight run` goes on with the run";
 
 /// For every command.
 #[derive(Clone, Debug, Args)]
@@ -122,14 +132,15 @@ pub(super) struct PlanArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
-    pub playbook: PathBuf,
+    /// The playbook; left out: go on with the open run, by the plan that it was created with.
+    pub playbook: Option<PathBuf>,
     /// Carry out only the plan with this digest, as `plan` printed it (its beginning is enough).
-    #[arg(long, value_name = "DIGEST")]
+    #[arg(long, value_name = "DIGEST", value_parser = digest)]
     pub plan: Option<String>,
     /// Come back (exit code 5) instead of waiting for a person, for hours, or for the end of the soak.
     #[arg(long)]
     pub no_wait: bool,
-    /// Look, plan and say where each step stands, without doing anything.
+    /// Print the plan and what each step sees of its own work on the servers, without doing anything.
     #[arg(long)]
     pub dry_run: bool,
 }
@@ -159,9 +170,9 @@ pub(super) struct RequestArgs {
     /// Why, for the record.
     #[arg(long)]
     pub reason: Option<String>,
-    /// Who asks, for the record; the user's name when left out.
-    #[arg(long, env = "USER", default_value = "unknown")]
-    pub by: String,
+    /// Who asks, for the record; this user on this machine when left out.
+    #[arg(long, value_name = "NAME")]
+    pub by: Option<String>,
     /// Come back instead of waiting for a person, for hours, or for the end of the soak.
     #[arg(long)]
     pub no_wait: bool,
@@ -174,6 +185,16 @@ pub(super) struct MarkDoneArgs {
     pub step: StepNo,
     #[command(flatten)]
     pub request: RequestArgs,
+}
+
+fn digest(text: &str) -> Result<String, String> {
+    // So short a beginning would be met by chance.
+    let enough = text.len() >= 8 && text.chars().all(|c| c.is_ascii_hexdigit());
+    if enough {
+        Ok(text.to_ascii_lowercase())
+    } else {
+        Err("a digest is at least 8 hexadecimal digits, as `plan` prints them".to_owned())
+    }
 }
 
 fn step_number(text: &str) -> Result<StepNo, String> {

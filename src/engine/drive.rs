@@ -193,7 +193,7 @@ impl Engine {
             (Ok(Answer::Seen(Observed::Complete)), Direction::Forward) => Event::StepDone { step },
             (Ok(Answer::Seen(Observed::Absent)), Direction::Backward) => Event::StepReverted { step },
             (Ok(_), _) if is_parked(&book.run, step) => return Ok(()),
-            (Ok(_), _) => Event::StepParked { step, until: now, note: "going on after a look at how far it came".to_owned() },
+            (Ok(_), _) => Event::StepParked { step, until: now, note: "the rest of a step that was interrupted".to_owned() },
             (Err(error), _) => return self.unsure(plan, book, step, &error, pace).await,
         };
         self.note(plan, book, event).await

@@ -86,6 +86,18 @@ pub async fn list(at: &Endpoint) -> Result<Vec<Leftover>, PortError> {
     Ok(found)
 }
 
+/// Sessions of a coordinator that works for `run` on this server now, by where they come from. Not its replication, which goes
+/// on without one.
+///
+/// # Errors
+/// The server could not be asked.
+pub async fn coordinators(at: &Endpoint, run: &str) -> Result<Vec<String>, PortError> {
+    let sql = "SELECT DISTINCT coalesce(host(client_addr), 'a local socket') FROM pg_stat_activity \
+               WHERE starts_with(application_name, 'greenlight/' || $1 || '/') AND backend_type = 'client backend' ORDER BY 1";
+    let rows = open(at).await?.read("look for coordinators", sql, &[(&run, tokio_postgres::types::Type::TEXT)]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
 /// Removes one thing. A subscription is dropped without touching its slot on the other server; a slot in use has its sender
 /// ended first.
 ///
@@ -102,7 +114,11 @@ pub async fn remove(at: &Endpoint, leftover: &Leftover) -> Result<(), PortError>
             format!("DROP SUBSCRIPTION {name}"),
         ],
         Kind::Publication => vec![format!("DROP PUBLICATION IF EXISTS {name}")],
-        Kind::Schema => vec![format!("DROP SCHEMA IF EXISTS {name} CASCADE")],
+        Kind::Schema => vec![
+            // With it go the fence's triggers on every table.
+            format!("DROP SCHEMA IF EXISTS {name} CASCADE"),
+            format!("ALTER DATABASE {} RESET greenlight.epoch", quote_ident(&at.database)),
+        ],
         Kind::Slot => {
             let slot = crate::word::quote_literal(&leftover.name);
             vec![

@@ -1,7 +1,6 @@
 //! Looked at between the steps, while the run waits: does it endanger the serving side, has anything been changed behind it?
 
 use super::StepContext;
-use crate::postgres::SlotState;
 use crate::run::{Direction, StepNo};
 use crate::word::{PortError, Side};
 
@@ -22,27 +21,21 @@ pub async fn look(cx: &StepContext<'_>) -> Result<Sight, PortError> {
     if run.serving() != Side::Blue || run.slot_lsn(Side::Blue).is_none() {
         return Ok(Sight::Fine);
     }
-    let (name, to_the_beginning) = (&cx.plan.names.forward, run.until == StepNo(0));
-    let danger = danger(cx.ports.blue.slot(name).await?, cx.plan.limits.wal_kept_bytes_max);
-    Ok(match (danger, run.direction) {
-        (None, _) => Sight::Fine,
-        (Some(reason), Direction::Forward) => Sight::GiveUp { reason },
-        (Some(_), Direction::Backward) => {
-            if to_the_beginning {
-                cx.ports.blue.ensure_no_slot(name).await?;
-            }
-            Sight::Fine
+    let (name, limit) = (&cx.plan.names.forward, cx.plan.limits.wal_kept_bytes_max);
+    let slot = cx.ports.blue.slot(name).await?;
+    if run.direction == Direction::Backward {
+        if run.until == StepNo(0) && slot.is_some_and(|slot| slot.retained_bytes > limit) {
+            cx.ports.blue.ensure_no_slot(name).await?;
         }
-    })
-}
-
-fn danger(slot: Option<SlotState>, limit: u64) -> Option<String> {
-    match slot {
-        None => Some("blue's slot for green is gone, so green can no longer follow".to_owned()),
-        Some(slot) if slot.lost => Some("blue removed WAL that green had not read (`max_slot_wal_keep_size`)".to_owned()),
-        Some(slot) if slot.retained_bytes > limit => {
-            Some(format!("blue kept {} bytes of WAL for green, more than `limits.wal_kept` of {limit}", slot.retained_bytes))
-        }
-        Some(_) => None,
+        return Ok(Sight::Fine);
     }
+    let reason = match slot {
+        None => "blue's slot for green is gone, so green can no longer follow".to_owned(),
+        Some(slot) if slot.lost => "blue removed WAL that green had not read (`max_slot_wal_keep_size`)".to_owned(),
+        Some(slot) if slot.retained_bytes > limit => {
+            format!("blue kept {} bytes of WAL for green, more than `limits.wal_kept` of {limit}", slot.retained_bytes)
+        }
+        Some(_) => return Ok(Sight::Fine),
+    };
+    Ok(Sight::GiveUp { reason })
 }

@@ -206,7 +206,8 @@ impl Live {
     pub(crate) async fn told(&self) -> String {
         let records = self.records().await;
         let skipped = records.len().saturating_sub(15);
-        records[skipped..].iter().map(|record| format!("\n{} {:?}", record.seq, record.event)).collect()
+        let lines: Vec<String> = records[skipped..].iter().map(|record| format!("{} {:?}", record.seq, record.event)).collect();
+        lines.join("\n")
     }
 }
 
@@ -255,7 +256,7 @@ pub(crate) async fn rows(client: &tokio_postgres::Client, sql: &str) -> Vec<Stri
 
 fn text(lab: &World, setup: &Setup) -> String {
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
-    let routes: String = (0..lab.routes().len())
+    let routes: Vec<String> = (0..lab.routes().len())
         .map(|number| {
             let (admin, probe) = (quoted(&lab.admin_url(number)), quoted(&lab.through_url(number)));
             let config = lab.pgbouncer_config(number);
@@ -267,10 +268,11 @@ fn text(lab: &World, setup: &Setup) -> String {
         .collect();
     format!(
         "version: 1\nname: shop\nstrategy: sync\nblue: {{url: {}}}\ngreen: {{url: {}}}\nmigrations: {{dir: migrations}}\n\
-         routes:\n{routes}{}soak: {{for: 1h, then: wait}}\nlimits: {{wal_kept: {}}}\n\
+         routes:\n{}{}soak: {{for: 1h, then: wait}}\nlimits: {{wal_kept: {}}}\n\
          accept: [no-archive, \"backfill:public.customers\"]\nwindow:\n  max_pause: {}s\n  max_lag: 4MiB\n",
         quoted(&lab.url(Side::Blue)),
         quoted(&lab.url(Side::Green)),
+        routes.concat(),
         setup.playbook,
         setup.wal_kept,
         MAX_PAUSE.as_secs(),
