@@ -129,7 +129,7 @@ fn a_coordinator_without_its_journal_stops_before_its_lease_ends() {
 }
 
 #[test]
-fn what_a_long_call_says_is_stored_for_other_processes_and_never_in_a_window() {
+fn what_a_long_call_says_is_stored_for_other_processes() {
     let mut stored = 0;
     every_call_lasts("progress", Renewals::Work, |_, report| stored += report.world.progress_stored);
     assert!(stored > 0, "nothing was stored");
