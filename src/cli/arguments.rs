@@ -29,20 +29,22 @@ Exit codes:
     9  the journal cannot be used
   130  interrupted; `greenlight run` goes on with the run";
 
+const FOR_EVERY: &str = "For every command";
+
 /// For every command.
 #[derive(Clone, Debug, Args)]
 pub struct Shared {
     /// The folder of the journal: the truth about every run.
-    #[arg(long, global = true, value_name = "DIR", env = "GREENLIGHT_STATE", default_value = ".greenlight")]
+    #[arg(long, global = true, help_heading = FOR_EVERY, value_name = "DIR", env = "GREENLIGHT_STATE", default_value = ".greenlight")]
     pub state: PathBuf,
-    /// What standard output holds.
-    #[arg(long, global = true, value_enum, default_value = "text")]
+    /// What standard output holds; in JSON, errors stand there too.
+    #[arg(long, global = true, help_heading = FOR_EVERY, value_enum, value_name = "FORM", default_value = "text")]
     pub output: Output,
-    /// How to log, to standard error.
-    #[arg(long, global = true, value_enum, default_value = "text")]
+    /// How standard error is written: for people, or as JSON lines for a log collector.
+    #[arg(long, global = true, help_heading = FOR_EVERY, value_enum, value_name = "FORM", default_value = "text")]
     pub log: LogFormat,
     /// Log more; twice: everything.
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, help_heading = FOR_EVERY, action = clap::ArgAction::Count)]
     pub verbose: u8,
 }
 
@@ -92,7 +94,10 @@ pub(super) enum Command {
     #[command(subcommand)]
     Journal(JournalCommand),
     /// Print completions for a shell.
-    Completions { shell: clap_complete::Shell },
+    Completions {
+        /// Such as `greenlight completions bash > /etc/bash_completion.d/greenlight`.
+        shell: clap_complete::Shell,
+    },
     /// A throwaway world of real servers, for trying everything by hand.
     #[command(subcommand)]
     Lab(LabCommand),
@@ -103,24 +108,26 @@ pub(super) enum Command {
 
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
+    /// The YAML file; `greenlight init` writes a first one.
     pub playbook: PathBuf,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct InitArgs {
     /// URL of the server that serves now; `${env:NAME}` and `${file:/path}` stand for secrets.
-    #[arg(long)]
+    #[arg(long, value_name = "URL")]
     pub blue: String,
     /// URL of its physical standby.
-    #[arg(long)]
+    #[arg(long, value_name = "URL")]
     pub green: String,
     /// URL of PgBouncer's admin console (the database `pgbouncer`).
-    #[arg(long)]
+    #[arg(long, value_name = "URL")]
     pub pgbouncer: Option<String>,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct PlanArgs {
+    /// The YAML file; `greenlight init` writes a first one.
     pub playbook: PathBuf,
     /// A drawing for Mermaid instead of text.
     #[arg(long)]

@@ -2,7 +2,7 @@
 //! own `observe`, which changes nothing.
 
 use super::arguments::{Output, Shared};
-use super::{Exit, print};
+use super::{Exit, print, status};
 use crate::plan::{Plan, render};
 use crate::run::{Fact, Run};
 use crate::step::{self, Observed, Records, StepContext};
@@ -17,6 +17,9 @@ use std::sync::{Arc, atomic::AtomicU64};
 struct Seen {
     number: usize,
     name: String,
+    /// By the journal.
+    state: &'static str,
+    /// By looking.
     there: &'static str,
     /// Why it could not be looked at.
     why: Option<String>,
@@ -46,16 +49,19 @@ async fn observe(shared: &Shared, plan: &Plan, run: Run) -> anyhow::Result<Vec<S
             // Such as a question to green that only a primary can answer.
             Err(error) => ("cannot be seen now", Some(error.chain())),
         };
-        seen.push(Seen { number: at + 1, name: planned.name.to_string(), there: word, why });
+        let state = status::word(&records.0.steps[at], false);
+        seen.push(Seen { number: at + 1, state, name: planned.name.to_string(), there: word, why });
     }
     Ok(seen)
 }
 
 fn text(seen: &[Seen]) -> String {
-    let mut text = String::from("What is there already, by looking\n---------------------------------\n");
+    let mut text = String::from(
+        "What is done by the journal, and what is there by looking\n---------------------------------------------------------\n",
+    );
     for step in seen {
         let why = step.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-        let _ = writeln!(text, "  {:>2}  {:<18} {}{why}", step.number, step.name, step.there);
+        let _ = writeln!(text, "  {:>2}  {:<18} {}; {}{why}", step.number, step.name, step.state, step.there);
     }
     text
 }

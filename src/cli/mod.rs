@@ -26,7 +26,7 @@ pub use exit::Exit;
 
 use crate::engine::EngineError;
 use crate::journal::JournalError;
-use crate::word::PortError;
+use crate::word::{EndpointError, PortError};
 use arguments::{Command, Output};
 use clap::CommandFactory;
 use std::error::Error;
@@ -77,7 +77,7 @@ pub fn fault(shared: &Shared, error: &anyhow::Error) -> Exit {
 
 /// Errors of ours are fragments that read after "could not".
 fn in_words(cause: &(dyn Error + 'static)) -> String {
-    if cause.is::<PortError>() || cause.is::<EngineError>() || cause.is::<JournalError>() {
+    if cause.is::<PortError>() || cause.is::<EndpointError>() || cause.is::<EngineError>() || cause.is::<JournalError>() {
         format!("could not {cause}")
     } else {
         cause.to_string()
@@ -113,7 +113,7 @@ fn exit_of(cause: &(dyn Error + 'static)) -> Option<Exit> {
     if let Some(EngineError::Unreadable { .. }) = cause.downcast_ref() {
         return Some(Exit::Journal);
     }
-    if cause.is::<state::Unknown>() {
+    if cause.is::<state::Unknown>() || cause.is::<EndpointError>() {
         return Some(Exit::Usage);
     }
     Some(match journal_error(cause)? {

@@ -11,7 +11,7 @@ pub(super) fn check(shared: &Shared, args: &CheckArgs) -> Exit {
         return Exit::Playbook;
     }
     if shared.output == Output::Json {
-        print::json(&serde_json::json!({ "problems": [] }));
+        print::json(&serde_json::json!({ "file": args.playbook, "problems": [], "more": 0 }));
     }
     let path = args.playbook.display();
     print::say(&format!("{path} is in order. Next: `greenlight plan {path}` looks at the servers and changes nothing"));
@@ -29,9 +29,13 @@ pub(super) fn load_or_say(shared: &Shared, path: &Path) -> Option<Playbook> {
         Ok(playbook) => Some(playbook),
         Err(problems) => {
             if shared.output == Output::Json {
-                print::json(&serde_json::json!({ "problems": problems }));
+                print::json(&problems);
             }
-            print::say(&problems.render(std::io::IsTerminal::is_terminal(&std::io::stderr())));
+            print::complain(&problems.render(std::io::IsTerminal::is_terminal(&std::io::stderr())));
+            print::say(&format!(
+                "\n{problems}; no server was asked. Next: mend them, and `greenlight check {}` again",
+                path.display()
+            ));
             None
         }
     }

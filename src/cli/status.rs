@@ -135,7 +135,8 @@ async fn way_back(plan: &Plan, run: &Run, blue: &Arc<dyn Server>, green: &Arc<dy
     Ok(WayBack::Lossless { lag_bytes })
 }
 
-fn word(state: &StepState, over: bool) -> &'static str {
+/// `over`: the run is, so that nothing waits any more.
+pub(super) fn word(state: &StepState, over: bool) -> &'static str {
     match state {
         StepState::Idle | StepState::Gated { .. } if over => "never begun",
         StepState::Idle => "to do",

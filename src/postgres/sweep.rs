@@ -1,6 +1,7 @@
 //! What runs made on a server, found by name, and its removal: for runs whose journal is lost.
 
 use super::client::{Session, SessionOptions};
+use super::failure;
 use crate::plan::{PREFIX, SCHEMA};
 use crate::word::{Endpoint, PortError, quote_ident};
 use serde::Serialize;
@@ -119,20 +120,28 @@ pub async fn remove(at: &Endpoint, leftover: &Leftover) -> Result<(), PortError>
             format!("DROP SCHEMA IF EXISTS {name} CASCADE"),
             format!("ALTER DATABASE {} RESET greenlight.epoch", quote_ident(&at.database)),
         ],
-        Kind::Slot => {
-            let slot = crate::word::quote_literal(&leftover.name);
-            vec![
-                format!(
-                    "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE slot_name = {slot} AND active"
-                ),
-                format!("SELECT pg_drop_replication_slot({slot})"),
-            ]
-        }
+        Kind::Slot => return remove_slot(&session, &attempted, &leftover.name).await,
     };
     for statement in statements {
         session.batch(&attempted, &statement).await?;
     }
     Ok(())
+}
+
+/// A follower whose sender was ended comes again, at once the first time and then a few seconds later.
+async fn remove_slot(session: &Session, attempted: &str, name: &str) -> Result<(), PortError> {
+    let slot = crate::word::quote_literal(name);
+    let end =
+        format!("SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE slot_name = {slot} AND active");
+    let drop = format!("SELECT pg_drop_replication_slot({slot})");
+    let mut tries = 0;
+    loop {
+        session.batch(attempted, &end).await?;
+        match session.batch(attempted, &drop).await {
+            Err(error) if failure::sqlstate(&error) == Some("55006") && tries < 10 => tries += 1,
+            dropped => return dropped,
+        }
+    }
 }
 
 async fn open(at: &Endpoint) -> Result<Session, PortError> {

@@ -43,7 +43,7 @@ async fn connections(lab: &Lab) {
         &["could not connect to blue", "password authentication failed", "try: the password is wrong"],
     )
     .await;
-    let missing = text.replace("/shop?", "/shopp?");
+    let missing = text.replacen("/shop?", "/shopp?", 2);
     refused(lab, &missing, 1, &["database \"shopp\" does not exist", "try: look at the database's name"]).await;
     let json = lab.say(&["plan", "wrong.yaml", "--output", "json"]).await.json();
     assert_eq!((json["exit_code"].as_i64(), json["hint"].is_string()), (Some(1), true), "{json}");

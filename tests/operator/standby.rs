@@ -18,7 +18,7 @@ async fn a_run_makes_its_standby_where_the_playbook_says_and_takes_it_back_whole
     assert!(green.data_dir.join("precious").exists());
     std::fs::remove_dir_all(&green.data_dir).unwrap();
 
-    lab.say(&["run", "shop.yaml", "--dry-run"]).await.is(0, &["create standby     nothing of it is there"]);
+    lab.say(&["run", "shop.yaml", "--dry-run"]).await.is(0, &["create standby     to do; nothing of it is there"]);
     let said = lab.say(&["run", "shop.yaml", "--no-wait"]).await;
     said.is(5, &["create standby", &format!("standby made in {folder}"), "green promoted", "window closed: green serves"]);
     let said = lab.say(&["abandon", "--no-wait"]).await;
