@@ -82,7 +82,14 @@ async fn migrations(lab: &Lab, wrong: &mut Vec<String>) {
     );
     lab.write("broken/0001_colour.down.sql", "DROP TABLE colours;\n");
     let text = lab.playbook().replace("dir: migrations", "dir: broken");
-    refused(lab, wrong, &text, 4, &["0001_colour.up.sql", "line 3", "could not run", "syntax error", "try: mend it"]).await;
+    refused(
+        lab,
+        wrong,
+        &text,
+        4,
+        &["0001_colour.up.sql", "line 3", "could not run", "syntax error", "try: mend it and plan again"],
+    )
+    .await;
     std::fs::create_dir(lab.path("none")).unwrap();
     refused(lab, wrong, &lab.playbook().replace("dir: migrations", "dir: none"), 3, &["wrong.yaml:9:", "none"]).await;
 }
