@@ -631,6 +631,7 @@ fn facts_of_format_1() -> Vec<Fact> {
             by_guard: false,
             pause_ms: 24.5,
             phases: vec![WindowPhase { name: text("pause"), ms: 9.25 }],
+            client_wait_ms: Some(31.5),
             reason: None,
         },
         Fact::FollowsBack { follower: Side::Blue },

@@ -221,18 +221,22 @@ async fn clients_that_wait_or_log_in_while_paused_and_reloaded_are_served_by_the
     rows(&old, "SELECT 1").await.unwrap();
     route.settle().await.unwrap();
     route.pause(Duration::from_secs(5)).await.unwrap();
+    let paused = world.clock.monotonic();
     let endpoint = world.through("app");
     let waiting = tokio::spawn(async move { rows(&old, "SHOW port").await });
     let arriving = tokio::spawn(async move { rows(&connect(&endpoint).await?, "SHOW port").await });
     world
-        .until("both wait", || async {
+        .until("both wait, and Greenlight's own client", || async {
             let pools = ask(&world.console("admin"), "SHOW POOLS").await;
-            pools.iter().any(|line| line.starts_with("app|postgres|0|2|"))
+            pools.iter().any(|line| line.starts_with("app|postgres|0|3|"))
         })
         .await;
     route.point_at(&target(&world, 1, "app")).await.unwrap();
     assert!(route.observe().await.unwrap().paused, "RELOAD does not resume");
+    let paused = world.clock.monotonic().saturating_sub(paused);
     route.resume().await.unwrap();
+    let waited = route.client_wait().await.unwrap();
+    assert!(waited > paused / 2, "{waited:?} of {paused:?}");
     let port = world.servers[1].port.to_string();
     assert_eq!(waiting.await.unwrap().unwrap(), [port.as_str()]);
     assert_eq!(arriving.await.unwrap().unwrap(), [port.as_str()]);

@@ -46,6 +46,8 @@ struct WindowLine {
     by_guard: bool,
     pause_ms: f64,
     phases: Vec<WindowPhase>,
+    /// The longest that a client of Greenlight's own waited, where one could ask through the routes.
+    client_wait_ms: Option<f64>,
     reason: Option<String>,
 }
 
@@ -109,8 +111,8 @@ fn gather(plan: &Plan, run: &Run, records: &[Record]) -> Report {
 
 fn gather_fact(report: &mut Report, at: Timestamp, fact: &Fact) {
     match fact.clone() {
-        Fact::WindowClosed { serving, moved, by_guard, pause_ms, phases, reason } => {
-            report.windows.push(WindowLine { at, serving, moved, by_guard, pause_ms, phases, reason });
+        Fact::WindowClosed { serving, moved, by_guard, pause_ms, phases, client_wait_ms, reason } => {
+            report.windows.push(WindowLine { at, serving, moved, by_guard, pause_ms, phases, client_wait_ms, reason });
         }
         Fact::Validated { at, tables, rows, took_ms } => report.validations.push(ValidationLine { at, tables, rows, took_ms }),
         Fact::Migrated { version, name, took_ms } => report.migrations.push(MigrationLine { version, name, took_ms }),
@@ -188,7 +190,8 @@ fn window_words(window: &WindowLine) -> String {
     let guard = if window.by_guard { ", closed by the guard" } else { "" };
     let reason = window.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     if window.moved {
-        format!("{} serves after a pause of {:.1} ms{guard}{reason}", window.serving, window.pause_ms)
+        let client = window.client_wait_ms.map(|ms| format!(", a client waited {ms:.1} ms at most")).unwrap_or_default();
+        format!("{} serves after a pause of {:.1} ms{client}{guard}{reason}", window.serving, window.pause_ms)
     } else {
         format!("went back{guard}, {} goes on serving{reason}", window.serving)
     }

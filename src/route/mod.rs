@@ -59,6 +59,12 @@ pub trait Router: Send + Sync + fmt::Debug {
     /// Clients that waited go on.
     async fn resume(&self) -> Result<(), PortError>;
 
+    /// The longest that a client of our own, which asked through the route all the time from `settle` to `resume`, waited for
+    /// an answer: a figure for the report. `None` where none asked, or where it got no answer.
+    async fn client_wait(&self) -> Option<Duration> {
+        None
+    }
+
     /// Restores the configuration text that `original` gave.
     async fn put_back(&self, original: &str) -> Result<(), PortError>;
 

@@ -8,6 +8,7 @@
 //! **Invariant:** what is set for the pause (`settle`) is set in the running PgBouncer only and never written down, so
 //! that its own configuration is the one place from which `resume` restores it, whoever calls it and whatever crashed.
 
+mod client;
 mod console;
 mod ini;
 mod survey;
@@ -16,6 +17,7 @@ use super::{RouteState, Router, Target};
 use crate::postgres::SIGNATURE_SQL;
 use crate::word::{Clock, Endpoint, PortError};
 use async_trait::async_trait;
+use client::Client;
 use console::{ANSWER_LIMIT, NoAnswer, Row, Session, quote_name};
 use ini::{Entry, EntryError};
 use std::{
@@ -33,6 +35,8 @@ const LOGIN_LIMIT: Duration = Duration::from_secs(5);
 /// How long the running state may take to become what the file says, after RELOAD.
 const RELOAD_LIMIT: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(1);
+/// How long the answer to a client's last question is waited for after RESUME.
+const CLIENT_LIMIT: Duration = Duration::from_millis(250);
 
 /// Several routes may share one PgBouncer and one file, and move at the same time: each reads, decides and writes alone.
 static LOWERING: Mutex<()> = Mutex::const_new(());
@@ -51,6 +55,8 @@ pub struct PgBouncer {
     console: Mutex<Option<Session>>,
     /// For PAUSE alone, which holds its session until the last transaction has ended.
     pausing: Mutex<Option<Session>>,
+    /// From `settle` on, for `client_wait`.
+    client: Mutex<Option<Client>>,
 }
 
 impl PgBouncer {
@@ -64,7 +70,8 @@ impl PgBouncer {
         probe: Endpoint,
         clock: Arc<dyn Clock>,
     ) -> PgBouncer {
-        PgBouncer { name, admin, database, config, probe, clock, console: Mutex::default(), pausing: Mutex::default() }
+        let (console, pausing, client) = (Mutex::default(), Mutex::default(), Mutex::default());
+        PgBouncer { name, admin, database, config, probe, clock, console, pausing, client }
     }
 
     /// Sends a command that waits for nothing. Every such command may be repeated, so a session that PgBouncer closed
@@ -261,6 +268,7 @@ impl Router for PgBouncer {
     /// which the pool answers its clients with an error for `server_login_retry`. So no pool may grow from here on, and
     /// the logins that are under way are waited for.
     async fn settle(&self) -> Result<(), PortError> {
+        *self.client.lock().await = Some(Client::start(self.probe.clone(), self.clock.clone()));
         let servers: Vec<u64> = self.pools().await?.iter().map(servers).filter(|count| *count > 0).collect();
         // One limit holds for every pool, so the smallest pool counts; a larger one gives idle servers back meanwhile.
         self.lower("default_pool_size", servers.iter().min().copied().unwrap_or(1)).await?;
@@ -339,6 +347,9 @@ impl Router for PgBouncer {
         {
             return Err(self.refused(&sql, &error));
         }
+        if let Some(client) = self.client.lock().await.as_ref() {
+            client.stop();
+        }
         // Puts every setting back that `settle` changed, after the clients go on, since it makes nobody wait.
         self.command("RELOAD").await?;
         let row = self.row().await?;
@@ -355,6 +366,11 @@ impl Router for PgBouncer {
         let text = original.to_owned();
         self.edit_config(move |file, entry| Ok(entry.replaced_by(file, &text))).await?;
         self.reload_to(&target).await
+    }
+
+    async fn client_wait(&self) -> Option<Duration> {
+        let client = self.client.lock().await.take()?;
+        client.longest_wait(&*self.clock, CLIENT_LIMIT).await
     }
 
     async fn who_answers(&self) -> Result<String, PortError> {

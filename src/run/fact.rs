@@ -85,6 +85,9 @@ pub enum Fact {
         by_guard: bool,
         pause_ms: f64,
         phases: Vec<WindowPhase>,
+        /// The longest that a client of our own waited for an answer through a route, in milliseconds.
+        #[serde(default)]
+        client_wait_ms: Option<f64>,
         reason: Option<String>,
     },
     /// The side that no longer serves follows the serving one, and a marker came back.

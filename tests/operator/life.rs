@@ -132,7 +132,7 @@ async fn looking(lab: &Lab, run: &str) {
     let json = lab.say(&["report", "--output", "json"]).await.json();
     assert_eq!(json["windows"].as_array().unwrap().len(), 3);
     assert_eq!(json["windows"][1]["serving"], "blue");
-    assert!(json["windows"][0]["phases"].as_array().unwrap().iter().any(|phase| phase["name"] == "marker"));
+    assert!(json["windows"][0]["phases"].as_array().unwrap().iter().any(|phase| phase["name"] == "drain"));
     assert_eq!(json["migrations"].as_array().unwrap().len(), 4);
     let json = lab.say(&["journal", "show", "--output", "json"]).await.json();
     assert_eq!(json[0]["event"]["event"], "run_created");

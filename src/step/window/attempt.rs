@@ -5,7 +5,7 @@ use crate::postgres::{Fence, FenceProbe, Server, sequences_behind};
 use crate::run::{Fact, WindowPhase};
 use crate::step::{StepContext, marker};
 use crate::word::{Failure, Lsn, PortError, Side};
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 use std::{sync::Arc, time::Duration};
 use tokio::join;
 
@@ -126,7 +126,16 @@ async fn finish(cx: &mut StepContext<'_>, to: Side, mut watch: StopWatch) -> Res
     watch.lap(cx, "resume");
     crate::failpoint!("window-resumed");
     let pause_ms = watch.total_ms(cx);
-    let closed = Fact::WindowClosed { serving: to, moved: true, by_guard: false, pause_ms, phases: watch.phases, reason: None };
+    let waits = join_all(cx.ports.routes.iter().map(|route| route.router.client_wait())).await;
+    let closed = Fact::WindowClosed {
+        serving: to,
+        moved: true,
+        by_guard: false,
+        pause_ms,
+        phases: watch.phases,
+        client_wait_ms: waits.into_iter().flatten().max().map(ms),
+        reason: None,
+    };
     cx.learn(closed).await?;
     cx.ports.guard.stand_down().await
 }

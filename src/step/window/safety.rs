@@ -43,7 +43,16 @@ pub async fn make_safe(cx: &mut StepContext<'_>, why: &str, by: By) -> Result<()
     results.into_iter().collect::<Result<Vec<()>, PortError>>()?;
     let pause_ms = cx.ports.clock.monotonic().saturating_sub(started).as_secs_f64() * 1000.0;
     let reason = Some(why.to_owned());
-    cx.learn(Fact::WindowClosed { serving, moved, by_guard: by == By::Guard, pause_ms, phases: Vec::new(), reason }).await?;
+    cx.learn(Fact::WindowClosed {
+        serving,
+        moved,
+        by_guard: by == By::Guard,
+        pause_ms,
+        phases: Vec::new(),
+        client_wait_ms: None,
+        reason,
+    })
+    .await?;
     if by == By::Coordinator { cx.ports.guard.stand_down().await } else { Ok(()) }
 }
 
@@ -71,6 +80,7 @@ pub(super) async fn leave_green(cx: &mut StepContext<'_>) -> Result<Progress, Po
                 by_guard: false,
                 pause_ms: 0.0,
                 phases: Vec::new(),
+                client_wait_ms: None,
                 reason,
             })
             .await?;
