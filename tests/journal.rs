@@ -528,7 +528,7 @@ fn plan(run: &RunId) -> Plan {
     let step = |name, reversal| PlannedStep {
         name,
         reversal,
-        gate: Gate { approval: name == StepName::Window, hours: None },
+        gate: Gate { approval: name == StepName::Window, ..Gate::default() },
         attempts_max: 5,
         backoff_ms: 1000,
         sql: vec!["SELECT 1".to_owned()],
@@ -571,6 +571,8 @@ fn plan(run: &RunId) -> Plan {
         inherited_subscriptions: Vec::new(),
         green_physical_slot: Some("green_physical".to_owned()),
         sync_triggers: Vec::new(),
+        provisional: false,
+        basis: None,
     }
 }
 

@@ -99,7 +99,7 @@ fn steps(makes_standby: bool) -> Vec<PlannedStep> {
     let planned = |(name, reversal)| PlannedStep {
         name,
         reversal,
-        gate: Gate { approval: name == Window, hours: None },
+        gate: Gate { approval: name == Window, ..Gate::default() },
         attempts_max: 3,
         backoff_ms: 500,
         sql: Vec::new(),
