@@ -74,6 +74,7 @@ impl OnGreen {
         let mut scratch = Scratch::create(at, &dump, &self.run).await?;
         // What is missing on green is missing for the migrations too, and nothing is lent to them there.
         scratch.lends_roles = false;
+        crate::failpoint!("trial-on-green");
         let report = report(&mut scratch, &dump, &plan.migrations, &plan.history).await;
         let dropped = scratch.drop().await;
         let report = report?;
