@@ -35,9 +35,9 @@ pub(super) async fn run(shared: &Shared, args: &RunArgs) -> anyhow::Result<Exit>
 async fn go_on(shared: &Shared, args: &RunArgs, journal: Arc<dyn Journal>, open: state::Stored) -> anyhow::Result<Exit> {
     print::say(&format!("going on with run {} of `{}`, by the plan that it was created with", open.id, open.plan.name));
     if let Some(wanted) = &args.plan
-        && !open.digest().starts_with(wanted.as_str())
+        && !state::approved(&open.plan, &open.records).digest().starts_with(wanted.as_str())
     {
-        let (id, digest) = (&open.id, open.digest()[..12].to_owned());
+        let (id, digest) = (&open.id, short(state::approved(&open.plan, &open.records)));
         print::complain(&format!("error: the open run {id} has plan {digest}, not {wanted}"));
         print::say(&format!(
             "  try: `greenlight run` goes on with it, `greenlight abandon {id}` takes it back; nothing was changed"

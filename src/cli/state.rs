@@ -19,13 +19,11 @@ pub(super) struct Stored {
     pub records: Vec<Record>,
 }
 
-impl Stored {
-    /// The digest of the plan that was approved, provisional or not.
-    pub(super) fn digest(&self) -> String {
-        match self.records.first().map(|record| &record.event) {
-            Some(Event::RunCreated { plan, .. }) => plan.digest(),
-            _ => self.plan.digest(),
-        }
+/// The plan that was approved, which may have been provisional.
+pub(super) fn approved<'a>(plan: &'a Plan, records: &'a [Record]) -> &'a Plan {
+    match records.first().map(|record| &record.event) {
+        Some(Event::RunCreated { plan, .. }) => plan,
+        _ => plan,
     }
 }
 

@@ -9,7 +9,10 @@ pub mod shadow;
 pub mod statements;
 
 pub use runner::{PgMigrator, applied};
-pub use statements::{BodyEffects, WrittenName, body_effects};
+pub use statements::{
+    BodyEffects, Statement, StatementKind, Touch, WrittenName, body_effects, reaches_beyond, read as statements_of,
+    short as shortened,
+};
 
 use crate::plan::{Plan, SchemaWork};
 use crate::schema::{Catalog, Moves};

@@ -74,6 +74,7 @@ mod tests {
 
     /// The same world twice: planned with its shadow, and planned without one.
     fn both(mut world: World) -> (Plan, Plan, crate::migrate::ShadowReport) {
+        world.input.accept.push("green-archive".to_owned());
         let whole = world.plan();
         let report = world.survey.shadow.clone().unwrap();
         world.survey.shadow = Err("no programs of PostgreSQL 15 were found".to_owned());

@@ -60,7 +60,7 @@ async fn what_nobody_accepted_waits_for_an_approval_before_anything_is_migrated(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_migration_that_fails_or_makes_roles_takes_the_run_back_and_leaves_no_scratch_database() {
     // Hidden from a reader.
-    let makes_role = "DO $$ BEGIN EXECUTE 'create ' || 'role greenlight_test_reader'; END $$;";
+    let makes_role = "DO $$ BEGIN EXECUTE 'cre' || 'ate role greenlight_test_reader'; END $$;";
     for (migration, says) in [("SELECT 1 / 0;", "division by zero"), (makes_role, "all its databases share")] {
         let mut live = Live::up(Setup { playbook: ON_GREEN, migration: Some(migration), ..Setup::default() }).await;
         live.start_writing().await;

@@ -1,8 +1,7 @@
 //! Where the migrations cannot be tried before the run: what reading them tells, and whether they may be tried on green.
 
 use super::{Look, handled, refused};
-use crate::migrate::Migration;
-use crate::migrate::statements::{self, Statement, StatementKind, Touch, WrittenName};
+use crate::migrate::{Migration, Statement, StatementKind, Touch, WrittenName, reaches_beyond, shortened, statements_of};
 use crate::plan::{Finding, StepName};
 
 /// `reason`: why there is no shadow.
@@ -26,7 +25,7 @@ pub(super) fn check(look: &Look<'_>, reason: &str) -> Vec<Finding> {
 /// Green's other databases, its roles and its settings are no scratch.
 fn why_not_on_green(look: &Look<'_>) -> Option<String> {
     let beyond = look.pending.iter().find_map(|migration| {
-        let (line, what) = statements::reaches_beyond(&migration.up)?;
+        let (line, what) = reaches_beyond(&migration.up)?;
         Some(format!("migration {} line {line}, `{what}`, reaches beyond its own database", migration.version))
     });
     // Its tables can be in one database of a server.
@@ -41,12 +40,12 @@ fn read(migration: &Migration) -> Vec<Finding> {
             migration.version,
             statement.line,
             tells(statement),
-            statements::short(&statement.text)
+            shortened(&statement.text)
         );
         let code = format!("read-only:{}:{}", migration.version, statement.line);
         handled(code, seen, StepName::ShadowGreen, "what it does to the flow is seen there")
     };
-    statements::read(&migration.up).statements.iter().map(finding).collect()
+    statements_of(&migration.up).statements.iter().map(finding).collect()
 }
 
 fn tells(statement: &Statement) -> String {

@@ -210,9 +210,9 @@ impl Page {
         let gates: Vec<&str> = gates.map(StepName::title).collect();
         let can_run = match obstacles {
             0 if plan.provisional => format!(
-                "This plan can run, PROVISIONAL until `{}` is done. It waits for a person there if that shows worse{}.",
+                "This plan can run, PROVISIONAL until `{}` is done, and waits for a person after that if it shows worse. Its own gates: {}.",
                 StepName::ShadowGreen,
-                gates.iter().map(|gate| format!(", and before: {gate}")).collect::<String>()
+                if gates.is_empty() { "none".to_owned() } else { gates.join(", ") }
             ),
             0 if gates.is_empty() => "This plan can run, and asks nobody on its way.".to_owned(),
             0 => format!("This plan can run. It waits for a person before: {}.", gates.join(", ")),
