@@ -8,6 +8,7 @@
 pub const NAMES: &[&str] = &[
     "record-before",
     "record-after",
+    "trial-on-green",
     "window-opened",
     "window-paused",
     "window-fenced",

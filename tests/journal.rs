@@ -3,8 +3,8 @@
 
 use greenlight::journal::{FILE, HolderProcess, Journal, JournalError, MemoryJournal, SqliteJournal};
 use greenlight::plan::{
-    Gate, HistorySpec, LimitsSpec, LongTransactions, Names, OnFailure, Plan, PlannedStep, Reversal, ServerSpec, SoakSpec,
-    StepName, ValidateSpec, WindowSpec,
+    Gate, HistorySpec, LimitsSpec, LongTransactions, Names, OnFailure, Plan, PlannedStep, Reversal, SchemaWork, ServerSpec,
+    SoakSpec, StepName, ValidateSpec, WindowSpec,
 };
 use greenlight::run::{Direction, Event, FORMAT, Fact, Outcome, RequestKind, StepNo, WindowPhase};
 use greenlight::schema::Fingerprint;
@@ -528,7 +528,7 @@ fn plan(run: &RunId) -> Plan {
     let step = |name, reversal| PlannedStep {
         name,
         reversal,
-        gate: Gate { approval: name == StepName::Window, hours: None },
+        gate: Gate { approval: name == StepName::Window, ..Gate::default() },
         attempts_max: 5,
         backoff_ms: 1000,
         sql: vec!["SELECT 1".to_owned()],
@@ -571,6 +571,8 @@ fn plan(run: &RunId) -> Plan {
         inherited_subscriptions: Vec::new(),
         green_physical_slot: Some("green_physical".to_owned()),
         sync_triggers: Vec::new(),
+        provisional: false,
+        basis: None,
     }
 }
 
@@ -618,6 +620,15 @@ fn facts_of_format_1() -> Vec<Fact> {
         Fact::InheritedStopped { what: text("subscription `reports`") },
         Fact::PhysicalSlotDropped { name: text("green_physical") },
         Fact::FlowStarted { subscriber: Side::Green, origin: lsn },
+        Fact::Judged {
+            work: Box::new(SchemaWork {
+                tables: Vec::new(),
+                sync_triggers: Vec::new(),
+                green_fingerprint: Some(schema("g2")),
+                findings: Vec::new(),
+                steps: plan(&"r1a2b3c4".parse().unwrap()).steps,
+            }),
+        },
         Fact::Migrated { version: text("0001"), name: text("add_notes"), took_ms: 12 },
         Fact::BlueFingerprint { fingerprint: schema("b2") },
         Fact::WayBackGivenUp { reason: text("the slot kept more than 10 GiB") },

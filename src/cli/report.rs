@@ -83,7 +83,7 @@ fn gather(plan: &Plan, run: &Run, records: &[Record]) -> Report {
     let mut report = Report {
         run: plan.run.to_string(),
         name: plan.name.clone(),
-        plan: plan.digest(),
+        plan: state::approved(plan, records).digest(),
         outcome: run.outcome,
         serving: run.serving(),
         created_at: records.first().map(|record| record.at),

@@ -35,9 +35,9 @@ pub(super) async fn run(shared: &Shared, args: &RunArgs) -> anyhow::Result<Exit>
 async fn go_on(shared: &Shared, args: &RunArgs, journal: Arc<dyn Journal>, open: state::Stored) -> anyhow::Result<Exit> {
     print::say(&format!("going on with run {} of `{}`, by the plan that it was created with", open.id, open.plan.name));
     if let Some(wanted) = &args.plan
-        && !open.plan.digest().starts_with(wanted.as_str())
+        && !state::approved(&open.plan, &open.records).digest().starts_with(wanted.as_str())
     {
-        let (id, digest) = (&open.id, short(&open.plan));
+        let (id, digest) = (&open.id, short(state::approved(&open.plan, &open.records)));
         print::complain(&format!("error: the open run {id} has plan {digest}, not {wanted}"));
         print::say(&format!(
             "  try: `greenlight run` goes on with it, `greenlight abandon {id}` takes it back; nothing was changed"
@@ -88,14 +88,13 @@ fn short(plan: &Plan) -> String {
 /// Drives a run in this process until it is over, needs a person, or is interrupted.
 pub(super) async fn drive(shared: &Shared, journal: Arc<dyn Journal>, plan: &Plan, no_wait: bool) -> anyhow::Result<Exit> {
     let epoch = Arc::new(AtomicU64::new(0));
-    let ports = wire::ports(plan, &epoch, &shared.state).await?;
     let interrupted = Arc::new(AtomicBool::new(false));
     listen_for_interrupts(&interrupted)?;
     let screen = Arc::new(Screen::new(shared.output, !no_wait));
     let told = screen.clone();
-    let engine = Engine {
+    let mut engine = Engine {
         journal: journal.clone(),
-        ports,
+        ports: wire::ports(plan, &epoch, &shared.state).await?,
         run: plan.run.clone(),
         holder: HolderProcess::this().to_string(),
         epoch,
@@ -103,10 +102,21 @@ pub(super) async fn drive(shared: &Shared, journal: Arc<dyn Journal>, plan: &Pla
         stop_at_waits: no_wait,
         tell: Arc::new(move |plan, run, tell| told.tell(plan, run, tell)),
     };
-    let stop = engine.drive().await;
+    let stop = drive_on(&mut engine, &shared.state).await;
     screen.clear();
-    let stop = stop?;
-    conclude(shared, journal.as_ref(), &plan.run, &stop).await
+    conclude(shared, journal.as_ref(), &plan.run, &stop?).await
+}
+
+/// Drives, with new ports whenever the plan has become another one.
+pub(super) async fn drive_on(engine: &mut Engine, state_dir: &Path) -> anyhow::Result<Stop> {
+    loop {
+        let stop = engine.drive().await?;
+        if stop != Stop::Replanned {
+            return Ok(stop);
+        }
+        let stored = state::load(engine.journal.as_ref(), &engine.run).await?;
+        engine.ports = wire::ports(&stored.plan, &engine.epoch, state_dir).await?;
+    }
 }
 
 /// Ctrl-C, a service manager's word to stop, and a terminal that goes away: the first ends the present act in good order,
@@ -140,7 +150,8 @@ pub(super) async fn conclude(shared: &Shared, journal: &dyn Journal, id: &RunId,
         Stop::Closed(Outcome::RolledBack) => Exit::RolledBack,
         Stop::WaitsForPerson { .. } if stored.run.stuck_step().is_some() => Exit::Held,
         Stop::WaitsForPerson { .. } | Stop::Waits { .. } => Exit::Waiting,
-        Stop::Interrupted => Exit::Interrupted,
+        // Whoever drives goes on at once there.
+        Stop::Replanned | Stop::Interrupted => Exit::Interrupted,
     };
     if shared.output == Output::Json {
         let at = stored.run.present_step().filter(|_| stored.run.outcome.is_none()).map(|step| step.0 + 1);

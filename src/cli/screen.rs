@@ -3,7 +3,7 @@
 use super::arguments::Output;
 use super::print;
 use crate::engine::Tell;
-use crate::plan::{Plan, StepName};
+use crate::plan::{Answer, Plan, SchemaWork, StepName};
 use crate::run::decide;
 use crate::run::{Decision, Direction, Event, Fact, Outcome, Run, StepNo, StepState};
 use crate::word::{Clock, Side, SystemClock};
@@ -123,6 +123,7 @@ fn fact_line(fact: &Fact) -> Option<String> {
         Fact::InheritedStopped { what } => format!("stopped on green: {what}"),
         Fact::PhysicalSlotDropped { name } => format!("physical slot {name} dropped on blue"),
         Fact::FlowStarted { subscriber, origin } => format!("{subscriber} follows {} from {origin}", subscriber.other()),
+        Fact::Judged { work } => format!("tried on green: {} tables judged, {}", work.tables.len(), verdicts(work)),
         Fact::Migrated { version, name, took_ms } => format!("migrated {version} {name} in {took_ms} ms"),
         Fact::Validated { tables, rows, took_ms, .. } => format!("equal: {tables} tables, {rows} rows, in {took_ms} ms"),
         Fact::WindowOpened { to, attempt, .. } => format!("window {attempt} opened, towards {to}"),
@@ -141,6 +142,12 @@ fn fact_line(fact: &Fact) -> Option<String> {
         Fact::LeftBehind { on, what, why } => format!("left on {on}: {what} ({why})"),
         Fact::RouteOriginal { .. } | Fact::BlueFingerprint { .. } | Fact::WindowCommitted { .. } => return None,
     })
+}
+
+/// What the trial on green leaves open.
+fn verdicts(work: &SchemaWork) -> String {
+    let asks = work.findings.iter().filter(|finding| matches!(finding.answer, Answer::NeedsAccept { .. })).count();
+    if asks == 0 { "nothing that was not approved".to_owned() } else { format!("{} not approved", count(asks, "finding")) }
 }
 
 /// Where the run stands, and what can be done next: the last lines of every command.

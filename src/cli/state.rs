@@ -4,7 +4,7 @@ use super::Shared;
 use super::arguments::WhichRun;
 use crate::journal::{FILE, Journal, SqliteJournal};
 use crate::plan::Plan;
-use crate::run::{Event, Record, Run};
+use crate::run::{self, Event, Record, Run};
 use crate::word::RunId;
 use anyhow::{Context, bail};
 use std::sync::Arc;
@@ -13,9 +13,18 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(super) struct Stored {
     pub id: RunId,
+    /// As it holds now.
     pub plan: Plan,
     pub run: Run,
     pub records: Vec<Record>,
+}
+
+/// The plan that was approved, which may have been provisional.
+pub(super) fn approved<'a>(plan: &'a Plan, records: &'a [Record]) -> &'a Plan {
+    match records.first().map(|record| &record.event) {
+        Some(Event::RunCreated { plan, .. }) => plan,
+        _ => plan,
+    }
 }
 
 /// Which run is meant cannot be told: a matter of the command line.
@@ -50,14 +59,9 @@ fn no_run(shared: &Shared) -> anyhow::Error {
 
 pub(super) async fn load(journal: &dyn Journal, id: &RunId) -> anyhow::Result<Stored> {
     let records = journal.read(id).await?;
-    let Some(Event::RunCreated { plan, .. }) = records.first().map(|record| &record.event) else {
+    let Some((plan, run)) = run::replay(records.iter().map(|record| &record.event)) else {
         bail!("run `{id}` does not begin with a plan that this version can read");
     };
-    let plan = plan.as_ref().clone();
-    let mut run = Run::new(plan.steps.len());
-    for record in &records {
-        run.apply(&record.event);
-    }
     Ok(Stored { id: id.clone(), plan, run, records })
 }
 

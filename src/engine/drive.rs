@@ -40,6 +40,8 @@ pub enum Stop {
     },
     /// The caller asked to stop. The run can be resumed.
     Interrupted,
+    /// The plan is no longer the provisional one for which the ports were made: the caller makes them anew, and drives on.
+    Replanned,
 }
 
 /// Drives one run. Everything it needs comes in; it holds no truth of its own.
@@ -98,6 +100,9 @@ impl Engine {
             book.keep_lease().await?;
             if self.interrupted.load(Ordering::SeqCst) {
                 return Ok(Stop::Interrupted);
+            }
+            if self.ports.provisional && book.run.is_judged() {
+                return Ok(Stop::Replanned);
             }
             if self.answer_requests(plan, book).await? {
                 pace = Pace::default();

@@ -1,7 +1,7 @@
 use super::{EngineError, LEASE_TTL, heartbeat::Heartbeat};
 use crate::journal::{Journal, JournalError};
 use crate::plan::Plan;
-use crate::run::{Event, Fact, Run, StepNo};
+use crate::run::{self, Event, Fact, Run, StepNo};
 use crate::step::{self, Ports, Records, StepContext};
 use crate::word::{Clock, PortError, RunId};
 use async_trait::async_trait;
@@ -46,14 +46,10 @@ impl Book {
         let epoch = journal.take_lease(id, holder, LEASE_TTL, force, clock.now()).await?;
         epoch_out.store(epoch, Ordering::SeqCst);
         let records = journal.read(id).await?;
-        let Some(Event::RunCreated { plan, .. }) = records.first().map(|record| &record.event) else {
+        let Some((plan, run)) = run::replay(records.iter().map(|record| &record.event)) else {
             return Err(EngineError::Unreadable { why: "it does not begin with a plan".to_owned() });
         };
-        let mut run = Run::new(plan.steps.len());
-        for record in &records {
-            run.apply(&record.event);
-        }
-        let (plan, renewed) = (plan.as_ref().clone(), clock.monotonic());
+        let renewed = clock.monotonic();
         let mut book = Book {
             journal,
             clock,

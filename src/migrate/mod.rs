@@ -1,6 +1,6 @@
 //! Migrations: where they come from, what they will do (the shadow), and running them.
 //!
-//! The port is `Migrator`: it brings one database from one version to the next.
+//! The ports are `Migrator`, which brings one database from one version to the next, and `Shadow`, which tries that on green.
 
 pub mod files;
 mod runner;
@@ -9,8 +9,12 @@ pub mod shadow;
 pub mod statements;
 
 pub use runner::{PgMigrator, applied};
-pub use statements::{BodyEffects, WrittenName, body_effects};
+pub use statements::{
+    BodyEffects, Statement, StatementKind, Touch, WrittenName, body_effects, reaches_beyond, read as statements_of,
+    short as shortened,
+};
 
+use crate::plan::{Plan, SchemaWork};
 use crate::schema::{Catalog, Moves};
 use crate::word::{PortError, RelationName, Timestamp};
 use async_trait::async_trait;
@@ -112,4 +116,17 @@ pub trait Migrator: Send + Sync {
     /// advisory lock, passes Greenlight's own fence, and tries again on a lock time-out as often as the history's spec says.
     /// Milliseconds that the statements took.
     async fn apply(&self, migration: &Migration) -> Result<u64, PortError>;
+}
+
+/// Tries the migrations in a scratch database on green, for a plan that was made without a shadow.
+#[async_trait]
+pub trait Shadow: Send + Sync {
+    /// What follows for the provisional plan. The scratch database is gone when it returns, but where that failed.
+    ///
+    /// # Errors
+    /// `Refused` when a migration fails, or changed what is not the scratch database's own.
+    async fn judge(&self, plan: &Plan) -> Result<SchemaWork, PortError>;
+
+    /// No scratch database of this run is left.
+    async fn ensure_gone(&self) -> Result<(), PortError>;
 }

@@ -103,6 +103,34 @@ pub fn short(sql: &str) -> String {
     if line.chars().count() <= LENGTH { line } else { line.chars().take(LENGTH).collect::<String>() + " ..." }
 }
 
+/// The first line, and the words on it, of what does more than change the database in which it runs: roles, settings of the
+/// server, other databases, slots. By the words alone, those in the bodies of functions and in comments too: better refused
+/// where it was not needed than done where it must not be.
+pub fn reaches_beyond(sql: &str) -> Option<(u32, String)> {
+    const SHARED: [&str; 7] = ["role", "user", "group", "tablespace", "database", "system", "subscription"];
+    const CALLS: [&str; 4] = ["dblink", "pg_create_", "pg_replication_", "pg_drop_replication"];
+    let words: Vec<(u32, String)> = (1..).zip(sql.to_lowercase().lines().map(str::to_owned)).flat_map(words_of).collect();
+    let word = |at: usize| words.get(at).map_or("", |(_, word)| word.as_str());
+    let beyond = |at: usize| match (word(at), word(at + 1)) {
+        ("create" | "alter" | "drop" | "on", "user") if word(at + 2) == "mapping" => false,
+        ("reassign" | "drop", "owned") => true,
+        ("create" | "alter" | "drop" | "on", what) => SHARED.contains(&what),
+        ("grant" | "revoke", _) => {
+            let until = (at..words.len()).find(|at| matches!(word(*at), "to" | "from" | ";")).unwrap_or(words.len());
+            !(at..until).any(|at| word(at) == "on")
+        }
+        (call, _) => CALLS.iter().any(|name| call.starts_with(name)),
+    };
+    let at = (0..words.len()).find(|at| beyond(*at))?;
+    Some((words[at].0, format!("{} {}", word(at), word(at + 1)).trim().to_owned()))
+}
+
+fn words_of((line, text): (u32, String)) -> Vec<(u32, String)> {
+    let spaced = text.replace(';', " ; ");
+    let words = spaced.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == ';')).filter(|word| !word.is_empty());
+    words.map(|word| (line, word.to_owned())).collect()
+}
+
 /// Whether the file's first comment leaves it outside of a transaction.
 pub fn is_transactional(sql: &str) -> bool {
     let first = sql.trim_start().lines().next().unwrap_or_default();

@@ -1,17 +1,18 @@
 use super::preflight::{self, Look};
 use super::{
-    Gate, GreenSurvey, HistorySpec, LimitsSpec, Names, OnFailure, Plan, RouteSpec, ServerSpec, SoakSpec, StandbySpec, Survey,
-    SyncTrigger, ValidateSpec, WindowSpec, line,
+    Basis, Gate, GreenSurvey, HistorySpec, LimitsSpec, Names, OnFailure, Plan, RouteSpec, ServerSpec, SoakSpec, StandbySpec,
+    Survey, ValidateSpec, WindowSpec, line,
 };
 use crate::migrate::Migration;
-use crate::schema::{self, Catalog, FlowOptions, Seen, SeenWrite, TableFlow};
+use crate::schema::{self, Catalog, FlowOptions, Seen, SeenWrite};
 use crate::word::{RelationName, RunId, Template, Timestamp};
+use serde::{Deserialize, Serialize};
 
 /// The format of plans that this version writes.
 const FORMAT: u32 = 1;
 
 /// What a plan takes from a playbook.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PlanInput {
     pub name: String,
     pub blue: ServerSpec,
@@ -38,14 +39,10 @@ pub struct PlanInput {
 /// is in its findings.
 pub fn compile(input: PlanInput, survey: &Survey, run: RunId, now: Timestamp) -> Plan {
     let pending = pending(&input, survey);
-    let schema = SchemaWork::of(&input, survey);
-    let findings = preflight::check(&Look {
-        input: &input,
-        survey,
-        pending: &pending,
-        tables: &schema.tables,
-        sync_triggers: &schema.sync_triggers,
-    });
+    // Without a shadow nothing is known of the schema to come, until the migrations are tried on green.
+    let provisional = survey.shadow.is_err() && !pending.is_empty();
+    let basis = provisional.then(|| Box::new(Basis { input: input.clone(), survey: survey.clone() }));
+    let wanted = input.clone();
     let names = Names::new(&run);
     let mut plan = Plan {
         format: FORMAT,
@@ -65,17 +62,44 @@ pub fn compile(input: PlanInput, survey: &Survey, run: RunId, now: Timestamp) ->
         on_failure: input.on_failure,
         names,
         steps: Vec::new(),
-        tables: schema.tables,
+        tables: Vec::new(),
         migrations: pending,
         blue_fingerprint: schema::fingerprint(&survey.blue.catalog),
-        green_fingerprint: survey.shadow.as_ref().ok().map(|shadow| schema::fingerprint(&shadow.after)),
-        findings,
+        green_fingerprint: None,
+        findings: Vec::new(),
         inherited_subscriptions: survey.blue.subscriptions.iter().map(|subscription| subscription.name.clone()).collect(),
         green_physical_slot: green_physical_slot(survey),
-        sync_triggers: schema.sync_triggers,
+        sync_triggers: Vec::new(),
+        provisional,
+        basis,
     };
-    plan.steps = line::steps(&plan, &survey.blue, input.before_migrate, input.before_window);
+    settle(&mut plan, &wanted, survey);
     plan
+}
+
+/// Fills in what the two schemas mean for the plan. A provisional plan's tables are judged as if no migration touched them.
+pub(super) fn settle(plan: &mut Plan, input: &PlanInput, survey: &Survey) {
+    let blue = &survey.blue.catalog;
+    let (before, after, seen) = match &survey.shadow {
+        Ok(shadow) => (&shadow.before, &shadow.after, Seen { writes: writes(shadow), moves: shadow.moves.clone() }),
+        Err(_) => (blue, blue, Seen::default()),
+    };
+    let options = FlowOptions {
+        accepted: accepted(input, before),
+        history: vec![RelationName::new(&input.history.schema, "schema_migrations")],
+        major: survey.blue.major(),
+    };
+    plan.tables = schema::flows(before, after, &seen, &options);
+    plan.sync_triggers = schema::sync_triggers(before, after);
+    plan.green_fingerprint = survey.shadow.as_ref().ok().map(|shadow| schema::fingerprint(&shadow.after));
+    plan.findings = preflight::check(&Look {
+        input,
+        survey,
+        pending: &plan.migrations,
+        tables: &plan.tables,
+        sync_triggers: &plan.sync_triggers,
+    });
+    plan.steps = line::steps(plan, &survey.blue, input.before_migrate.clone(), input.before_window.clone());
 }
 
 /// The migrations that blue has not.
@@ -89,29 +113,6 @@ fn green_physical_slot(survey: &Survey) -> Option<String> {
     let GreenSurvey::Standby(green) = &survey.green else { return None };
     let name = green.upstream_slot.as_ref()?;
     survey.blue.slots.iter().any(|slot| !slot.logical && slot.name == *name).then(|| name.clone())
-}
-
-/// What the two schemas mean for the plan.
-struct SchemaWork {
-    tables: Vec<TableFlow>,
-    sync_triggers: Vec<SyncTrigger>,
-}
-
-impl SchemaWork {
-    fn of(input: &PlanInput, survey: &Survey) -> SchemaWork {
-        // Without a shadow nothing is known of the schema to come. The finding that says so keeps such a plan from running.
-        let blue = &survey.blue.catalog;
-        let (before, after, seen) = match &survey.shadow {
-            Ok(shadow) => (&shadow.before, &shadow.after, Seen { writes: writes(shadow), moves: shadow.moves.clone() }),
-            Err(_) => (blue, blue, Seen::default()),
-        };
-        let options = FlowOptions {
-            accepted: accepted(input, before),
-            history: vec![RelationName::new(&input.history.schema, "schema_migrations")],
-            major: survey.blue.major(),
-        };
-        SchemaWork { tables: schema::flows(before, after, &seen, &options), sync_triggers: schema::sync_triggers(before, after) }
-    }
 }
 
 fn writes(shadow: &crate::migrate::ShadowReport) -> Vec<SeenWrite> {

@@ -9,6 +9,9 @@ pub struct Gate {
     pub approval: bool,
     /// The step begins inside these hours only.
     pub hours: Option<OpenHours>,
+    /// Why a person is asked, where that is not the playbook's wish.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub because: Option<String>,
 }
 
 /// A day of the week, as playbooks write it.
@@ -53,9 +56,10 @@ impl Gate {
     /// What the step waits for now, for a person; `None` when the gate is open.
     pub fn waits_for(&self, now: Timestamp, approved: bool) -> Option<String> {
         let hours = self.hours.as_ref().filter(|hours| hours.opens_at(now).is_none_or(|at| at > now));
+        let because = self.because.as_ref().map(|because| format!(": {because}")).unwrap_or_default();
         match (self.approval && !approved, hours) {
-            (true, None) => Some("an approval".to_owned()),
-            (true, Some(hours)) => Some(format!("an approval, and {hours}")),
+            (true, None) => Some(format!("an approval{because}")),
+            (true, Some(hours)) => Some(format!("an approval, and {hours}{because}")),
             (false, Some(hours)) => Some(hours.to_string()),
             (false, None) => None,
         }
@@ -129,8 +133,10 @@ mod tests {
 
     #[test]
     fn a_zone_that_is_unknown_keeps_the_gate_shut() {
-        let gate =
-            Gate { approval: false, hours: Some(OpenHours { zone: "Nowhere/None".to_owned(), ..hours(&[], "00:00", "23:59") }) };
+        let gate = Gate {
+            hours: Some(OpenHours { zone: "Nowhere/None".to_owned(), ..hours(&[], "00:00", "23:59") }),
+            ..Gate::default()
+        };
         assert!(gate.waits_for(Timestamp::UNIX_EPOCH, true).is_some());
         assert_eq!(gate.opens_at(Timestamp::UNIX_EPOCH), None);
     }

@@ -15,7 +15,11 @@ pub(super) fn steps(plan: &Plan, blue: &ServerSurvey, before_migrate: Gate, befo
         let way_back = "The standby is stopped and its folder removed; its slot on blue is dropped.";
         steps.push(step(StepName::CreateStandby, says, way_back, sql.create_standby(standby)));
     }
-    steps.extend([publish_blue(plan, &sql), attach_green(&sql), subscribe_green(&sql), narrow_flow(plan, &sql)]);
+    steps.extend([publish_blue(plan, &sql), attach_green(&sql), subscribe_green(&sql)]);
+    if plan.provisional {
+        steps.push(shadow_green(&sql));
+    }
+    steps.push(narrow_flow(plan, &sql));
     steps.push(PlannedStep { gate: before_migrate, ..migrate_green(plan, &sql) });
     steps.extend([warm_green(&sql), arm_reverse(&sql), validate_green(plan, &sql)]);
     steps.push(PlannedStep { gate: before_window, ..window(plan, &sql) });
@@ -46,6 +50,7 @@ fn reversal(name: StepName) -> Reversal {
         | StepName::PublishBlue
         | StepName::AttachGreen
         | StepName::SubscribeGreen
+        | StepName::ShadowGreen
         | StepName::NarrowFlow
         | StepName::MigrateGreen
         | StepName::ArmReverse
@@ -67,6 +72,7 @@ fn patience(name: StepName) -> (u32, u64) {
         | StepName::PublishBlue
         | StepName::AttachGreen
         | StepName::SubscribeGreen
+        | StepName::ShadowGreen
         | StepName::NarrowFlow
         | StepName::MigrateGreen
         | StepName::WarmGreen
@@ -102,9 +108,18 @@ fn subscribe_green(sql: &Statements<'_>) -> PlannedStep {
     step(StepName::SubscribeGreen, says, "The subscription is dropped.", sql.subscribe_green())
 }
 
+fn shadow_green(sql: &Statements<'_>) -> PlannedStep {
+    let says = "Try the migrations on blue's schema, without rows, in a scratch database on green. What follows from them takes the \
+                place of this plan's provisional verdicts and statements; where it needs a word that the playbook does not give, the \
+                next step waits for an approval, and where it is refused, the run goes no further.";
+    step(StepName::ShadowGreen, says, "The scratch database is dropped.", sql.shadow_green())
+}
+
 fn narrow_flow(plan: &Plan, sql: &Statements<'_>) -> PlannedStep {
     let narrowed = published_forward(&plan.tables).iter().filter(|table| table.columns.is_some()).count();
-    let says = if narrowed == 0 {
+    let says = if plan.provisional && plan.green_fingerprint.is_none() {
+        "Stop sending what a migrated green cannot take, as the trial will have shown, and see that arrive.".to_owned()
+    } else if narrowed == 0 {
         "Nothing to do: a migrated green can take every column that blue sends.".to_owned()
     } else {
         format!("Stop sending the columns that green is about to drop ({}), and see that arrive.", count(narrowed, "table"))

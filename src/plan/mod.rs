@@ -10,6 +10,7 @@ mod figures;
 mod finding;
 mod gate;
 mod init;
+mod judgement;
 mod line;
 mod names;
 mod preflight;
@@ -21,7 +22,8 @@ pub use compile::{PlanInput, compile};
 pub use finding::{Answer, Finding};
 pub use gate::{Day, Gate, OpenHours};
 pub use init::{FirstLook, first_playbook};
-pub use names::{Names, PREFIX, SCHEMA};
+pub use judgement::{Basis, SchemaWork};
+pub use names::{Names, PREFIX, SCHEMA, shadow_database};
 pub use survey::*;
 
 use crate::migrate::Migration;
@@ -44,6 +46,8 @@ pub enum StepName {
     AttachGreen,
     /// Subscribe green from the fork point; drop its physical slot.
     SubscribeGreen,
+    /// Try the migrations in a scratch database on green, where they could not be tried before the run.
+    ShadowGreen,
     /// Narrow the publication to what the migrated green can take.
     NarrowFlow,
     MigrateGreen,
@@ -69,6 +73,7 @@ impl StepName {
             StepName::PublishBlue => "publish blue",
             StepName::AttachGreen => "attach green",
             StepName::SubscribeGreen => "subscribe green",
+            StepName::ShadowGreen => "try the migrations",
             StepName::NarrowFlow => "narrow the flow",
             StepName::MigrateGreen => "migrate green",
             StepName::WarmGreen => "warm green",
@@ -263,6 +268,13 @@ pub struct Plan {
     pub green_physical_slot: Option<String>,
     /// Triggers that the migration made on published tables; they fire for applied rows until the end of the run.
     pub sync_triggers: Vec<SyncTrigger>,
+    /// Made without a shadow: what follows from the migrations is learned on green, by the step that tries them there, and
+    /// replaces what stands here.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub provisional: bool,
+    /// Of a provisional plan, by which it is judged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub basis: Option<Box<Basis>>,
 }
 
 /// A trigger that must fire for applied rows too while green follows blue.
@@ -282,7 +294,10 @@ impl Plan {
         let decided = |finding: &&Finding| !matches!(finding.answer, Answer::Fine | Answer::Handled { .. });
         let by_name = |finding: &Finding| Finding { code: finding.code.clone(), seen: String::new(), answer: Answer::Fine };
         let findings = self.findings.iter().filter(decided).map(by_name).collect();
-        let text = serde_json::to_string(&Plan { findings, ..self.clone() }).unwrap_or_default();
+        // What was seen is another thing each time; what is wanted is what the tables are judged by later.
+        let wanted = self.basis.as_ref().map(|basis| serde_json::to_string(&basis.input).unwrap_or_default());
+        let text = serde_json::to_string(&Plan { findings, basis: None, ..self.clone() }).unwrap_or_default();
+        let text = text + &wanted.unwrap_or_default();
         let made_at = serde_json::to_string(&self.made_at).unwrap_or_default();
         let neutral = text.replace(self.run.as_str(), "run").replace(&made_at, "\"\"");
         Sha256::digest(neutral.as_bytes()).iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))

@@ -20,6 +20,11 @@ pub const SCHEMA: &str = "greenlight";
 /// What every name begins with.
 pub const PREFIX: &str = "greenlight_";
 
+/// The scratch database in which a run's migrations are tried.
+pub fn shadow_database(run: &RunId) -> String {
+    format!("{PREFIX}{run}_shadow")
+}
+
 impl Names {
     pub fn new(run: &RunId) -> Names {
         Names {

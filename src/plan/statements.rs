@@ -2,7 +2,7 @@
 //! for each of many objects stands once.
 
 use super::figures::count;
-use super::{Plan, RouteKind, SCHEMA, ServerSurvey, StandbySpec, sql_for};
+use super::{Plan, RouteKind, SCHEMA, ServerSurvey, StandbySpec, shadow_database, sql_for};
 use crate::postgres::{PublishedTable, published_forward, published_reverse, published_whole};
 use crate::schema::{Flow, SharedColumns};
 use crate::word::{RelationName, Side, quote_ident, quote_literal};
@@ -112,6 +112,16 @@ impl<'a> Statements<'a> {
         sql.extend(slot.map(|slot| blue(format!("SELECT pg_drop_replication_slot({})", quote_literal(slot)))));
         sql.extend(marker(Side::Blue));
         sql
+    }
+
+    pub(super) fn shadow_green(&self) -> Vec<String> {
+        let database = quote_ident(&shadow_database(&self.plan.run));
+        vec![
+            green(format!("CREATE DATABASE {database} TEMPLATE template0")),
+            format!("this machine: pg_dump --schema-only <blue>, loaded into {database}"),
+            green(format!("<there: the statements of {}, one by one>", count(self.plan.migrations.len(), "migration"))),
+            green(format!("DROP DATABASE {database} WITH (FORCE)")),
+        ]
     }
 
     pub(super) fn narrow_flow(&self) -> Vec<String> {

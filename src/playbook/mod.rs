@@ -31,6 +31,9 @@ use std::{
     time::Duration,
 };
 
+/// What stands as `shadow` for a scratch database on green, once it is promoted.
+pub const ON_GREEN: &str = "green";
+
 /// A playbook without a known mistake, in the terms of a plan.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Playbook {
@@ -42,6 +45,7 @@ pub struct Playbook {
     pub green: ServerSpec,
     /// Green is to be made by the run.
     pub standby: Option<StandbySpec>,
+    /// A URL, or `ON_GREEN`.
     pub shadow: Option<Template>,
     /// Absolute.
     pub migrations_dir: PathBuf,
@@ -228,7 +232,7 @@ fn gate(shape: shape::Gate) -> Result<Gate, Flaw> {
         let (from, to) = (scalar::read_clock(&hours.from)?, scalar::read_clock(&hours.to)?);
         Ok(OpenHours { zone: hours.zone, days: hours.days, from, to })
     });
-    Ok(Gate { approval: shape.approval, hours: hours.transpose()? })
+    Ok(Gate { approval: shape.approval, hours: hours.transpose()?, because: None })
 }
 
 fn millis(length: Duration) -> u64 {

@@ -20,6 +20,8 @@ pub(super) const ACCEPT: &str = "accepted-finding";
 pub(super) const URL: &str = "postgresql-url";
 /// A URL that another machine uses: the files that it names are not here.
 pub(super) const PEER_URL: &str = "postgresql-url-of-a-peer";
+/// A URL, or the word `green`.
+pub(super) const SHADOW: &str = "postgresql-url-or-green";
 pub(super) const OBJECT: &str = "object-name";
 pub(super) const QUERY: &str = "sql-query";
 pub(super) const MIGRATIONS: &str = "migrations-folder";
@@ -67,6 +69,13 @@ pub(super) fn url(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "string", "format": URL, "pattern": r"^(postgres(ql)?://|\$\{)",
         "examples": ["postgresql://USER:${env:NAME}@HOST:5432/DATABASE?sslmode=verify-full"]
+    })
+}
+
+pub(super) fn shadow(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string", "format": SHADOW, "pattern": r"^(postgres(ql)?://|\$\{|green$)",
+        "examples": ["postgresql://USER:${env:NAME}@HOST:5432/DATABASE?sslmode=verify-full", "green"]
     })
 }
 

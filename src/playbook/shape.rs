@@ -31,8 +31,8 @@ pub(super) struct Shape {
     pub green: Green,
     /// A scratch server of blue's major version, on which the migrations are tried before anything else. Without it a
     /// throwaway server is started on this machine from the PostgreSQL programs found here; without those, a scratch
-    /// database on green is used once green is promoted.
-    #[schemars(schema_with = "scalar::url")]
+    /// database on green is used once green is promoted, and the plan is provisional until then. `green` asks for that place.
+    #[schemars(schema_with = "scalar::shadow")]
     #[serde(default)]
     pub shadow: Option<String>,
     /// The migrations that turn blue's schema into green's.

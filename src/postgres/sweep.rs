@@ -24,6 +24,8 @@ pub enum Kind {
     Slot,
     Publication,
     Schema,
+    /// A scratch database in which migrations were tried.
+    Database,
 }
 
 impl fmt::Display for Leftover {
@@ -33,6 +35,7 @@ impl fmt::Display for Leftover {
             Kind::Slot => "slot",
             Kind::Publication => "publication",
             Kind::Schema => "schema",
+            Kind::Database => "database",
         };
         write!(f, "{kind} {} (run {})", self.name, if self.run.is_empty() { "not known" } else { &self.run })
     }
@@ -45,7 +48,7 @@ impl fmt::Display for Leftover {
 /// The server could not be asked.
 pub async fn list(at: &Endpoint) -> Result<Vec<Leftover>, PortError> {
     let session = open(at).await?;
-    let pattern = format!("^{PREFIX}[a-z][a-z0-9]{{7}}_(fwd|rev|standby)$");
+    let pattern = format!("^{PREFIX}[a-z][a-z0-9]{{7}}_(fwd|rev|standby|shadow)$");
     let named = [
         (
             Kind::Subscription,
@@ -57,6 +60,7 @@ pub async fn list(at: &Endpoint) -> Result<Vec<Leftover>, PortError> {
             "SELECT slot_name::text FROM pg_replication_slots \
             WHERE slot_name ~ $1 AND (database IS NULL OR database = current_database()) ORDER BY 1",
         ),
+        (Kind::Database, "SELECT datname::text FROM pg_database WHERE datname ~ $1 ORDER BY 1"),
         (Kind::Publication, "SELECT pubname::text FROM pg_publication WHERE pubname ~ $1 ORDER BY 1"),
     ];
     let mut found = Vec::new();
@@ -115,6 +119,7 @@ pub async fn remove(at: &Endpoint, leftover: &Leftover) -> Result<(), PortError>
             format!("DROP SUBSCRIPTION {name}"),
         ],
         Kind::Publication => vec![format!("DROP PUBLICATION IF EXISTS {name}")],
+        Kind::Database => vec![format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")],
         Kind::Schema => vec![
             // With it go the fence's triggers on every table.
             format!("DROP SCHEMA IF EXISTS {name} CASCADE"),

@@ -1,3 +1,4 @@
+use crate::plan::SchemaWork;
 use crate::schema::Fingerprint;
 use crate::word::{Lsn, Side, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -46,6 +47,10 @@ pub enum Fact {
     FlowStarted {
         subscriber: Side,
         origin: Lsn,
+    },
+    /// The migrations were tried on green: from here on this takes the place of what the plan held provisionally.
+    Judged {
+        work: Box<SchemaWork>,
     },
     Migrated {
         version: String,

@@ -13,4 +13,4 @@ pub use decide::{Decision, can_roll_back, decide};
 pub use event::{Direction, Event, FORMAT, Outcome, Record, StepNo};
 pub use fact::{Fact, WindowPhase};
 pub use request::{Request, RequestKind, answer};
-pub use state::{OpenWindow, Run, StepState};
+pub use state::{OpenWindow, Run, StepState, replay};

@@ -53,6 +53,10 @@ pub fn answer(plan: &Plan, run: &Run, request: &Request) -> Result<Event, String
         },
         RequestKind::MarkDone { step } => match present {
             Some((stuck, StepState::Stuck { .. })) if stuck == *step => {
+                // On the way back it leaves nothing but a scratch database.
+                if plan.steps[step.0].name == StepName::ShadowGreen && run.direction == Direction::Forward && !run.is_judged() {
+                    return Err("nobody can do it by hand: what it learns decides the steps after it".to_owned());
+                }
                 let reason = reason.ok_or("say why: `--reason \"...\"`")?;
                 Ok(Event::MarkedDone { step: *step, by, reason })
             }

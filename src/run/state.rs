@@ -1,4 +1,5 @@
 use super::{Direction, Event, Fact, Outcome, StepNo};
+use crate::plan::Plan;
 use crate::word::{Lsn, Side, Timestamp};
 
 /// Where one step stands.
@@ -68,6 +69,22 @@ pub struct Run {
     pub note: Option<String>,
     /// A record of a newer version was seen: the run may be shown and not acted on.
     pub unreadable: bool,
+}
+
+/// The plan as it holds now, and the run, as the journal tells them: the one place that reads a journal. `None`: it does not
+/// begin with a plan.
+pub fn replay<'a>(events: impl IntoIterator<Item = &'a Event>) -> Option<(Plan, Run)> {
+    let mut events = events.into_iter();
+    let first @ Event::RunCreated { plan, .. } = events.next()? else { return None };
+    let (mut plan, mut run) = (plan.as_ref().clone(), Run::new(plan.steps.len()));
+    run.apply(first);
+    for event in events {
+        run.apply(event);
+        if let Event::FactLearned { fact: Fact::Judged { work }, .. } = event {
+            plan = plan.judged(work);
+        }
+    }
+    Some((plan, run))
 }
 
 impl Run {
@@ -274,6 +291,11 @@ impl Run {
             Fact::LeftBehind { on, what, why } => Some(format!("on {on}: {what} ({why})")),
             _ => None,
         })
+    }
+
+    /// Whether what a provisional plan left open is known.
+    pub fn is_judged(&self) -> bool {
+        self.facts.iter().any(|fact| matches!(fact, Fact::Judged { .. }))
     }
 
     /// Where green left blue's history, once it has.

@@ -1,4 +1,4 @@
-use crate::migrate::Migrator;
+use crate::migrate::{Migrator, Shadow};
 use crate::plan::Plan;
 use crate::postgres::Server;
 use crate::provider::Provider;
@@ -18,9 +18,13 @@ pub struct Ports {
     pub provider: Option<Arc<dyn Provider>>,
     /// Migrates green.
     pub migrator: Arc<dyn Migrator>,
+    /// Tries the migrations on green, where they could not be tried before the run.
+    pub shadow: Arc<dyn Shadow>,
     pub validators: Vec<Arc<dyn Validator>>,
     pub guard: Arc<dyn Guard>,
     pub clock: Arc<dyn Clock>,
+    /// Made by a plan that was provisional: some of them know of its tables only.
+    pub provisional: bool,
 }
 
 /// A route, and where it points for each side.

@@ -12,6 +12,7 @@ mod migrate_green;
 mod narrow_flow;
 mod prepare_blue;
 mod publish_blue;
+mod shadow_green;
 mod soak;
 mod subscribe_green;
 mod validate_green;
@@ -73,6 +74,7 @@ pub fn named(name: StepName) -> &'static dyn Step {
         StepName::PublishBlue => &publish_blue::PublishBlue,
         StepName::AttachGreen => &attach_green::AttachGreen,
         StepName::SubscribeGreen => &subscribe_green::SubscribeGreen,
+        StepName::ShadowGreen => &shadow_green::ShadowGreen,
         StepName::NarrowFlow => &narrow_flow::NarrowFlow,
         StepName::MigrateGreen => &migrate_green::MigrateGreen,
         StepName::WarmGreen => &warm_green::WarmGreen,

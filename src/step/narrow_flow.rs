@@ -2,6 +2,7 @@
 //! column list that comes after the `DROP COLUMN` does not help a transaction that is stuck already.
 
 use super::{Observed, Progress, Step, StepContext, marker};
+use crate::plan::StepName;
 use crate::postgres::{published_forward, published_whole};
 use crate::schema::Flow;
 use crate::word::{PortError, Side};
@@ -20,7 +21,9 @@ impl Step for NarrowFlow {
 
     async fn advance(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
         let narrowed = published_forward(&cx.plan.tables);
-        if narrowed == published_whole(&cx.plan.tables) {
+        // A plan that was provisional has published what it now knows of as gone from green, too.
+        let tried = cx.plan.step_no(StepName::ShadowGreen).is_some();
+        if !tried && narrowed == published_whole(&cx.plan.tables) {
             return Ok(Progress::Done);
         }
         for flow in &cx.plan.tables {
@@ -31,6 +34,9 @@ impl Step for NarrowFlow {
             }
         }
         cx.ports.blue.ensure_publication(&cx.plan.names.forward, &narrowed).await?;
+        if tried {
+            cx.ports.green.ensure_subscribed(&cx.plan.names.forward).await?;
+        }
         marker::awaited(cx, Side::Blue, Duration::from_secs(5), "the narrowed flow to arrive on green").await
     }
 

@@ -4,7 +4,7 @@ use super::{endpoint, ports};
 use crate::lab::Watcher;
 use crate::migrate::{self, Migration, ShadowReport};
 use crate::plan::{self, GreenSurvey, Plan, PlanInput, RouteSurvey, ServerSurvey, Survey};
-use crate::playbook::Playbook;
+use crate::playbook::{ON_GREEN, Playbook};
 use crate::postgres::client::{Session, SessionOptions};
 use crate::postgres::survey;
 use crate::process;
@@ -113,6 +113,9 @@ async fn shadow(
 ) -> anyhow::Result<Result<ShadowReport, String>> {
     let installed = super::installed().await;
     let dump = migrate::shadow::dump(&installed, blue, seen.version / 10_000).await?;
+    if playbook.shadow.as_ref().is_some_and(|shadow| shadow.0 == ON_GREEN) {
+        return Ok(Err("the playbook says `shadow: green`".to_owned()));
+    }
     if let Some(url) = &playbook.shadow {
         let report = migrate::shadow::run(&endpoint(url)?, &dump, pending, &playbook.history, run).await;
         return Ok(Ok(report.context("could not try the migrations in the shadow")?));

@@ -2,8 +2,9 @@
 
 use super::endpoint;
 use crate::engine::ProcessGuard;
-use crate::migrate::PgMigrator;
+use crate::migrate::{PgMigrator, shadow::OnGreen};
 use crate::plan::{Plan, RouteKind, RouteSpec, ServerSpec};
+use crate::postgres::programs::Installed;
 use crate::postgres::{PgServer, PgServerOptions, Server};
 use crate::provider::{LocalProvider, Provider};
 use crate::route::{PgBouncer, Target};
@@ -58,11 +59,18 @@ pub async fn ports(plan: &Plan, epoch: &Arc<AtomicU64>, state_dir: &Path) -> any
             plan.history.clone(),
             clock.clone(),
         )),
+        shadow: Arc::new(OnGreen {
+            blue: blue_at.clone(),
+            green: green_at.clone(),
+            run: plan.run.clone(),
+            installed: if plan.provisional { super::installed().await } else { Installed::default() },
+        }),
         validators: validate::all(plan, [&blue_at, &green_at], [&blue, &green], &clock),
         guard: Arc::new(ProcessGuard::new(program, state_dir.to_owned(), plan.run.clone())),
         blue,
         green,
         clock,
+        provisional: plan.provisional,
     })
 }
 

@@ -11,5 +11,6 @@
 mod crashes;
 mod hazards;
 mod kills;
+mod provisional;
 mod versions;
 mod world;

@@ -4,7 +4,7 @@ use greenlight::journal::{Journal, SqliteJournal};
 use greenlight::lab::{Ledger, LedgerOptions, LedgerReport, Options, World, find_pgbouncer, shop};
 use greenlight::plan::Plan;
 use greenlight::postgres::programs::Installed;
-use greenlight::run::{Event, Fact, Record, Run};
+use greenlight::run::{Event, Fact, Record, Run, replay};
 use greenlight::word::{Endpoint, Side};
 use std::{
     ffi::OsStr,
@@ -156,12 +156,7 @@ impl Live {
     /// The run, and its plan, as the journal has it.
     pub(crate) async fn stored(&self) -> (Plan, Run) {
         let records = self.records().await;
-        let Some(Event::RunCreated { plan, .. }) = records.first().map(|record| &record.event) else { panic!("there is no run") };
-        let mut run = Run::new(plan.steps.len());
-        for record in &records {
-            run.apply(&record.event);
-        }
-        (plan.as_ref().clone(), run)
+        replay(records.iter().map(|record| &record.event)).expect("there is no run")
     }
 
     pub(crate) async fn serving(&self) -> Side {

@@ -3,7 +3,7 @@
 use crate::{
     fault::Fault,
     harness::{Report, Setup},
-    plan::PlanKind,
+    plan::{PlanKind, Trial},
     script::{Script, Trouble, Wish},
     sweep::Tally,
 };
@@ -43,6 +43,55 @@ fn a_run_without_routes_ends_whole() {
 #[test]
 fn a_run_that_makes_its_standby_ends_whole() {
     sweep("own standby", &of(PlanKind { makes_standby: true, ..PlanKind::default() }), Some(Outcome::Completed));
+}
+
+fn tried(trial: Trial) -> PlanKind {
+    PlanKind { trial: Some(trial), ..PlanKind::default() }
+}
+
+#[test]
+fn a_run_with_a_provisional_plan_ends_whole() {
+    let plain = sweep("provisional", &of(tried(Trial::AsApproved)), Some(Outcome::Completed));
+    assert!(plain.world.run.is_judged() && plain.world.moves_to_green() == 2);
+}
+
+#[test]
+fn a_provisional_plan_that_turns_out_worse_waits_for_an_approval_and_ends_whole() {
+    sweep("provisional and worse", &of(tried(Trial::Worse)), Some(Outcome::Completed));
+    for place in 1..=WAITING_PLACES + 1 {
+        let script = Script { abandon_at: Some(place), ..Script::default() };
+        let setup = Setup { kind: tried(Trial::Worse), script, ..Setup::default() };
+        sweep("provisional and worse, abandoned", &setup, Some(Outcome::RolledBack));
+    }
+}
+
+#[test]
+fn a_provisional_plan_that_turns_out_worse_migrates_nothing_without_an_approval() {
+    let script = Script { opens_no_gate: true, patience_secs: 60, ..Script::default() };
+    let setup = Setup { kind: tried(Trial::Worse), script, ..Setup::default() };
+    let report = sweep("provisional and worse, not approved", &setup, Some(Outcome::RolledBack));
+    assert_eq!((report.world.migrated_on_green(), report.world.run.is_judged()), (0, true));
+}
+
+#[test]
+fn a_provisional_plan_that_is_refused_by_its_trial_is_taken_back_or_held() {
+    let report = sweep("provisional and refused", &of(tried(Trial::Refused)), Some(Outcome::RolledBack));
+    assert_eq!((report.world.migrated_on_green(), report.world.run.is_judged()), (0, false));
+    let kind = PlanKind { on_failure: OnFailure::Hold, ..tried(Trial::Refused) };
+    let report = Setup { kind, ..Setup::default() }.run();
+    assert_eq!((report.outcome, report.world.migrated_on_green()), (None, 0));
+    assert!(report.world.run.reason.is_some_and(|reason| reason.contains("not-reversible:public.orders")));
+}
+
+#[test]
+fn a_provisional_run_whose_green_dies_at_any_call_can_be_left() {
+    let plain = of(tried(Trial::AsApproved)).run();
+    let script = Script { without_green: true, green_goes_down: true, patience_secs: 60, retries: 1, ..Script::default() };
+    let mut tally = Tally::default();
+    for at in 0..plain.points.len() {
+        tally.run(Setup { kind: tried(Trial::AsApproved), green_dies_at: Some(at), ..told(script) });
+    }
+    tally.conclude("green dies in a provisional run", plain.points.len());
 }
 
 #[test]

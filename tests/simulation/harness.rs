@@ -132,7 +132,8 @@ fn drive_to_the_end(world: &Shared, journal: &MemoryJournal, run: &RunId) -> Opt
         match end {
             Some(Ok(Stop::Closed(outcome))) => return Some(outcome),
             Some(Ok(Stop::Interrupted)) => return None,
-            None | Some(Err(EngineError::Journal(_))) => {}
+            // Another one, with ports for the plan as it holds now.
+            Some(Ok(Stop::Replanned)) | None | Some(Err(EngineError::Journal(_))) => {}
             Some(other) => world.lock().violated(format!("the engine came back with {other:?}")),
         }
         if world.lock().violation.is_some() {

@@ -12,6 +12,7 @@ use greenlight::{
     run::{Event, Fact, Outcome, StepState},
     word::Side,
 };
+use std::sync::Arc;
 
 /// What the guard adds to the longest pause before it acts, and what its act takes.
 const GRACE: u64 = 250 * MS + 100 * MS;
@@ -143,7 +144,16 @@ impl World {
                 }
             }
             Event::FactLearned { fact: Fact::WindowCommitted { serving, .. }, .. } => self.check_commit(*serving),
+            Event::FactLearned { fact: Fact::Judged { work }, .. } => {
+                if self.run.is_judged() || self.nodes[Side::Green as usize].has_scratch {
+                    self.violated("a plan is judged twice, or with its scratch database still there");
+                }
+                self.plan = Arc::new(self.plan.as_ref().clone().judged(work));
+            }
             Event::FactLearned { fact: Fact::Migrated { version, .. }, .. } => {
+                if self.plan.provisional {
+                    self.violated("green is migrated by a plan that is provisional still");
+                }
                 let again = |fact: &Fact| matches!(fact, Fact::Migrated { version: other, .. } if other == version);
                 if self.run.facts.iter().any(again) {
                     self.violated(format!("migration {version} is recorded twice"));
@@ -203,6 +213,11 @@ impl World {
     pub(crate) fn moves_to_green(&self) -> usize {
         let moved = |fact: &&Fact| matches!(fact, Fact::WindowCommitted { serving: Side::Green, .. });
         self.run.facts.iter().filter(moved).count()
+    }
+
+    /// Which migrations green has, a bit for each.
+    pub(crate) fn migrated_on_green(&self) -> u8 {
+        self.nodes[Side::Green as usize].migrated
     }
 
     // --- at rest and at the end -------------------------------------------------------------------------------------------
@@ -284,6 +299,7 @@ impl World {
         };
         note(node.slots.iter().any(Option::is_some), "a slot");
         note(self.is_slot_without_standby(node) && !self.says_left_behind(side), "a slot that nobody reads");
+        note(node.has_scratch, "a scratch database");
         // Inside a closed database nobody can look: it is said instead.
         if node.allow_connections || !self.says_left_behind(side) {
             note(node.subscriptions.iter().any(Option::is_some), "a subscription");

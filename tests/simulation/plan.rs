@@ -3,8 +3,8 @@
 use greenlight::{
     migrate::Migration,
     plan::{
-        Gate, HistorySpec, LimitsSpec, LongTransactions, Names, OnFailure, Plan, PlannedStep, Reversal, ServerSpec, SoakSpec,
-        StandbySpec, StepName, ValidateSpec, WindowSpec,
+        Answer, Finding, Gate, HistorySpec, LimitsSpec, LongTransactions, Names, OnFailure, Plan, PlannedStep, Reversal,
+        SchemaWork, ServerSpec, SoakSpec, StandbySpec, StepName, ValidateSpec, WindowSpec,
     },
     route::Target,
     run::FORMAT,
@@ -32,11 +32,22 @@ pub(crate) struct PlanKind {
     pub(crate) makes_standby: bool,
     pub(crate) on_failure: OnFailure,
     pub(crate) wal_kept_max: u64,
+    /// There was no shadow before the run, and this comes of the trial on green.
+    pub(crate) trial: Option<Trial>,
+}
+
+/// What the trial on green shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trial {
+    AsApproved,
+    /// What asks for a word that nobody gave.
+    Worse,
+    Refused,
 }
 
 impl Default for PlanKind {
     fn default() -> PlanKind {
-        PlanKind { routes: 2, makes_standby: false, on_failure: OnFailure::Rollback, wal_kept_max: 1_000_000 }
+        PlanKind { routes: 2, makes_standby: false, on_failure: OnFailure::Rollback, wal_kept_max: 1_000_000, trial: None }
     }
 }
 
@@ -65,21 +76,46 @@ pub(crate) fn plan(kind: PlanKind) -> Plan {
         limits: LimitsSpec { wal_kept_bytes_max: kind.wal_kept_max },
         on_failure: kind.on_failure,
         names: Names::new(&run),
-        steps: steps(kind.makes_standby),
-        tables: vec![table()],
+        steps: steps(kind),
+        tables: vec![if kind.trial.is_some() { whole_table() } else { table() }],
         migrations: ["0001", "0002"].map(migration).to_vec(),
         blue_fingerprint: schema(BLUE_SCHEMA),
-        green_fingerprint: Some(schema(GREEN_SCHEMA)),
+        green_fingerprint: kind.trial.is_none().then(|| schema(GREEN_SCHEMA)),
         findings: Vec::new(),
         inherited_subscriptions: vec![INHERITED.to_owned()],
         green_physical_slot: (!kind.makes_standby).then(|| PHYSICAL_SLOT.to_owned()),
         sync_triggers: Vec::new(),
+        provisional: kind.trial.is_some(),
+        basis: None,
         standby,
         run,
     }
 }
 
-fn steps(makes_standby: bool) -> Vec<PlannedStep> {
+/// What the trial on green comes to.
+pub(crate) fn work(kind: PlanKind) -> SchemaWork {
+    let code = "not-reversible:public.orders".to_owned();
+    let finding = |answer| vec![Finding { code: code.clone(), seen: "a rollback would lose notes".to_owned(), answer }];
+    let mut steps = steps(kind);
+    let findings = match kind.trial {
+        Some(Trial::Worse) => {
+            let narrow = steps.iter_mut().find(|step| step.name == StepName::NarrowFlow).unwrap();
+            narrow.gate = Gate { approval: true, because: Some(code.clone()), hours: None };
+            finding(Answer::NeedsAccept { consequence: "notes are lost".to_owned() })
+        }
+        Some(Trial::Refused) => finding(Answer::Refused { remedy: "write another migration".to_owned() }),
+        Some(Trial::AsApproved) | None => Vec::new(),
+    };
+    SchemaWork {
+        tables: vec![table()],
+        sync_triggers: Vec::new(),
+        green_fingerprint: Some(schema(GREEN_SCHEMA)),
+        findings,
+        steps,
+    }
+}
+
+fn steps(kind: PlanKind) -> Vec<PlannedStep> {
     use {Reversal::*, StepName::*};
     let line = [
         (PrepareBlue, Revert),
@@ -87,6 +123,7 @@ fn steps(makes_standby: bool) -> Vec<PlannedStep> {
         (PublishBlue, Revert),
         (AttachGreen, Revert),
         (SubscribeGreen, Revert),
+        (ShadowGreen, Revert),
         (NarrowFlow, Revert),
         (MigrateGreen, Revert),
         (WarmGreen, Nothing),
@@ -99,14 +136,33 @@ fn steps(makes_standby: bool) -> Vec<PlannedStep> {
     let planned = |(name, reversal)| PlannedStep {
         name,
         reversal,
-        gate: Gate { approval: name == Window, hours: None },
+        gate: Gate { approval: name == Window, ..Gate::default() },
         attempts_max: 3,
         backoff_ms: 500,
         sql: Vec::new(),
         says: String::new(),
         way_back: String::new(),
     };
-    line.into_iter().filter(|(name, _)| makes_standby || *name != CreateStandby).map(planned).collect()
+    let is_there = |name: &StepName| match name {
+        CreateStandby => kind.makes_standby,
+        ShadowGreen => kind.trial.is_some(),
+        _ => true,
+    };
+    line.into_iter().filter(|(name, _)| is_there(name)).map(planned).collect()
+}
+
+/// The same, as a plan has it that knows nothing of the migrations.
+fn whole_table() -> TableFlow {
+    let shared = SharedColumns {
+        forward: None,
+        reverse: None,
+        key: vec!["id".to_owned()],
+        compare: Vec::new(),
+        relax_on_green: Vec::new(),
+        relax_on_blue: Vec::new(),
+        identity: ReplicaIdentity::Default,
+    };
+    TableFlow { flow: Flow::Both(shared), ..table() }
 }
 
 /// Loses a column that is NOT NULL without a default: the flow is narrowed forward, and blue is relaxed during the soak.

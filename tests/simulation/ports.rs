@@ -2,13 +2,14 @@
 
 use crate::{
     fault::{Call, Kind, Part, answer},
-    plan::{MAX_PAUSE, target},
+    plan::{MAX_PAUSE, target, work},
     server::FakeServer,
-    world::{Shared, StandingGuard, World},
+    world::{Node, Shared, StandingGuard, World},
 };
 use async_trait::async_trait;
 use greenlight::{
-    migrate::{Applied, Migration, Migrator},
+    migrate::{Applied, Migration, Migrator, Shadow},
+    plan::{Plan, SchemaWork},
     provider::{CopyProgress, Provider, StandbyState},
     route::{RouteState, Router, Target},
     step::{Guard, Ports, Route},
@@ -36,6 +37,8 @@ pub(crate) fn ports(world: &Shared, process: usize) -> Ports {
         routes: (0..routes).map(route).collect(),
         provider: plan.standby.is_some().then(|| Arc::new(FakeProvider(one())) as Arc<dyn Provider>),
         migrator: Arc::new(FakeMigrator(one())),
+        shadow: Arc::new(FakeShadow(one())),
+        provisional: plan.provisional,
         validators: vec![Arc::new(FakeValidator(one()))],
         guard: Arc::new(FakeGuard(one())),
         clock: Arc::new(FakeClock(one())),
@@ -260,6 +263,47 @@ impl Migrator for FakeMigrator {
                 Ok(1)
             })
             .await
+    }
+}
+
+struct FakeShadow(OfProcess);
+
+#[async_trait]
+impl Shadow for FakeShadow {
+    async fn judge(&self, plan: &Plan) -> Result<SchemaWork, PortError> {
+        assert!(plan.provisional);
+        let call = self.0.call("shadow: judge", Some(Side::Green), Kind::ChangeInParts);
+        self.0
+            .world
+            .change(call, move |world, part| {
+                // What lands of a dead session is the statement that makes the database.
+                let is_left = part == Part::First || world.landing;
+                world.green_beside(call)?.has_scratch = is_left;
+                Ok(work(world.kind))
+            })
+            .await
+    }
+
+    async fn ensure_gone(&self) -> Result<(), PortError> {
+        let call = self.0.call("shadow: ensure_gone", Some(Side::Green), Kind::Change);
+        self.0
+            .world
+            .change(call, move |world, _| {
+                world.green_beside(call)?.has_scratch = false;
+                Ok(())
+            })
+            .await
+    }
+}
+
+impl World {
+    /// Green, for what needs a session outside of the run's database.
+    fn green_beside(&mut self, call: Call) -> Result<&mut Node, PortError> {
+        let green = self.node(Side::Green);
+        if !green.up || green.in_recovery {
+            return Err(call.error(Failure::Transient));
+        }
+        Ok(green)
     }
 }
 

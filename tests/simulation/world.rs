@@ -131,6 +131,8 @@ pub(crate) struct Node {
     pub(crate) drifted: bool,
     pub(crate) has_prepared: bool,
     pub(crate) has_stubborn_sequences: bool,
+    /// The scratch database of a trial is there.
+    pub(crate) has_scratch: bool,
 }
 
 impl Node {
@@ -165,6 +167,7 @@ impl Node {
             drifted: false,
             has_prepared: false,
             has_stubborn_sequences: false,
+            has_scratch: false,
         }
     }
 
@@ -222,6 +225,8 @@ pub(crate) struct World {
     pub(crate) outcast_green: bool,
     pub(crate) client_errors: u32,
 
+    pub(crate) kind: PlanKind,
+    /// As it holds now.
     pub(crate) plan: Arc<Plan>,
     /// The run as its durable journal tells it.
     pub(crate) run: Run,
@@ -294,6 +299,7 @@ impl World {
             outcast_green: false,
             client_errors: 0,
             run: Run::new(plan.steps.len()),
+            kind,
             plan: Arc::new(plan),
             processes: Vec::new(),
             person: Person::new(script),

@@ -12,7 +12,7 @@ use crate::step::Ports;
 use crate::wire;
 use crate::word::{Clock, Side, SystemClock, Timestamp};
 use anyhow::{anyhow, bail};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{
     Arc,
     atomic::{AtomicBool, AtomicU64},
@@ -25,6 +25,7 @@ pub(super) struct Drill {
     journal: Arc<SqliteJournal>,
     epoch: Arc<AtomicU64>,
     quiet: bool,
+    state: PathBuf,
 }
 
 /// One window that moved the writer.
@@ -63,7 +64,7 @@ impl Drill {
     async fn drive(plan: Plan, journal: Arc<SqliteJournal>, state: &Path, quiet: bool) -> anyhow::Result<Drill> {
         let epoch = Arc::new(AtomicU64::new(0));
         let ports = wire::ports(&plan, &epoch, state).await?;
-        Ok(Drill { plan, ports, journal, epoch, quiet })
+        Ok(Drill { plan, ports, journal, epoch, quiet, state: state.to_owned() })
     }
 
     /// Drives until the run waits or is over, after filing `request` if there is one. The engine's own words are said.
@@ -74,7 +75,7 @@ impl Drill {
                 .await?;
         }
         let quiet = self.quiet;
-        let engine = Engine {
+        let mut engine = Engine {
             journal: self.journal.clone(),
             ports: self.ports.clone(),
             run: self.plan.run.clone(),
@@ -90,7 +91,7 @@ impl Drill {
                 }
             }),
         };
-        Ok(engine.drive().await?)
+        crate::cli::run::drive_on(&mut engine, &self.state).await
     }
 
     /// Drives until the soak, or back to before the window; anything else is an error of the lab's.
@@ -101,7 +102,7 @@ impl Drill {
                 None => Ok(()),
                 Some(why) => bail!("the run is stuck: {why}"),
             },
-            stop @ (Stop::Closed(_) | Stop::Interrupted) => bail!("the run ended early: {stop:?}"),
+            stop @ (Stop::Closed(_) | Stop::Interrupted | Stop::Replanned) => bail!("the run ended early: {stop:?}"),
         }
     }
 

@@ -9,11 +9,13 @@
 
 mod dump;
 mod known;
+mod on_green;
 mod scratch;
 mod trial;
 mod watch;
 
 pub use dump::{SchemaDump, dump};
+pub use on_green::OnGreen;
 
 use super::files::order;
 use super::session::{Session, line_of, said};

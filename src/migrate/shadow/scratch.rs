@@ -1,7 +1,8 @@
-use super::super::session::{Session, said};
+use super::super::session::{Around, Session, failure, said};
 use super::super::statements::{dump_entries, short};
 use super::{Said, SchemaDump};
-use crate::word::{Endpoint, Failure, PortError, RunId, quote_ident, quote_literal};
+use crate::plan::shadow_database;
+use crate::word::{Endpoint, PortError, RunId, quote_ident, quote_literal};
 use tokio_postgres::{Client, Error};
 
 /// Statements that are sent at once: fewer round trips, and not all locks in one transaction.
@@ -13,6 +14,8 @@ pub(super) struct Scratch {
     at: Endpoint,
     /// The roles that were made for it.
     roles: Vec<String>,
+    /// Whether roles that the schema or the migrations name, and that the server has not, are made for a while.
+    pub(super) lends_roles: bool,
     application_name: String,
     /// For a person.
     pub(super) stood_on: String,
@@ -30,7 +33,7 @@ impl Scratch {
                 .because(format!("it runs PostgreSQL {major} and blue {}", dump.major))
                 .hint("a migration may work on one version and fail on the other; use a scratch server of blue's version"));
         }
-        let name = format!("greenlight_{run}_shadow");
+        let name = shadow_database(run);
         let database = quote_ident(&name);
         let drop = format!("DROP DATABASE IF EXISTS {database} WITH (FORCE)");
         let attempted = format!("create the scratch database {name}");
@@ -47,7 +50,7 @@ impl Scratch {
         }
         let stood_on = format!("database {name} of PostgreSQL {major} at {}:{}", server.host, server.port);
         let at = Endpoint { database: name, ..server.clone() };
-        Ok(Scratch { admin, at, roles: Vec::new(), application_name, stood_on })
+        Ok(Scratch { admin, at, roles: Vec::new(), lends_roles: true, application_name, stood_on })
     }
 
     /// Removes the database and the roles.
@@ -129,7 +132,8 @@ impl Scratch {
 
     /// Makes the role whose absence the error tells of; whether it did.
     pub(super) async fn made_missing_role(&mut self, error: &Error) -> Result<bool, PortError> {
-        let Some(role) = missing_role(error).filter(|role| !self.roles.contains(role)) else { return Ok(false) };
+        let lent = |role: &String| self.lends_roles && !self.roles.contains(role);
+        let Some(role) = missing_role(error).filter(lent) else { return Ok(false) };
         // Of every right and without a login: the shadow is not there to find missing grants.
         let sql = format!("CREATE ROLE {} SUPERUSER NOLOGIN", quote_ident(&role));
         match self.admin.client.batch_execute(&sql).await {
@@ -151,8 +155,8 @@ fn missing_role(error: &Error) -> Option<String> {
     (db.code().code() == "42704").then(|| role.to_owned())
 }
 
-/// Nothing in the shadow is worth keeping, so whatever fails there is done again as a whole, or not at all.
+/// Nothing in the shadow is worth keeping, so whatever fails there is done again as a whole, or not at all; after a lost
+/// connection only once what it had under way is ended.
 pub(super) fn refused(attempted: &str, error: &Error) -> PortError {
-    let failure = if error.as_db_error().is_some() { Failure::Refused } else { Failure::Transient };
-    PortError::new(failure, attempted).because(Said(said(error)))
+    PortError::new(failure(error, Around::Nothing), attempted).because(Said(said(error)))
 }

@@ -3,7 +3,7 @@
 //! A statement that writes rows runs three times: to see by its locks which tables it writes; with a watch on these tables,
 //! to see what it does there; and, with both taken back, to take effect.
 
-use super::super::session::{Session, line_of, said};
+use super::super::session::{Around, Session, failure, line_of, said};
 use super::super::statements::{self, Statement, StatementKind, Touch, WrittenName};
 use super::super::{Migration, StatementReport, TableLock, TableWrite};
 use super::known::{self, Known};
@@ -11,7 +11,7 @@ use super::scratch::{Scratch, refused};
 use super::watch::{self, Noted};
 use super::{MigrationError, Said, ShadowError};
 use crate::schema::Moves;
-use crate::word::{PortError, RelationName, quote_ident};
+use crate::word::{Failure, PortError, RelationName, quote_ident};
 use std::collections::{BTreeMap, BTreeSet};
 use tokio_postgres::Error;
 
@@ -120,7 +120,7 @@ impl<'a> Trial<'a> {
                 return Ok(started.elapsed().as_secs_f64() * 1_000.0);
             };
             if !self.scratch.made_missing_role(&e).await? {
-                return Err(failed(migration, statement, &e).into());
+                return Err(failed(migration, statement, &e));
             }
             // A session learns of new roles when it takes a lock that it does not hold.
             self.sql("ROLLBACK TO greenlight_shadow; LOCK TABLE greenlight.noted IN ACCESS SHARE MODE").await?;
@@ -130,7 +130,7 @@ impl<'a> Trial<'a> {
 
     async fn run(&self, migration: &Migration, statement: &Statement) -> Result<(), ShadowError> {
         let run = self.session.client.batch_execute(&statement.text).await;
-        run.map_err(|e| failed(migration, statement, &e).into())
+        run.map_err(|e| failed(migration, statement, &e))
     }
 
     /// The tables that were there before and that the statement may write: by the locks that it took, and by those that
@@ -333,13 +333,13 @@ fn trying(error: &Error) -> PortError {
     refused("try the migrations in the shadow", error)
 }
 
-fn failed(migration: &Migration, statement: &Statement, error: &Error) -> MigrationError {
-    MigrationError {
-        file: migration.file_name(),
-        line: line_of(statement, error),
-        statement: statements::short(&statement.text),
-        source: Said(said(error)),
+fn failed(migration: &Migration, statement: &Statement, error: &Error) -> ShadowError {
+    if failure(error, Around::Nothing) == Failure::Uncertain {
+        return trying(error).into();
     }
+    let source = Said(said(error));
+    let (file, line) = (migration.file_name(), line_of(statement, error));
+    MigrationError { file, line, statement: statements::short(&statement.text), source }.into()
 }
 
 impl MigrationError {

@@ -218,7 +218,7 @@ fn input() -> PlanInput {
         limits: LimitsSpec { wal_kept_bytes_max: 20 << 30 },
         on_failure: OnFailure::Rollback,
         before_migrate: Gate::default(),
-        before_window: Gate { approval: true, hours: None },
+        before_window: Gate { approval: true, ..Gate::default() },
         accept: Vec::new(),
         migrations: vec![Migration {
             version: "0002".to_owned(),

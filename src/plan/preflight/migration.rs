@@ -16,14 +16,7 @@ pub(super) fn check(look: &Look<'_>) -> Vec<Finding> {
         return findings;
     }
     match &look.survey.shadow {
-        Err(reason) => {
-            let seen = format!("The migrations cannot be tried in a shadow: {reason}.");
-            let remedy = format!(
-                "name a scratch server as `shadow:`, or install PostgreSQL {}'s programs on this machine",
-                look.blue().major()
-            );
-            findings.push(refused("shadow", seen, remedy));
-        }
+        Err(reason) => findings.extend(super::reading::check(look, reason)),
         Ok(shadow) => {
             let (migrations, statements) = (count(look.pending.len(), "migration"), count(shadow.statements.len(), "statement"));
             let seen = format!("{migrations} of {statements} went through in the shadow ({}).", shadow.stood_on);
@@ -256,9 +249,9 @@ mod tests {
     }
 
     #[test]
-    fn without_a_shadow_a_migration_is_refused() {
+    fn without_a_migration_no_shadow_is_needed() {
         let mut world = World::with(|w| w.survey.shadow = Err("no programs of PostgreSQL 15 were found".to_owned()));
-        assert_answers(&world, "shadow", "refused");
+        assert_answers(&world, "shadow", "handled");
         world.input.migrations.clear();
         assert_answers(&world, "shadow", "none");
         assert_answers(&world, "migrations", "fine");

@@ -9,6 +9,7 @@ mod consumers;
 mod extensions;
 mod migration;
 mod objects;
+mod reading;
 mod retention;
 mod roles;
 mod routes;

@@ -58,6 +58,10 @@ impl Chart {
                 self.edges.push(format!("{id} -. \"rollback: the same window, back to blue\" .-> back"));
             }
             StepName::Finish => self.node(&id, &format!("[[\"{title}<br/>POINT OF NO RETURN\"]]")),
+            StepName::ShadowGreen => {
+                self.node(&id, &format!("[\"{title}<br/>verdicts are PROVISIONAL until here\"]"));
+                self.edges.push(format!("{id} -. \"worse than approved: waits for an approval, or refused\" .-> back"));
+            }
             _ => self.node(&id, &format!("[\"{title}\"]")),
         }
     }

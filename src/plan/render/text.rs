@@ -25,7 +25,12 @@ pub fn text(plan: &Plan, all_tables: bool) -> String {
     for (at, step) in plan.steps.iter().enumerate() {
         page.step(at + 1, step);
     }
-    page.heading("Tables");
+    page.heading(if plan.provisional { "Tables, PROVISIONAL" } else { "Tables" });
+    if plan.provisional {
+        let says = "Judged as if no migration touched them: the migrations cannot be tried before the run. They are tried on green, by the step \
+                    `try the migrations`, before anything of it is migrated; the run waits for an approval if that shows worse.";
+        page.wrapped(2, 0, says);
+    }
     page.tables(&plan.tables);
     page.heading("Preflight");
     page.findings(&plan.findings);
@@ -204,6 +209,11 @@ impl Page {
         let gates = plan.steps.iter().filter(|step| step.gate.approval).map(|step| step.name);
         let gates: Vec<&str> = gates.map(StepName::title).collect();
         let can_run = match obstacles {
+            0 if plan.provisional => format!(
+                "This plan can run, PROVISIONAL until `{}` is done, and waits for a person after that if it shows worse. Its own gates: {}.",
+                StepName::ShadowGreen,
+                if gates.is_empty() { "none".to_owned() } else { gates.join(", ") }
+            ),
             0 if gates.is_empty() => "This plan can run, and asks nobody on its way.".to_owned(),
             0 => format!("This plan can run. It waits for a person before: {}.", gates.join(", ")),
             number => format!("This plan cannot run: {} in its way, see above.", count(number, "finding")),
