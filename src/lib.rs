@@ -12,6 +12,7 @@ pub mod provider;
 pub mod route;
 pub mod run;
 pub mod schema;
+pub mod snapshot;
 pub mod step;
 pub mod validate;
 pub mod wire;

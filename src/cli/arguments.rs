@@ -76,6 +76,11 @@ pub(super) enum Command {
     Abandon(AbandonArgs),
     /// List, and with `--remove` take away, what lost runs left on a server.
     Sweep(SweepArgs),
+    /// Backups and archived WAL: take, list, verify, prove, prune.
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
+    /// Make a new server from a backup, at a point in time; it stands there for inspection. Nothing that runs is touched.
+    Restore(RestoreArgs),
     /// What happened: timeline, windows by phase, validation, deviations from the plan.
     Report(ReportArgs),
     /// The records of a run.
@@ -197,6 +202,93 @@ pub(super) struct SweepArgs {
     /// Take away what belongs to no open run of this state directory.
     #[arg(long)]
     pub remove: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum SnapshotCommand {
+    /// Take a backup, verify it, and see that WAL reaches the archive now.
+    Take(SnapshotTakeArgs),
+    /// The backups, the restore points, what can be reached, and what was made on the server.
+    List(SnapshotArgs),
+    /// Read backups against their manifests.
+    Verify(VerifyArgs),
+    /// Restore to a throwaway server, run the playbook's assertions on it, and remove it.
+    Prove(SnapshotArgs),
+    /// Which backups the playbook's retention lets go; what open runs and restore points need stays.
+    Prune(PruneArgs),
+    /// Name this moment, to restore to.
+    Point(PointArgs),
+    /// Keep nothing for this restore point any more.
+    Forget(PointArgs),
+    /// Take away what the store made on the server: the receiver of WAL and its slot.
+    Stop(SnapshotArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SnapshotArgs {
+    pub playbook: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SnapshotTakeArgs {
+    pub playbook: PathBuf,
+    /// Restore it to a throwaway server, also where the playbook does not ask for it.
+    #[arg(long)]
+    pub prove: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct VerifyArgs {
+    pub playbook: PathBuf,
+    /// One backup; every whole one when left out.
+    pub backup: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PruneArgs {
+    pub playbook: PathBuf,
+    /// Remove them; without it they are only listed.
+    #[arg(long)]
+    pub remove: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PointArgs {
+    pub playbook: PathBuf,
+    pub name: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RestoreArgs {
+    pub playbook: PathBuf,
+    /// `latest`, a time with its zone (2026-01-05T10:00:00+01:00), a place in the log (16/B374D848), `xid:735`, `point:NAME`,
+    /// or `run:r1a2b3c4`: just before that run's first change.
+    #[arg(long, value_name = "POINT", required_unless_present_any = ["promote", "discard"])]
+    pub to: Option<String>,
+    /// The data folder, absolute, which must be empty or absent.
+    #[arg(long, value_name = "DIR")]
+    pub into: PathBuf,
+    /// A free port.
+    #[arg(long, required_unless_present_any = ["promote", "discard"])]
+    pub port: Option<u16>,
+    /// The machine: `local`, or `ssh://user@host`. That of the store when left out.
+    #[arg(long, value_name = "HOST")]
+    pub on: Option<String>,
+    /// The folder of the PostgreSQL programs on that machine.
+    #[arg(long, value_name = "DIR", requires = "on")]
+    pub bin_dir: Option<PathBuf>,
+    /// The timeline to follow, where the archive holds several. The backup's own when left out.
+    #[arg(long)]
+    pub timeline: Option<u32>,
+    /// Say everything that can be known before, and do nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Open the restored server for writing.
+    #[arg(long, conflicts_with_all = ["to", "discard"])]
+    pub promote: bool,
+    /// Stop the restored server and remove its folder.
+    #[arg(long, conflicts_with_all = ["to", "promote"])]
+    pub discard: bool,
 }
 
 #[derive(Debug, Args)]

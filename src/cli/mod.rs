@@ -9,13 +9,16 @@ mod guard;
 mod init;
 mod journal;
 mod lab;
+mod meter;
 mod plan;
 mod playbook;
 mod print;
 mod report;
 mod request;
+mod restore;
 mod run;
 mod screen;
+mod snapshot;
 mod state;
 mod status;
 mod sweep;
@@ -46,6 +49,8 @@ pub async fn run(arguments: Arguments) -> Exit {
         Command::Finish(command) => request::finish(&shared, &command).await,
         Command::Abandon(command) => request::abandon(&shared, &command).await,
         Command::Sweep(command) => sweep::run(&shared, &command).await,
+        Command::Snapshot(command) => snapshot::run(&shared, &command).await,
+        Command::Restore(command) => restore::run(&shared, &command).await,
         Command::Report(command) => report::run(&shared, &command).await,
         Command::Journal(command) => journal::run(&shared, &command).await,
         Command::Completions { shell } => completions(shell),

@@ -14,6 +14,7 @@ mod line;
 mod names;
 mod preflight;
 pub mod render;
+mod snapshot;
 mod statements;
 mod survey;
 
@@ -22,6 +23,7 @@ pub use finding::{Answer, Finding};
 pub use gate::{Day, Gate, OpenHours};
 pub use init::{FirstLook, first_playbook};
 pub use names::{Names, PREFIX, SCHEMA};
+pub use snapshot::{HostSpec, RetentionSpec, SnapshotSpec, StoreSpec, WalSpec};
 pub use survey::*;
 
 use crate::migrate::Migration;
