@@ -81,6 +81,8 @@ pub(super) enum Command {
     Snapshot(SnapshotCommand),
     /// Make a new server from a backup, at a point in time; it stands there for inspection. Nothing that runs is touched.
     Restore(RestoreArgs),
+    /// Rows that a damaged server has and a restored one has not: list them, write them, apply them to a server.
+    Salvage(SalvageArgs),
     /// What happened: timeline, windows by phase, validation, deviations from the plan.
     Report(ReportArgs),
     /// The records of a run.
@@ -289,6 +291,50 @@ pub(super) struct RestoreArgs {
     /// Stop the restored server and remove its folder.
     #[arg(long, conflicts_with_all = ["to", "promote"])]
     pub discard: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SalvageArgs {
+    /// URL of the damaged server; `${env:NAME}` and `${file:/path}` stand for secrets.
+    #[arg(long, value_name = "URL")]
+    pub damaged: String,
+    /// URL of the restored server.
+    #[arg(long, value_name = "URL")]
+    pub restored: String,
+    /// Only this table, as `public.orders`; may be given several times.
+    #[arg(long)]
+    pub table: Vec<String>,
+    /// Write the rows into this folder, a file for each table.
+    #[arg(long, value_name = "DIR", conflicts_with = "apply_to")]
+    pub out: Option<PathBuf>,
+    /// How to write them.
+    #[arg(long, value_enum, default_value = "sql")]
+    pub format: SalvageFormat,
+    /// Put the rows into the server at this URL; each table in one transaction, which is taken back without `--commit`.
+    #[arg(long, value_name = "URL")]
+    pub apply_to: Option<String>,
+    /// Where that server has a row of the same key.
+    #[arg(long, value_enum, default_value = "keep")]
+    pub on_conflict: Conflict,
+    /// Keep what was put in.
+    #[arg(long, requires = "apply_to")]
+    pub commit: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum SalvageFormat {
+    Sql,
+    Csv,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Conflict {
+    /// The row stays as it is.
+    Keep,
+    /// The row takes the salvaged values.
+    Overwrite,
+    /// Nothing of the table is written.
+    Stop,
 }
 
 #[derive(Debug, Args)]

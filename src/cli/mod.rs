@@ -17,6 +17,7 @@ mod report;
 mod request;
 mod restore;
 mod run;
+mod salvage;
 mod screen;
 mod snapshot;
 mod state;
@@ -51,6 +52,7 @@ pub async fn run(arguments: Arguments) -> Exit {
         Command::Sweep(command) => sweep::run(&shared, &command).await,
         Command::Snapshot(command) => snapshot::run(&shared, &command).await,
         Command::Restore(command) => restore::run(&shared, &command).await,
+        Command::Salvage(command) => salvage::run(&shared, &command).await,
         Command::Report(command) => report::run(&shared, &command).await,
         Command::Journal(command) => journal::run(&shared, &command).await,
         Command::Completions { shell } => completions(shell),

@@ -23,6 +23,16 @@ use std::{fmt, path::{Path, PathBuf}, sync::Arc, time::Duration};
 /// Reading or removing a whole backup.
 const LONG: Duration = Duration::from_hours(12);
 
+/// Without `pg_verifybackup` the manifest is held against the files by `sha256sum`; so it is made with such sums then.
+const VERIFY: &str = r#"cd "$1" || exit 1
+sum=$(sed -n 's/^"Manifest-Checksum": "\([0-9a-f]*\)".*/\1/p' backup_manifest)
+[ "$sum" = "$(head -n -1 backup_manifest | sha256sum | cut -d ' ' -f 1)" ] || { echo 'the manifest is damaged' >&2; exit 1; }
+sums() {
+    sed -n 's/^{ "Path": "\(.*\)", "Size": [0-9]*, "Last-Modified": "[^"]*", "Checksum-Algorithm": "SHA256", "Checksum": "\([0-9a-f]*\)" },*$/\2  \1/p' backup_manifest
+}
+[ "$(sums | wc -l)" = "$(grep -c '^{ "[A-Za-z-]*Path": ' backup_manifest)" ] || { echo 'its manifest needs pg_verifybackup, which does not run' >&2; exit 1; }
+sums | sha256sum --check --quiet - >&2"#;
+
 pub struct Basebackup {
     pub source: Source,
     pub notes: Notes,
@@ -65,6 +75,13 @@ impl Basebackup {
             self.notes.host.write(file, &conninfo::passfile(password.expose())?).await?;
         }
         Ok(conninfo::replication(from, application_name, password.map(|_| file)))
+    }
+
+    /// PostgreSQL's own `pg_verifybackup`, where it is there and runs.
+    async fn verifier(&self, major: u32) -> Option<String> {
+        let program = self.notes.host.program("pg_verifybackup", major, Version::Same).await.ok()?;
+        let runs = self.notes.host.sh("run `pg_verifybackup`", r#""$1" --version"#, &[&program]).await;
+        runs.is_ok().then_some(program)
     }
 
     async fn save(&self, backup: &Backup) -> Result<(), PortError> {
@@ -176,11 +193,16 @@ impl SnapshotStore for Basebackup {
         let upstream = self.upstream("greenlight/snapshot", &pass).await?;
         let mut words = vec![program.as_str(), "--dbname", &upstream, "--pgdata", &data, "--format=plain", "--wal-method=stream"];
         words.extend(["--checkpoint=fast", "--no-password", "--progress", "--label", "greenlight"]);
+        if self.verifier(facts.major).await.is_none() {
+            words.push("--manifest-checksums=SHA256");
+        }
+        crate::failpoint!("backup-begun");
         let mut tell = |line: &str| copied(line).map(|(done, all)| progress("copying", done, all)).is_some();
         let taken = self.notes.host.watched("take a base backup", &words, &mut tell).await;
         // Absent without a password; and one left behind is worse than an error not told.
         let _ = self.notes.host.sh("remove the password file", r#"rm -f "$1""#, &[&text(&pass)]).await;
         taken?;
+        crate::failpoint!("backup-copied");
         backup.ended_at = self.source.facts().await?.now;
         let (range, bytes) = self.look_into(&backup).await?;
         (backup.timeline, backup.start, backup.stop, backup.bytes) = (range.timeline, range.start, range.end, bytes);
@@ -193,10 +215,12 @@ impl SnapshotStore for Basebackup {
     }
 
     async fn verify(&self, backup: &Backup) -> Result<(), PortError> {
-        let program = self.notes.host.program("pg_verifybackup", backup.major, Version::Same).await?;
         let data = text(&self.folder(&backup.id).join("data"));
         let attempted = format!("verify backup {}", backup.id);
-        let verified = self.notes.host.sh_within(&attempted, r#""$1" --quiet "$2""#, &[&program, &data], LONG).await;
+        let verified = match self.verifier(backup.major).await {
+            Some(program) => self.notes.host.sh_within(&attempted, r#""$1" --quiet "$2""#, &[&program, &data], LONG).await,
+            None => self.notes.host.sh_within(&attempted, VERIFY, &[&data], LONG).await,
+        };
         verified.map(drop).map_err(|error| error.hint("it is damaged: take a new one, and see what damaged it before you trust older ones"))
     }
 

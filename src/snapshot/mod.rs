@@ -16,6 +16,7 @@ mod pgbackrest;
 mod prove;
 mod receive;
 pub mod restore;
+pub mod salvage;
 
 mod source;
 mod wal;

@@ -251,8 +251,8 @@ impl SnapshotStore for Pgbackrest {
             let name = path.rsplit('/').next().unwrap_or(path);
             if let Some(timeline) = name.strip_suffix(".history") {
                 archived.histories.extend(u32::from_str_radix(timeline, 16).ok());
-            } else if name.as_bytes().get(24) == Some(&b'-') {
-                // Segment, checksum, and how it is compressed.
+            } else if name.as_bytes().get(24) == Some(&b'-') && !name.ends_with(".tmp") {
+                // Segment, checksum, and how it is compressed; one that is still being written ends otherwise.
                 archived.segments.extend(Segment::parse(&name[..24], segment_bytes));
             }
         }
@@ -260,12 +260,14 @@ impl SnapshotStore for Pgbackrest {
     }
 
     fn restore_command(&self) -> String {
-        let words: Vec<String> = self.words().iter().map(|word| quoted(word).replace('%', "%%")).collect();
-        format!("{} archive-get %f \"%p\"", words.join(" "))
+        command(&self.words())
     }
 
-    fn restore_command_at(&self, _: &Host, _: &Path) -> String {
-        self.restore_command()
+    fn restore_command_at(&self, _: &Host, folder: &Path) -> String {
+        // Else it would take the server's own folder for the place of `%p`.
+        let mut words = self.words();
+        words.push(format!("--pg1-path={}", folder.display()));
+        command(&words)
     }
 
     /// By the pgBackRest of that host, whose configuration must know the repository.
@@ -296,6 +298,11 @@ impl SnapshotStore for Pgbackrest {
     async fn remove_from_server(&self) -> Result<(), PortError> {
         Ok(())
     }
+}
+
+fn command(words: &[String]) -> String {
+    let words: Vec<String> = words.iter().map(|word| quoted(word).replace('%', "%%")).collect();
+    format!("{} archive-get %f \"%p\"", words.join(" "))
 }
 
 /// From a backup that began and stopped in segments whose places are known: the size of which the names make sense.

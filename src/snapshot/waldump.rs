@@ -1,7 +1,7 @@
 //! What is in archived WAL, read by `pg_waldump` from one segment after the other: when the last commit was, and where a
 //! restore point or a transaction's end lies.
 
-use super::host::{SHORT, Version, quoted, text};
+use super::host::{SHORT, Version, quoted};
 use super::{Archived, Backup, History, Segment, SnapshotStore};
 use crate::word::{Lsn, PortError, Timestamp};
 
@@ -140,11 +140,6 @@ fn found(line: &str, timeline: u32) -> Option<Found> {
 fn time_of(text: &str) -> Option<Timestamp> {
     let stamp = text.split(';').next()?.trim().strip_suffix(" UTC")?;
     format!("{}Z", stamp.replacen(' ', "T", 1)).parse().ok()
-}
-
-/// Where a segment lies, for people.
-pub(super) fn shown(store: &dyn SnapshotStore, segment: Segment, segment_bytes: u64) -> String {
-    format!("{} in {}", segment.name(segment_bytes), text(std::path::Path::new(&store.place())))
 }
 
 #[cfg(test)]

@@ -65,7 +65,7 @@ async fn a_gap_in_the_archive_is_found_and_what_lies_before_it_can_be_had() {
         let place = world.place("restored");
         for target in [Target::Latest, Target::Lsn(three.after), Target::Time(three.at)] {
             let problem = world.problem(&target, &place).await;
-            assert!(problem.contains(&format!("segment {gone} is missing")), "{problem}");
+            assert!(problem.contains(&format!("segment {gone} is missing in")), "{problem}");
         }
         assert_eq!(world.rows_at(Target::Lsn(one.after), None).await, [1]);
     }

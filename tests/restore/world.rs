@@ -34,7 +34,7 @@ pub(crate) struct World {
     pub(crate) server: LocalServer,
     pub(crate) store: Arc<dyn SnapshotStore>,
     pub(crate) source: Source,
-    pub(crate) kind: Kind,
+    kind: Kind,
     pub(crate) installed: Installed,
     pub(crate) clock: Arc<SystemClock>,
 }
@@ -102,6 +102,50 @@ impl World {
         self.store.take(&|_, _, _| ()).await.unwrap()
     }
 
+    /// A playbook for this server and store, which the command line can use.
+    pub(crate) fn playbook(&self) -> PathBuf {
+        let text = |path: &Path| serde_json::Value::from(path.display().to_string()).to_string();
+        fs::create_dir_all(self.path("migrations")).unwrap();
+        fs::write(self.path("migrations/1_nothing.up.sql"), "SELECT 1;\n").unwrap();
+        fs::write(self.path("migrations/1_nothing.down.sql"), "SELECT 1;\n").unwrap();
+        fs::write(self.path("pgbouncer.ini"), "[databases]\n").unwrap();
+        let store = match self.kind {
+            Kind::Archive => "store: basebackup\n  wal: archive_command".to_owned(),
+            Kind::Receive => "store: basebackup\n  wal: receive".to_owned(),
+            Kind::Pgbackrest => format!("store: pgbackrest\n  stanza: shop\n  config: {}", text(&self.path("pgbackrest.conf"))),
+        };
+        let port = self.server.port;
+        let playbook = format!(
+            "version: 1\nname: Shop 1\nstrategy: sync\nblue:\n  url: postgresql://postgres:${{env:BLUE_PASSWORD}}@127.0.0.1:{port}/postgres\n\
+             green:\n  url: postgresql://postgres@127.0.0.1:1/postgres\nmigrations: {{dir: migrations}}\nroutes:\n  - pgbouncer:\n      \
+             name: main\n      admin: postgresql://postgres@127.0.0.1:2/pgbouncer\n      database: shop\n      config: pgbouncer.ini\n\
+             validate:\n  assertions:\n    - {{name: every row was kept, query: select count(*) from kept where note is null, expect: 0}}\n\
+             window: {{max_lag: 1MiB}}\nsoak: {{for: 1h}}\nlimits: {{wal_kept: 1GiB}}\n\
+             snapshot:\n  {store}\n  dir: {}\n  retention: {{count: 1}}\n",
+            text(&self.store.notes().dir)
+        );
+        fs::write(self.path("shop.yaml"), playbook).unwrap();
+        self.path("shop.yaml")
+    }
+
+    /// The command line, with this world's playbook after the first words.
+    pub(crate) fn command(&self, words: &[&str], more: &[&str]) -> tokio::process::Command {
+        let mut command = process::new_command(Path::new(env!("CARGO_BIN_EXE_greenlight")));
+        command.args(words).arg(self.playbook()).args(more).arg("--state").arg(self.path("state"));
+        command.env("BLUE_PASSWORD", PASSWORD);
+        command
+    }
+
+    /// Runs the command line: its exit code, and what it said in all.
+    pub(crate) async fn run(&self, words: &[&str], more: &[&str], failpoint: Option<&str>) -> (Option<i32>, String) {
+        let mut command = self.command(words, more);
+        command.envs(failpoint.map(|name| ("GREENLIGHT_FAILPOINT", name)));
+        let output = process::output(&mut command, LIMIT).await.unwrap();
+        let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+        assert!(!said.contains(PASSWORD), "no password is shown: {said}");
+        (output.status.code(), said)
+    }
+
     /// Everything written so far is in the archive.
     pub(crate) async fn archive(&self) -> Lsn {
         self.store.prove_archiving(LIMIT).await.unwrap().until
@@ -112,7 +156,7 @@ impl World {
         let xid = self.ask(&format!("INSERT INTO kept (id) VALUES ({id}) RETURNING xid")).await[0].parse().unwrap();
         let rows = self.ask(&format!("SELECT pg_current_wal_insert_lsn(), pg_xact_commit_timestamp(xmin)::timestamptz AT TIME ZONE 'UTC' FROM kept WHERE id = {id}")).await;
         let (lsn, at) = rows[0].split_once('|').unwrap();
-        Written { id, xid, after: lsn.parse().unwrap(), at: format!("{}Z", at.replacen(' ', "T", 1)).parse().unwrap() }
+        Written { xid, after: lsn.parse().unwrap(), at: format!("{}Z", at.replacen(' ', "T", 1)).parse().unwrap() }
     }
 
     pub(crate) fn place(&self, name: &str) -> Place {
@@ -152,7 +196,6 @@ impl World {
 /// A row and where its commit stands.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Written {
-    pub(crate) id: i64,
     pub(crate) xid: u32,
     /// The end of the log when its commit had been acknowledged.
     pub(crate) after: Lsn,

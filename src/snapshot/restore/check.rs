@@ -168,7 +168,7 @@ async fn look_at_archive(store: &dyn SnapshotStore, plan: &mut RestorePlan, back
         plan.unknown.push(format!("{} lies before timeline {} began: it is the same on timeline {}", plan.target, plan.timeline, backup.timeline));
     }
     let gap = along.reach.gap.map(|gap| {
-        format!("segment {} is missing, and everything after it is out of reach", waldump::shown(store, gap, backup.segment_bytes))
+        format!("segment {} is missing in {}, and everything after it is out of reach", gap.name(backup.segment_bytes), store.place())
     });
     match &plan.target {
         Target::Latest => plan.problems.extend(gap.map(|gap| {

@@ -123,8 +123,9 @@ impl Place {
     pub(super) async fn start(&self, major: u32) -> Result<(), PortError> {
         let program = self.host.program("pg_ctl", major, Version::Same).await?;
         let (folder, log) = (text(&self.data_dir), text(&self.data_dir.join("greenlight.log")));
-        // It takes connections only once it is consistent, which may be hours from now.
-        let script = r#""$1" start --silent --no-wait --pgdata "$2" --log "$3" </dev/null"#;
+        // It takes connections only once it is consistent, which may be hours from now; but that it runs is seen at once.
+        let script = r#"rm -f "$3"; "$1" start --silent --no-wait --pgdata "$2" --log "$3" </dev/null || exit 1
+            n=0; while [ ! -s "$2/postmaster.pid" ] && ! grep -q FATAL "$3" && [ $n -lt 100 ]; do sleep 0.1; n=$((n + 1)); done"#;
         self.host.sh(&format!("start the server in `{folder}`"), script, &[&program, &folder, &log]).await.map(drop)
     }
 
