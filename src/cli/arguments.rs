@@ -395,6 +395,9 @@ pub(super) struct BenchArgs {
     /// Tables for the measurement of preflight and plan.
     #[arg(long, default_value = "10000")]
     pub tables: u32,
+    /// MiB of data, and of WAL, for the measurement of a restore.
+    #[arg(long, default_value = "1024")]
+    pub restore_mib: u64,
 }
 
 #[derive(Debug, Args)]

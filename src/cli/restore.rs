@@ -3,8 +3,8 @@
 use super::arguments::{Output, RestoreArgs, Shared};
 use super::meter::Meter;
 use super::{Exit, print, snapshot, state};
-use crate::playbook::Playbook;
 use crate::plan::HostSpec;
+use crate::playbook::Playbook;
 use crate::postgres::catalog;
 use crate::snapshot::restore::{self, Place, RestorePlan, Restored, Target};
 use crate::snapshot::{Point, SnapshotStore};
@@ -40,7 +40,9 @@ pub(super) async fn run(shared: &Shared, args: &RestoreArgs) -> anyhow::Result<E
         return Ok(Exit::Completed);
     }
     let (Some(target), Some(port)) = (&args.to, args.port) else {
-        bail!("say where to and on which port: `--to` a point, `--port` a free port; or `--promote` or `--discard` what is there");
+        bail!(
+            "say where to and on which port: `--to` a point, `--port` a free port; or `--promote` or `--discard` what is there"
+        );
     };
     let place = Place { port, ..place };
     restored(shared, args, &playbook, store.as_ref(), &source.at, &resolve(shared, store.as_ref(), target).await?, &place).await
@@ -59,7 +61,8 @@ async fn resolve(shared: &Shared, store: &dyn SnapshotStore, target: &str) -> an
             if let crate::run::Event::FactLearned { fact: crate::run::Fact::RestorePoint { name, lsn }, .. } = &record.event {
                 // Blue's own timeline is that of the newest backup before it.
                 let backups = store.backups().await?;
-                let timeline = crate::snapshot::newest_before(&backups, |backup| backup.stop <= *lsn).map(|backup| backup.timeline);
+                let timeline =
+                    crate::snapshot::newest_before(&backups, |backup| backup.stop <= *lsn).map(|backup| backup.timeline);
                 if let Some(timeline) = timeline {
                     store.notes().record(&Point { name: name.clone(), lsn: *lsn, timeline, at: record.at }).await?;
                 }
@@ -114,7 +117,9 @@ fn say_plan(plan: &RestorePlan, store: &dyn SnapshotStore) {
         print::say(&format!("error: {problem}"));
     }
     let Some(backup) = plan.backup.as_ref().filter(|_| plan.problems.is_empty()) else { return };
-    let estimate = plan.estimated_ms().map_or("not known: `greenlight snapshot prove` measures it".to_owned(), |ms| format!("about {} s", ms.div_ceil(1000)));
+    let estimate = plan
+        .estimated_ms()
+        .map_or("not known: `greenlight snapshot prove` measures it".to_owned(), |ms| format!("about {} s", ms.div_ceil(1000)));
     print::say(&format!(
         "{} from backup {} in {}, along timeline {}: {} MiB to copy, up to {} MiB of WAL to replay; time {estimate}",
         plan.target,
@@ -133,7 +138,13 @@ fn say_plan(plan: &RestorePlan, store: &dyn SnapshotStore) {
 }
 
 /// Compares the restored server with what is known, and says what can be done with it.
-async fn conclude(shared: &Shared, args: &RestoreArgs, playbook: &Playbook, target: &Target, done: &Restored) -> anyhow::Result<Exit> {
+async fn conclude(
+    shared: &Shared,
+    args: &RestoreArgs,
+    playbook: &Playbook,
+    target: &Target,
+    done: &Restored,
+) -> anyhow::Result<Exit> {
     let mut differences = Vec::new();
     if let Err(error) = snapshot::holds(playbook, done.endpoint.clone()).await {
         differences.push(error.chain());

@@ -101,7 +101,11 @@ async fn apply(
             Ok(_) => (),
             Err(error) => {
                 failed += 1;
-                let sure = if error.failure == Failure::Uncertain { "it is not known whether it was written" } else { "nothing of it was written" };
+                let sure = if error.failure == Failure::Uncertain {
+                    "it is not known whether it was written"
+                } else {
+                    "nothing of it was written"
+                };
                 print::say(&format!("{}: {sure}: {}", table.name, error.chain()));
             }
         }
@@ -140,7 +144,8 @@ impl Target {
             Some(file) => file,
             none => {
                 // One that is there may hold what was salvaged before, and was worked on since.
-                let mut file = BufWriter::new(File::create_new(path).map_err(|e| attempted().because(e).hint("name another folder"))?);
+                let mut file =
+                    BufWriter::new(File::create_new(path).map_err(|e| attempted().because(e).hint("name another folder"))?);
                 if self.format == SalvageFormat::Csv {
                     writeln!(file, "{}", salvage::csv(table, None)).map_err(|e| attempted().because(e))?;
                 }

@@ -6,7 +6,7 @@ use super::{Exit, print, state};
 use crate::journal::Journal;
 use crate::playbook::Playbook;
 use crate::run::{Event, Fact};
-use crate::snapshot::{Backup, BackupState, Need, Source, SnapshotStore, newest_before, prove, reach, removable};
+use crate::snapshot::{Backup, BackupState, Need, SnapshotStore, Source, newest_before, prove, reach, removable};
 use crate::word::{Clock, Endpoint, PortError, SystemClock};
 use crate::{validate, wire};
 use anyhow::bail;
@@ -86,7 +86,11 @@ async fn take(
     if args.prove || playbook.snapshot.as_ref().is_some_and(|spec| spec.prove) {
         proved(playbook, store, source).await?;
     }
-    print::say(&format!("Next: `greenlight restore {}` restores it to any point from {} on", args.playbook.display(), backup.ended_at));
+    print::say(&format!(
+        "Next: `greenlight restore {}` restores it to any point from {} on",
+        args.playbook.display(),
+        backup.ended_at
+    ));
     Ok(Exit::Completed)
 }
 
@@ -175,7 +179,11 @@ async fn verify(args: &VerifyArgs, store: &dyn SnapshotStore) -> anyhow::Result<
             }
         }
     }
-    print::say(if damaged == 0 { "every backup is as its manifest says" } else { "a damaged backup is no backup: take a new one" });
+    print::say(if damaged == 0 {
+        "every backup is as its manifest says"
+    } else {
+        "a damaged backup is no backup: take a new one"
+    });
     Ok(if damaged == 0 { Exit::Completed } else { Exit::Fault })
 }
 
@@ -191,7 +199,11 @@ async fn prune(shared: &Shared, args: &PruneArgs, playbook: &Playbook, store: &d
         print::data(&line(backup));
     }
     if !args.remove {
-        print::say(&format!("{} of {} backups would go; nothing was changed. Next: the same with `--remove`", gone.len(), backups.len()));
+        print::say(&format!(
+            "{} of {} backups would go; nothing was changed. Next: the same with `--remove`",
+            gone.len(),
+            backups.len()
+        ));
         return Ok(Exit::Completed);
     }
     for backup in &gone {

@@ -95,7 +95,11 @@ impl fmt::Display for HostSpec {
         if let Some(user) = user {
             write!(f, "{user}@")?;
         }
-        if host.contains(':') { write!(f, "[{host}]")? } else { f.write_str(host)? }
+        if host.contains(':') {
+            write!(f, "[{host}]")?
+        } else {
+            f.write_str(host)?
+        }
         port.map_or(Ok(()), |port| write!(f, ":{port}"))
     }
 }

@@ -253,7 +253,8 @@ pub(super) fn read_object(text: &str) -> Result<(), Flaw> {
 
 pub(super) fn read_host(text: &str) -> Result<HostSpec, Flaw> {
     HostSpec::parse(text).map_err(|_| {
-        Flaw::new(format!("{} is no host", quoted(text))).help("write `local`, or `ssh://user@host` with `:port` where it is not 22")
+        Flaw::new(format!("{} is no host", quoted(text)))
+            .help("write `local`, or `ssh://user@host` with `:port` where it is not 22")
     })
 }
 

@@ -5,14 +5,14 @@ use crate::word::{Clock, PortError};
 use std::time::Duration;
 
 const SETTINGS: &str = "SELECT current_setting('archive_mode'), current_setting('archive_command'), \
-    coalesce(current_setting('archive_library', true), ''), \
-    (SELECT CASE WHEN last_failed_time > coalesce(last_archived_time, '-infinity') \
+    coalesce(current_setting('archive_library', true), '')";
+const FAILED: &str = "SELECT (SELECT CASE WHEN last_failed_time > coalesce(last_archived_time, '-infinity') \
             THEN last_failed_wal || ' at ' || last_failed_time END FROM pg_stat_archiver)";
 
-/// The server archives by itself, and did not fail with the last segment.
+/// The server is set to archive by itself. Whether it does is seen by `prove`.
 ///
 /// # Errors
-/// `Refused` where it is not set up, with how; `Transient` where the last try failed, since it tries again.
+/// `Refused` where it is not set up, with how.
 pub(super) async fn check(source: &Source, command: &str) -> Result<(), PortError> {
     let attempted = "see that the server archives its WAL";
     let rows = source.session().await?.read("read how WAL is archived", SETTINGS, &[]).await?;
@@ -25,12 +25,7 @@ pub(super) async fn check(source: &Source, command: &str) -> Result<(), PortErro
     if by_command.is_empty() && by_library.is_empty() {
         return Err(PortError::refused(attempted).because("neither `archive_command` nor `archive_library` is set").hint(how()));
     }
-    match row.get::<_, Option<String>>(3) {
-        Some(failed) => Err(PortError::transient(attempted)
-            .because(format!("the last try failed, with segment {failed}"))
-            .hint("the server's log says why; it goes on trying by itself")),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 /// Ends a segment and waits until `arrived` sees it.
@@ -47,10 +42,20 @@ pub(super) async fn prove<F: Future<Output = Result<bool, PortError>>>(
     let (segment, until) = source.switch_segment().await?;
     while !arrived(segment.clone()).await? {
         if clock.monotonic().saturating_sub(begun) >= limit {
-            return Err(PortError::transient(format!("see segment {segment} arrive in the archive within {} s", limit.as_secs()))
-                .hint("`pg_stat_archiver` and the server's log say what keeps it; without it nothing after that segment can be recovered"));
+            let late = PortError::transient(format!("see segment {segment} arrive in the archive within {} s", limit.as_secs()))
+                .hint("the server's log says what keeps it; without it nothing after that segment can be recovered");
+            return Err(match failed(source).await? {
+                Some(failed) => late.because(format!("the server failed to archive segment {failed}")),
+                None => late,
+            });
         }
         clock.sleep(Duration::from_millis(20)).await;
     }
     Ok(ArchiveProof { segment, until, took: clock.monotonic().saturating_sub(begun) })
+}
+
+/// The segment with which archiving failed last, where it has not succeeded since.
+async fn failed(source: &Source) -> Result<Option<String>, PortError> {
+    let rows = source.session().await?.read("read how archiving went", FAILED, &[]).await?;
+    Ok(rows.first().and_then(|row| row.get(0)))
 }

@@ -9,8 +9,8 @@
 
 use super::host::{Host, SHORT, Version, quoted, text};
 use super::notes::json;
-use super::source::Facts;
 use super::prove::watching_size;
+use super::source::Facts;
 use super::wal::{Archived, Segment};
 use super::{ArchiveProof, Backup, BackupState, Notes, Progress, SnapshotStore, Source, archiving, receive};
 use crate::plan::{PREFIX, WalSpec};
@@ -18,7 +18,12 @@ use crate::postgres::{conninfo, passfile, programs::copied};
 use crate::word::{Clock, Lsn, PortError, Secret};
 use async_trait::async_trait;
 use serde::Deserialize;
-use std::{fmt, path::{Path, PathBuf}, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 /// Reading or removing a whole backup.
 const LONG: Duration = Duration::from_hours(12);
@@ -91,7 +96,10 @@ impl Basebackup {
     async fn begin(&self, facts: &Facts) -> Result<Backup, PortError> {
         if !facts.tablespaces.is_empty() {
             return Err(PortError::refused("take a base backup")
-                .because(format!("the server has tablespaces ({}), whose folders a restore would share with it", facts.tablespaces.join(", ")))
+                .because(format!(
+                    "the server has tablespaces ({}), whose folders a restore would share with it",
+                    facts.tablespaces.join(", ")
+                ))
                 .hint("use the store `pgbackrest`"));
         }
         let id = facts.now.strftime("%Y%m%dT%H%M%S.%3fZ").to_string();
@@ -221,7 +229,9 @@ impl SnapshotStore for Basebackup {
             Some(program) => self.notes.host.sh_within(&attempted, r#""$1" --quiet "$2""#, &[&program, &data], LONG).await,
             None => self.notes.host.sh_within(&attempted, VERIFY, &[&data], LONG).await,
         };
-        verified.map(drop).map_err(|error| error.hint("it is damaged: take a new one, and see what damaged it before you trust older ones"))
+        verified
+            .map(drop)
+            .map_err(|error| error.hint("it is damaged: take a new one, and see what damaged it before you trust older ones"))
     }
 
     async fn remove(&self, backup: &Backup) -> Result<(), PortError> {
@@ -235,7 +245,8 @@ impl SnapshotStore for Basebackup {
     async fn remove_wal_before(&self, oldest: &Backup) -> Result<u64, PortError> {
         let first = Segment::of(oldest.start, oldest.timeline, oldest.segment_bytes).number;
         let archived = self.archived(oldest.segment_bytes).await?;
-        let names: Vec<String> = archived.segments.iter().filter(|s| s.number < first).map(|s| s.name(oldest.segment_bytes)).collect();
+        let names: Vec<String> =
+            archived.segments.iter().filter(|s| s.number < first).map(|s| s.name(oldest.segment_bytes)).collect();
         let script = r#"cd "$1" && while read -r name; do rm -f -- "$name" || exit 1; done"#;
         let lines = names.iter().map(|name| format!("{name}\n")).collect::<String>();
         self.notes.host.feed("remove WAL that no backup needs", script, &[&text(&self.wal_folder())], &lines).await?;
@@ -254,7 +265,11 @@ impl SnapshotStore for Basebackup {
         let segment_bytes = self.source.facts().await?.segment_bytes.to_string();
         let arrived = async |name: String| {
             let script = r#"[ "$(stat -c %s "$1" 2>/dev/null)" = "$2" ] && echo yes || echo no"#;
-            let said = self.notes.host.sh("look into the archive", script, &[&text(&self.wal_folder().join(name)), &segment_bytes]).await?;
+            let said = self
+                .notes
+                .host
+                .sh("look into the archive", script, &[&text(&self.wal_folder().join(name)), &segment_bytes])
+                .await?;
             Ok(said.trim() == "yes")
         };
         archiving::prove(&self.source, &*self.clock, limit, arrived).await
@@ -312,13 +327,13 @@ impl SnapshotStore for Basebackup {
         let wal = text(&folder.join("greenlight.wal"));
         on.sh("make the folder for WAL", r#"umask 077; mkdir -p "$1""#, &[&wal]).await?;
         let first = Segment::of(backup.start, 0, backup.segment_bytes).name(backup.segment_bytes);
-        let pack = r#"cd "$1" && ls | awk -v first="$2" '(/^[0-9A-F]{24}(\.partial)?$/ && substr($0, 9, 16) >= first) || /\.history$/' | tar -cf - -T -"#;
+        let pack = r#"cd "$1" && ls | grep -E '^[0-9A-F]{24}(\.partial)?$|\.history$' | awk -v first="$2" '/history$/ || substr($0, 9, 16) >= first' |
+            tar -cf - -T -"#;
         from.pipe("copy the archived WAL", pack, &[&text(&self.wal_folder()), &first[8..]], (on, unpack, &[&wal])).await
     }
 
-    fn fetching(&self, folder: &Path) -> (&'static str, PathBuf) {
-        // Between hosts it is `tar`, which is given the folder too.
-        ("cp", folder.to_owned())
+    fn fetching(&self, on: &Host, folder: &Path) -> (&'static str, PathBuf) {
+        (if on.spec == self.notes.host.spec { "cp" } else { "tar" }, folder.to_owned())
     }
 
     async fn made_on_server(&self) -> Result<Vec<String>, PortError> {

@@ -59,7 +59,13 @@ impl Host {
         self.sh_within(attempted, script, args, SHORT).await
     }
 
-    pub(super) async fn sh_within(&self, attempted: &str, script: &str, args: &[&str], limit: Duration) -> Result<String, PortError> {
+    pub(super) async fn sh_within(
+        &self,
+        attempted: &str,
+        script: &str,
+        args: &[&str],
+        limit: Duration,
+    ) -> Result<String, PortError> {
         let attempted = self.on(attempted);
         let output = process::output(&mut self.command(script, args), limit).await;
         let output = output.map_err(|error| PortError::new(error.failure, attempted.clone()).because(error))?;
@@ -101,7 +107,13 @@ impl Host {
     ///
     /// # Errors
     /// `Uncertain`: part of it may have arrived.
-    pub(super) async fn pipe(&self, attempted: &str, script: &str, args: &[&str], to: (&Host, &str, &[&str])) -> Result<(), PortError> {
+    pub(super) async fn pipe(
+        &self,
+        attempted: &str,
+        script: &str,
+        args: &[&str],
+        to: (&Host, &str, &[&str]),
+    ) -> Result<(), PortError> {
         let attempted = format!("{} from {} to {}", attempted, self.spec, to.0.spec);
         let piped = process::pipe(&mut self.command(script, args), &mut to.0.command(to.1, to.2)).await;
         piped.map_err(|error| PortError::uncertain(attempted).because(error))
@@ -190,7 +202,16 @@ impl Host {
             command.arg("-F").arg(config);
         }
         // A question for a password or an unknown host would wait for nobody.
-        command.args(["-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3"]);
+        command.args([
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            "ConnectTimeout=10",
+            "-o",
+            "ServerAliveInterval=5",
+            "-o",
+            "ServerAliveCountMax=3",
+        ]);
         if let Some(port) = port {
             command.args(["-p", &port.to_string()]);
         }
@@ -210,10 +231,8 @@ impl Host {
     }
 
     fn unreachable(&self, attempted: String) -> PortError {
-        PortError::uncertain(attempted).hint(format!(
-            "see that `ssh` reaches {} without a question, with a key and a known host key",
-            self.spec
-        ))
+        PortError::uncertain(attempted)
+            .hint(format!("see that `ssh` reaches {} without a question, with a key and a known host key", self.spec))
     }
 }
 

@@ -17,7 +17,12 @@ pub struct Need {
 }
 
 /// The backups that may go, oldest first, and for each need the backup that stays for it alone.
-pub fn removable<'a>(backups: &'a [Backup], keep: &RetentionSpec, needs: &[Need], now: Timestamp) -> (Vec<&'a Backup>, Vec<String>) {
+pub fn removable<'a>(
+    backups: &'a [Backup],
+    keep: &RetentionSpec,
+    needs: &[Need],
+    now: Timestamp,
+) -> (Vec<&'a Backup>, Vec<String>) {
     let mut whole: Vec<&Backup> = backups.iter().filter(|backup| backup.state == BackupState::Whole).collect();
     whole.sort_by_key(|backup| backup.ended_at);
     let by_count = whole.len().saturating_sub(keep.count.max(1) as usize);

@@ -123,7 +123,7 @@ pub trait SnapshotStore: Send + Sync + fmt::Debug {
     async fn fetch(&self, backup: &Backup, on: &Host, folder: &Path, progress: Progress<'_>) -> Result<(), PortError>;
     /// The program that a `fetch` into this folder runs there, and one of its arguments: by these one that is under way is
     /// found.
-    fn fetching(&self, folder: &Path) -> (&'static str, PathBuf);
+    fn fetching(&self, on: &Host, folder: &Path) -> (&'static str, PathBuf);
 
     /// What this store made on the server, for people; and its removal.
     async fn made_on_server(&self) -> Result<Vec<String>, PortError>;

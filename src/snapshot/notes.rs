@@ -33,7 +33,11 @@ impl Estimate {
             let part = u128::from(ms) * u128::from(all) / u128::from(done.max(1));
             u64::try_from(part).unwrap_or(u64::MAX)
         };
-        scaled(self.copy_ms, self.copied_bytes, copy_bytes).saturating_add(scaled(self.replay_ms, self.replayed_bytes, replay_bytes))
+        scaled(self.copy_ms, self.copied_bytes, copy_bytes).saturating_add(scaled(
+            self.replay_ms,
+            self.replayed_bytes,
+            replay_bytes,
+        ))
     }
 }
 

@@ -8,7 +8,13 @@ use super::{ArchiveProof, Backup, BackupState, Notes, Progress, SnapshotStore, S
 use crate::word::{Clock, Lsn, PortError, Timestamp};
 use async_trait::async_trait;
 use serde::Deserialize;
-use std::{collections::BTreeMap, fmt, path::{Path, PathBuf}, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 const LONG: Duration = Duration::from_hours(24);
 
@@ -39,7 +45,8 @@ impl Pgbackrest {
         let said = self.ask(&attempted, &[&["info", "--output=json"], more].concat(), 2 * SHORT).await?;
         let unreadable = || PortError::refused(attempted.clone());
         let infos: Vec<Info> = serde_json::from_str(&said).map_err(|e| unreadable().because(e))?;
-        let info = infos.into_iter().find(|info| info.name == self.stanza).ok_or_else(|| unreadable().because("it does not know it"))?;
+        let info =
+            infos.into_iter().find(|info| info.name == self.stanza).ok_or_else(|| unreadable().because("it does not know it"))?;
         // 0: in order; 2: no backup yet.
         if matches!(info.status.code, 0 | 2) { Ok(info) } else { Err(unreadable().because(info.status.message)) }
     }
@@ -187,7 +194,8 @@ impl SnapshotStore for Pgbackrest {
         progress("pgBackRest copies", 0, 0);
         // What it would expire by itself may still be needed by a run: `prune` looks at that.
         let words = self.words();
-        let more = ["--type=full", "--start-fast", "--no-expire-auto", "--log-level-stderr=info", "--log-level-console=off", "backup"];
+        let more =
+            ["--type=full", "--start-fast", "--no-expire-auto", "--log-level-stderr=info", "--log-level-console=off", "backup"];
         let words: Vec<&str> = words.iter().map(String::as_str).chain(more).collect();
         let mut tell = |line: &str| line.contains(" INFO: ") && !line.contains("ERROR");
         self.notes.host.watched("back up with pgBackRest", &words, &mut tell).await?;
@@ -246,7 +254,8 @@ impl SnapshotStore for Pgbackrest {
         words.extend(config.as_deref());
         words.extend(["repo-ls", &path, "--recurse", "--output=json"]);
         let said = self.notes.host.sh_within(attempted, r#""$@""#, &words, 10 * SHORT).await?;
-        let listed: BTreeMap<String, Listed> = serde_json::from_str(&said).map_err(|e| PortError::refused(attempted).because(e))?;
+        let listed: BTreeMap<String, Listed> =
+            serde_json::from_str(&said).map_err(|e| PortError::refused(attempted).because(e))?;
         for path in listed.iter().filter(|(_, listed)| listed.kind == "file").map(|(path, _)| path) {
             let name = path.rsplit('/').next().unwrap_or(path);
             if let Some(timeline) = name.strip_suffix(".history") {
@@ -272,7 +281,7 @@ impl SnapshotStore for Pgbackrest {
 
     /// By the pgBackRest of that host, whose configuration must know the repository.
     async fn fetch(&self, backup: &Backup, on: &Host, folder: &Path, progress: Progress<'_>) -> Result<(), PortError> {
-        let (program, copy) = self.fetching(folder);
+        let (program, copy) = self.fetching(on, folder);
         let copy = text(&copy);
         let words = self.words();
         let set = format!("--set={}", backup.id);
@@ -287,7 +296,7 @@ impl SnapshotStore for Pgbackrest {
         on.sh("put the copy into its place", script, &[&copy, &text(folder)]).await.map(drop)
     }
 
-    fn fetching(&self, folder: &Path) -> (&'static str, PathBuf) {
+    fn fetching(&self, _: &Host, folder: &Path) -> (&'static str, PathBuf) {
         ("pgbackrest", folder.join("greenlight.copy"))
     }
 
@@ -308,7 +317,8 @@ fn command(words: &[String]) -> String {
 /// From a backup that began and stopped in segments whose places are known: the size of which the names make sense.
 fn segment_bytes(of: &BackupInfo) -> Option<u64> {
     let (stop, lsn) = (of.archive.stop.as_deref()?, of.lsn.as_ref()?);
-    let fits = |size: &u64| Segment::parse(stop, *size).is_some_and(|segment| segment.number == lsn.stop.0.saturating_sub(1) / *size);
+    let fits =
+        |size: &u64| Segment::parse(stop, *size).is_some_and(|segment| segment.number == lsn.stop.0.saturating_sub(1) / *size);
     // The usual one first: for places near the log's beginning several fit.
     std::iter::once(16_u64 << 20).chain((20..=30).map(|shift| 1 << shift)).find(fits)
 }

@@ -59,7 +59,8 @@ impl Source {
     pub async fn create_restore_point(&self, name: &str) -> Result<Point, PortError> {
         let attempted = format!("create restore point `{name}`");
         let session = self.session().await?;
-        let rows = session.change(&attempted, "SELECT pg_create_restore_point($1), clock_timestamp()", &[(&name, Type::TEXT)]).await?;
+        let rows =
+            session.change(&attempted, "SELECT pg_create_restore_point($1), clock_timestamp()", &[(&name, Type::TEXT)]).await?;
         let row = rows.first().ok_or_else(|| PortError::uncertain(attempted.clone()))?;
         let lsn: PgLsn = row.get(0);
         // The name is of the segment before a place on a boundary, where this record indeed ends.

@@ -122,7 +122,8 @@ pub fn reach(archived: &Archived, history: &History, from: Lsn) -> Reach {
         }
         break;
     }
-    let later = |segment: &&Segment| segment.number > number && history.contains(segment.timeline) && on_path(history, segment, size);
+    let later =
+        |segment: &&Segment| segment.number > number && history.contains(segment.timeline) && on_path(history, segment, size);
     let beyond = archived.segments.iter().chain(&archived.partial).any(|segment| later(&segment));
     let missing = Segment { timeline: history.timeline_at(Lsn((number + 1) * size - 1)), number };
     Reach { end, gap: beyond.then_some(missing), last }
@@ -140,7 +141,11 @@ mod tests {
     const MIB16: u64 = 16 << 20;
 
     fn archived(names: &[&str]) -> Archived {
-        Archived { segment_bytes: MIB16, segments: names.iter().map(|n| Segment::parse(n, MIB16).unwrap()).collect(), ..Archived::default() }
+        Archived {
+            segment_bytes: MIB16,
+            segments: names.iter().map(|n| Segment::parse(n, MIB16).unwrap()).collect(),
+            ..Archived::default()
+        }
     }
 
     #[test]
@@ -170,7 +175,8 @@ mod tests {
     #[test]
     fn another_timeline_in_the_archive_is_not_followed_unasked() {
         // Green left blue in segment 3, and both went on.
-        let names = ["000000010000000000000002", "000000010000000000000003", "000000010000000000000004", "000000020000000000000003"];
+        let names =
+            ["000000010000000000000002", "000000010000000000000003", "000000010000000000000004", "000000020000000000000003"];
         let mut all = archived(&names);
         all.segments.insert(Segment { timeline: 2, number: 4 });
         all.segments.insert(Segment { timeline: 2, number: 5 });

@@ -25,7 +25,11 @@ pub(super) enum What {
 
 /// The time of the last commit before the end of what can be reached, looked for from there backwards; `None`: there is none
 /// in as many segments as were read.
-pub(super) async fn last_commit(store: &dyn SnapshotStore, backup: &Backup, path: &Path<'_>) -> Result<Option<Timestamp>, PortError> {
+pub(super) async fn last_commit(
+    store: &dyn SnapshotStore,
+    backup: &Backup,
+    path: &Path<'_>,
+) -> Result<Option<Timestamp>, PortError> {
     for segment in path.newest_first() {
         let found = read(store, backup, segment, "Transaction").await?;
         let commits = found.into_iter().filter_map(|found| match found.what {
@@ -122,7 +126,8 @@ fn found(line: &str, timeline: u32) -> Option<Found> {
     let at = field("lsn: ")?.parse().ok()?;
     let (kind, rest) = desc.split_once(' ')?;
     // Of a prepared transaction the record says which it was; its own number is none.
-    let prepared = desc.split_once("_PREPARED ").and_then(|(_, rest)| rest.split_once(':')).and_then(|(xid, _)| xid.trim().parse().ok());
+    let prepared =
+        desc.split_once("_PREPARED ").and_then(|(_, rest)| rest.split_once(':')).and_then(|(xid, _)| xid.trim().parse().ok());
     let xid = || prepared.or_else(|| field("tx: ")?.parse().ok());
     let what = match kind {
         "COMMIT" | "COMMIT_PREPARED" => {
@@ -148,7 +153,11 @@ mod tests {
 
     #[test]
     fn records_are_read_from_what_the_program_prints() {
-        let line = |desc: &str| format!("rmgr: Transaction len (rec/tot):     34/    34, tx:        735, lsn: 0/01527FC0, prev 0/01527F88, desc: {desc}");
+        let line = |desc: &str| {
+            format!(
+                "rmgr: Transaction len (rec/tot):     34/    34, tx:        735, lsn: 0/01527FC0, prev 0/01527F88, desc: {desc}"
+            )
+        };
         let of = |desc: &str| found(&line(desc), 1).map(|found| found.what);
         let at: Timestamp = "2026-01-05T10:00:00.123456Z".parse().unwrap();
         assert_eq!(of("COMMIT 2026-01-05 10:00:00.123456 UTC"), Some(What::Commit { xid: 735, at }));

@@ -4,7 +4,7 @@ use super::{endpoint, installed};
 use crate::plan::{HostSpec, SnapshotSpec, StoreSpec};
 use crate::playbook::Playbook;
 use crate::snapshot::{Basebackup, Host, Notes, Pgbackrest, SnapshotStore, Source};
-use crate::word::{SystemClock, Endpoint};
+use crate::word::{Endpoint, SystemClock};
 use anyhow::Context;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,13 +37,9 @@ pub async fn store_of(
         StoreSpec::Basebackup { wal } => {
             Arc::new(Basebackup { source: source.clone(), notes, wal: *wal, slot: Basebackup::slot_of(name), clock })
         }
-        StoreSpec::Pgbackrest { stanza, config } => Arc::new(Pgbackrest {
-            source: source.clone(),
-            notes,
-            stanza: stanza.clone(),
-            config: config.clone(),
-            clock,
-        }),
+        StoreSpec::Pgbackrest { stanza, config } => {
+            Arc::new(Pgbackrest { source: source.clone(), notes, stanza: stanza.clone(), config: config.clone(), clock })
+        }
     };
     Ok((store, source))
 }

@@ -157,7 +157,9 @@ fn files_below(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
 }
 
 fn largest_below(folder: &std::path::Path) -> std::path::PathBuf {
-    let data = |path: &std::path::PathBuf| !path.components().any(|part| part.as_os_str() == "pg_wal") && !path.ends_with("backup_manifest");
+    let data = |path: &std::path::PathBuf| {
+        !path.components().any(|part| part.as_os_str() == "pg_wal") && !path.ends_with("backup_manifest")
+    };
     files_below(folder).into_iter().filter(data).max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap()
 }
 

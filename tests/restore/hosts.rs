@@ -7,7 +7,11 @@ use greenlight::process;
 use greenlight::snapshot::Host;
 use greenlight::snapshot::restore::{self, Place, Target};
 use greenlight::word::{Clock, Failure, SystemClock};
-use std::{fs, path::{Path, PathBuf}, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 struct Sshd {
     folder: tempfile::TempDir,
@@ -26,7 +30,8 @@ impl Sshd {
         };
         let folder = tempfile::Builder::new().prefix("greenlight-ssh-").tempdir_in("/tmp").unwrap();
         fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let user = if process::running_as_root() { "postgres".to_owned() } else { std::env::var_os("USER")?.into_string().ok()? };
+        let user =
+            if process::running_as_root() { "postgres".to_owned() } else { std::env::var_os("USER")?.into_string().ok()? };
         if process::running_as_root() {
             fs::create_dir_all("/run/sshd").unwrap();
         }
@@ -47,11 +52,18 @@ impl Sshd {
         fs::write(path("known_hosts"), format!("[127.0.0.1]:{port} {host_key}")).unwrap();
         fs::write(path("no_hosts"), "").unwrap();
         for (name, known) in [("config", "known_hosts"), ("stranger", "no_hosts")] {
-            let text = format!("Host *\nIdentityFile {place}/key\nIdentitiesOnly yes\nUserKnownHostsFile {place}/{known}\nGlobalKnownHostsFile /dev/null\nStrictHostKeyChecking yes\n");
+            let text = format!(
+                "Host *\nIdentityFile {place}/key\nIdentitiesOnly yes\nUserKnownHostsFile {place}/{known}\nGlobalKnownHostsFile /dev/null\nStrictHostKeyChecking yes\n"
+            );
             fs::write(path(name), text).unwrap();
         }
         let mut command = process::new_command(program);
-        let server = command.args(["-D", "-e", "-f"]).arg(path("sshd_config")).stderr(fs::File::create(path("log")).unwrap()).spawn().unwrap();
+        let server = command
+            .args(["-D", "-e", "-f"])
+            .arg(path("sshd_config"))
+            .stderr(fs::File::create(path("log")).unwrap())
+            .spawn()
+            .unwrap();
         let sshd = Sshd { folder, server, port, user };
         let clock = SystemClock::new();
         while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
@@ -108,7 +120,10 @@ async fn a_backup_is_restored_from_one_host_to_another() {
     assert!(plan.problems.is_empty(), "{:?}", plan.problems);
     let restored = world.recover(&plan).await.unwrap();
     assert_eq!(ask(&restored.endpoint, "SELECT id FROM kept").await, ["1"]);
-    assert!(ask(&restored.endpoint, "SHOW restore_command").await[0].contains("restored/greenlight.wal"), "it needs the other host no more");
+    assert!(
+        ask(&restored.endpoint, "SHOW restore_command").await[0].contains("restored/greenlight.wal"),
+        "it needs the other host no more"
+    );
     restore::discard(world.store.as_ref(), &place, &world.source.at).await.unwrap();
     assert!(!place.data_dir.exists());
 }

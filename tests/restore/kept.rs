@@ -99,7 +99,8 @@ async fn a_proof_leaves_nothing_but_its_measure_whatever_it_found() {
     });
     let proof = seen.await.unwrap();
     assert_eq!(world.store.notes().estimate().await.unwrap(), Some(proof.measured));
-    let refused = prove(world.store.as_ref(), like, &*world.clock, &|_, _, _| (), async |_| Err(PortError::refused("like it"))).await;
+    let refused =
+        prove(world.store.as_ref(), like, &*world.clock, &|_, _, _| (), async |_| Err(PortError::refused("like it"))).await;
     assert!(refused.is_err() && !world.store.notes().dir.join("prove").exists());
     let plan = world.check(&Target::Latest, &world.place("restored")).await;
     assert!(plan.estimated_ms().is_some());

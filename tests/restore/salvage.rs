@@ -19,7 +19,11 @@ async fn rows_after_the_point_are_listed_written_and_applied() {
                 .as_str(),
         )
         .await;
-    let line = |a: i32, kept: i64| format!("INSERT INTO \"Odd\".\"Line items\" VALUES ({a}, E'it''s \\\\ \"{a}\"\\nä', {kept}, 'sad', '{{\"a\": [1]}}', '\\x00ff', 0.1, '2026-01-05 10:00+01', '{{1.50,NULL}}')");
+    let line = |a: i32, kept: i64| {
+        format!(
+            "INSERT INTO \"Odd\".\"Line items\" VALUES ({a}, E'it''s \\\\ \"{a}\"\\nä', {kept}, 'sad', '{{\"a\": [1]}}', '\\x00ff', 0.1, '2026-01-05 10:00+01', '{{1.50,NULL}}')"
+        )
+    };
     world.ask("INSERT INTO numbered (v) VALUES ('one'), ('two'), ('three')").await;
     world.write(1).await;
     world.ask(&line(1, 1)).await;
@@ -74,10 +78,12 @@ async fn rows_after_the_point_are_listed_written_and_applied() {
     assert_eq!(ask(&restored, there).await, world.ask(there).await);
     assert_eq!(ask(&restored, "SELECT v FROM numbered ORDER BY id").await, ["changed", "two", "three", "four"]);
 
-    let url = |at: &greenlight::word::Endpoint| format!("postgresql://postgres:${{env:BLUE_PASSWORD}}@127.0.0.1:{}/postgres", at.port);
+    let url =
+        |at: &greenlight::word::Endpoint| format!("postgresql://postgres:${{env:BLUE_PASSWORD}}@127.0.0.1:{}/postgres", at.port);
     ask(&restored, "DELETE FROM kept WHERE id = 2 AND false; DELETE FROM \"Odd\".\"Line items\" WHERE a = 2").await;
     let out = world.path("out").display().to_string();
-    let mut command = world.command(&["salvage", "--damaged", &url(&damaged), "--restored", &url(&restored), "--format", "csv", "--out"], &[]);
+    let mut command =
+        world.command(&["salvage", "--damaged", &url(&damaged), "--restored", &url(&restored), "--format", "csv", "--out"], &[]);
     // The playbook's place among the arguments is the folder's here.
     let _ = fs::remove_file(world.path("shop.yaml"));
     let output = greenlight::process::output(&mut command, crate::world::LIMIT).await.unwrap();

@@ -9,7 +9,12 @@ use std::fs;
 /// A standby of `from` that follows it by streaming, and archives where blue does once it is promoted: what a careless
 /// cutover leaves.
 async fn standby(world: &World, from: &Endpoint, name: &str) -> (LocalServer, Endpoint) {
-    let server = LocalServer { data_dir: world.path(name), port: free_port(), log: world.path(&format!("{name}.log")), ..world.server.clone() };
+    let server = LocalServer {
+        data_dir: world.path(name),
+        port: free_port(),
+        log: world.path(&format!("{name}.log")),
+        ..world.server.clone()
+    };
     let slot = format!("standby_{name}");
     ask(from, &format!("SELECT pg_create_physical_replication_slot('{slot}', true)")).await;
     server.base_backup(&world.installed, from, &slot, &|_, _| ()).await.unwrap();

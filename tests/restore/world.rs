@@ -74,13 +74,14 @@ impl World {
         server.start(LIMIT).await.unwrap();
         let at = endpoint(server.port);
         let source = Source { at: at.clone(), from_host: at };
-        let notes = Notes {
-            host: Host { spec: host, ssh_config, bin_dir: None, installed: installed.clone() },
-            dir: store_dir,
-        };
+        let notes = Notes { host: Host { spec: host, ssh_config, bin_dir: None, installed: installed.clone() }, dir: store_dir };
         let store = store(kind, &source, notes, folder.path(), &server, clock.clone()).await;
         let world = World { folder, server, store, source, kind, installed, clock };
-        world.ask("CREATE TABLE kept (id bigint PRIMARY KEY, xid xid8 DEFAULT pg_current_xact_id(), note text DEFAULT 'as it was')").await;
+        world
+            .ask(
+                "CREATE TABLE kept (id bigint PRIMARY KEY, xid xid8 DEFAULT pg_current_xact_id(), note text DEFAULT 'as it was')",
+            )
+            .await;
         Some(world)
     }
 
@@ -204,7 +205,8 @@ pub(crate) struct Written {
 
 impl Drop for World {
     fn drop(&mut self) {
-        let below = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect::<Vec<_>>();
+        let below =
+            |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect::<Vec<_>>();
         for folder in below(self.folder.path()).into_iter().chain(below(&self.store.notes().dir)) {
             crash_in(&folder);
         }
@@ -222,7 +224,9 @@ fn new_server(folder: &Path, store: &Path, kind: Kind) -> NewServer {
             let wal = format!("'{}'", store.join("wal").display().to_string().replace('\'', r"'\''").replace('%', "%%"));
             format!("test -d {wal} && test ! -f {wal}/%f && cp %p {wal}/%f.tmp && mv {wal}/%f.tmp {wal}/%f")
         }
-        Kind::Pgbackrest => format!("pgbackrest --config={} --stanza=shop archive-push %p", folder.join("pgbackrest.conf").display()),
+        Kind::Pgbackrest => {
+            format!("pgbackrest --config={} --stanza=shop archive-push %p", folder.join("pgbackrest.conf").display())
+        }
     };
     let settings = [
         ("listen_addresses", "127.0.0.1".to_owned()),
@@ -266,13 +270,21 @@ async fn store(
             fs::write(&config, text).unwrap();
             // It reaches the server through its socket, as the server's user.
             let hba = server.data_dir.join("pg_hba.conf");
-            let lines = fs::read_to_string(&hba).unwrap().replace("local   all             all                                     scram-sha-256", "local all all peer");
+            let lines = fs::read_to_string(&hba)
+                .unwrap()
+                .replace("local   all             all                                     scram-sha-256", "local all all peer");
             fs::write(&hba, lines).unwrap();
             ask(&source.at, "SELECT pg_reload_conf()").await;
             let mut command = process::server_command(Path::new("pgbackrest"));
             command.arg(format!("--config={}", config.display())).args(["--stanza=shop", "stanza-create"]);
             process::run(&mut command, LIMIT).await.unwrap();
-            return Arc::new(Pgbackrest { source: source.clone(), notes, stanza: "shop".to_owned(), config: Some(config), clock });
+            return Arc::new(Pgbackrest {
+                source: source.clone(),
+                notes,
+                stanza: "shop".to_owned(),
+                config: Some(config),
+                clock,
+            });
         }
     };
     Arc::new(Basebackup { source: source.clone(), notes, wal, slot: Basebackup::slot_of("Shop 1"), clock })
@@ -293,15 +305,21 @@ pub(crate) fn endpoint(port: u16) -> Endpoint {
     }
 }
 
-/// The rows of an answer, each as its columns' texts with `|` between them.
-pub(crate) async fn ask(at: &Endpoint, sql: &str) -> Vec<String> {
+pub(crate) async fn connect(at: &Endpoint) -> tokio_postgres::Client {
     let mut config = tokio_postgres::Config::new();
     config.host(&at.host).port(at.port).user(&at.user).dbname(&at.database).password(PASSWORD);
     let (client, connection) = config.connect(NoTls).await.unwrap();
     tokio::spawn(connection);
-    let messages = client.simple_query(sql).await.unwrap_or_else(|error| panic!("`{sql}`: {error:?}"));
+    client
+}
+
+/// The rows of an answer, each as its columns' texts with `|` between them.
+pub(crate) async fn ask(at: &Endpoint, sql: &str) -> Vec<String> {
+    let messages = connect(at).await.simple_query(sql).await.unwrap_or_else(|error| panic!("`{sql}`: {error:?}"));
     let row = |message: &SimpleQueryMessage| match message {
-        SimpleQueryMessage::Row(row) => Some((0..row.len()).map(|n| row.get(n).unwrap_or_default()).collect::<Vec<_>>().join("|")),
+        SimpleQueryMessage::Row(row) => {
+            Some((0..row.len()).map(|n| row.get(n).unwrap_or_default()).collect::<Vec<_>>().join("|"))
+        }
         _ => None,
     };
     messages.iter().filter_map(row).collect()

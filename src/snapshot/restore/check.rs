@@ -2,9 +2,11 @@
 
 use super::place::{Content, State};
 use super::{Place, Target};
-use crate::snapshot::waldump::{self, Found, What};
-use crate::snapshot::{Archived, Backup, BackupState, Estimate, History, Point, Reach, Segment, SnapshotStore, newest_before, reach};
 use crate::snapshot::host::Version;
+use crate::snapshot::waldump::{self, Found, What};
+use crate::snapshot::{
+    Archived, Backup, BackupState, Estimate, History, Point, Reach, Segment, SnapshotStore, newest_before, reach,
+};
 use crate::word::{Failure, Lsn, PortError, Timestamp};
 use std::cmp::Ordering;
 
@@ -111,7 +113,12 @@ impl Along {
     }
 }
 
-async fn look_at_target(store: &dyn SnapshotStore, plan: &mut RestorePlan, timeline: Option<u32>, now: Timestamp) -> Result<(), PortError> {
+async fn look_at_target(
+    store: &dyn SnapshotStore,
+    plan: &mut RestorePlan,
+    timeline: Option<u32>,
+    now: Timestamp,
+) -> Result<(), PortError> {
     let backups = store.backups().await?;
     let whole: Vec<Backup> = backups.into_iter().filter(|backup| backup.state == BackupState::Whole).collect();
     let Some(newest) = whole.last() else {
@@ -128,7 +135,9 @@ async fn look_at_target(store: &dyn SnapshotStore, plan: &mut RestorePlan, timel
         _ => None,
     };
     let leads_there = |backup: &Backup| match (&history, wanted) {
-        (Some(history), _) => history.contains(backup.timeline) && history.left(backup.timeline).is_none_or(|left| backup.stop <= left),
+        (Some(history), _) => {
+            history.contains(backup.timeline) && history.left(backup.timeline).is_none_or(|left| backup.stop <= left)
+        }
         (None, Some(timeline)) => backup.timeline == timeline,
         (None, None) => true,
     };
@@ -158,22 +167,34 @@ async fn look_at_target(store: &dyn SnapshotStore, plan: &mut RestorePlan, timel
     look_at_archive(store, plan, backup, now).await
 }
 
-async fn look_at_archive(store: &dyn SnapshotStore, plan: &mut RestorePlan, backup: &Backup, now: Timestamp) -> Result<(), PortError> {
+async fn look_at_archive(
+    store: &dyn SnapshotStore,
+    plan: &mut RestorePlan,
+    backup: &Backup,
+    now: Timestamp,
+) -> Result<(), PortError> {
     let along = Along::look(store, backup, plan.timeline).await?;
     plan.reach = Some(along.reach);
     if let Some(history_left) = along.history.left(backup.timeline)
         && plan.until.is_some_and(|until| until <= history_left)
         && plan.timeline != backup.timeline
     {
-        plan.unknown.push(format!("{} lies before timeline {} began: it is the same on timeline {}", plan.target, plan.timeline, backup.timeline));
+        plan.unknown.push(format!(
+            "{} lies before timeline {} began: it is the same on timeline {}",
+            plan.target, plan.timeline, backup.timeline
+        ));
     }
     let gap = along.reach.gap.map(|gap| {
-        format!("segment {} is missing in {}, and everything after it is out of reach", gap.name(backup.segment_bytes), store.place())
+        format!(
+            "segment {} is missing in {}, and everything after it is out of reach",
+            gap.name(backup.segment_bytes),
+            store.place()
+        )
     });
     match &plan.target {
-        Target::Latest => plan.problems.extend(gap.map(|gap| {
-            format!("{gap}: name the last point that you want before {}", along.reach.end)
-        })),
+        Target::Latest => {
+            plan.problems.extend(gap.map(|gap| format!("{gap}: name the last point that you want before {}", along.reach.end)))
+        }
         Target::Time(at) => {
             let at = *at;
             plan.last_commit = waldump::last_commit(store, backup, &along.path(backup)).await?;
@@ -184,7 +205,8 @@ async fn look_at_archive(store: &dyn SnapshotStore, plan: &mut RestorePlan, back
                 && until > along.reach.end
             {
                 let gap = gap.map(|gap| format!("; {gap}")).unwrap_or_default();
-                plan.problems.push(format!("{} ({until}) lies past the end of what is archived, {}{gap}", plan.target, along.reach.end));
+                plan.problems
+                    .push(format!("{} ({until}) lies past the end of what is archived, {}{gap}", plan.target, along.reach.end));
             }
         }
     }
@@ -227,7 +249,9 @@ async fn locate(
     let along = Along::look(store, first, timeline.unwrap_or(first.timeline)).await?;
     let path = along.path(first);
     let found = match &plan.target {
-        Target::Point(name) => waldump::find(store, first, &path, "XLOG", |what| matches!(what, What::RestorePoint { name: n } if n == name)).await?,
+        Target::Point(name) => {
+            waldump::find(store, first, &path, "XLOG", |what| matches!(what, What::RestorePoint { name: n } if n == name)).await?
+        }
         Target::Transaction(xid) => {
             let ends = |what: &What| matches!(what, What::Commit { xid: x, .. } | What::Abort { xid: x } if x == xid);
             waldump::find(store, first, &path, "Transaction", ends).await?
@@ -282,7 +306,7 @@ async fn look_at_place(store: &dyn SnapshotStore, plan: &mut RestorePlan, backup
             marker.target, marker.port
         )),
     }
-    let (program, argument) = store.fetching(&place.data_dir);
+    let (program, argument) = store.fetching(&place.host, &place.data_dir);
     if !place.host.started_with(program, &argument).await?.is_empty() {
         plan.problems.push(format!("another restore is copying into `{folder}`"));
     }
@@ -290,10 +314,15 @@ async fn look_at_place(store: &dyn SnapshotStore, plan: &mut RestorePlan, backup
         plan.problems.push(format!("port {} is taken on {}", place.port, place.host.spec));
     }
     if !copied && plan.problems.is_empty() {
-        let (free, wanted) = (place.host.free_bytes(&place.data_dir).await?, backup.bytes + plan.replay_bytes().min(REPLAY_ROOM_MAX));
+        let (free, wanted) =
+            (place.host.free_bytes(&place.data_dir).await?, backup.bytes + plan.replay_bytes().min(REPLAY_ROOM_MAX));
         if free < wanted {
             let mib = |bytes: u64| bytes.div_ceil(1 << 20);
-            plan.problems.push(format!("the disk of `{folder}` has {} MiB free, and the restore needs {} MiB", mib(free), mib(wanted)));
+            plan.problems.push(format!(
+                "the disk of `{folder}` has {} MiB free, and the restore needs {} MiB",
+                mib(free),
+                mib(wanted)
+            ));
         }
     }
     match place.host.program("postgres", backup.major, Version::Same).await {

@@ -48,7 +48,9 @@ impl FromStr for Target {
             return Ok(Target::Latest);
         }
         if let Some(xid) = text.strip_prefix("xid:") {
-            let number = xid.parse().map_err(|_| format!("`{xid}` is no transaction: write its number, as `pg_current_xact_id` gives it"))?;
+            let number = xid
+                .parse()
+                .map_err(|_| format!("`{xid}` is no transaction: write its number, as `pg_current_xact_id` gives it"))?;
             return Ok(Target::Transaction(number));
         }
         if let Some(name) = text.strip_prefix("point:").filter(|name| !name.is_empty()) {

@@ -68,7 +68,9 @@ impl Place {
             "nothing" => Content::Nothing,
             "other" => Content::Other,
             "no parent" => Content::NoParent,
-            marker => Content::Ours(Box::new(serde_json::from_str(marker).map_err(|e| PortError::refused(attempted).because(e))?)),
+            marker => {
+                Content::Ours(Box::new(serde_json::from_str(marker).map_err(|e| PortError::refused(attempted).because(e))?))
+            }
         })
     }
 

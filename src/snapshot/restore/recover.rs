@@ -170,7 +170,7 @@ impl Watch<'_> {
 
     async fn log_tail(&self) -> String {
         let log = text(&self.plan.place.data_dir.join("greenlight.log"));
-        let script = r#"grep -v 'is starting up' "$1" | grep -E 'FATAL|PANIC|could not' | tail -n 3"#;
+        let script = r#"grep -v 'is starting up\|external PID file' "$1" | grep -E 'FATAL|PANIC|could not' | tail -n 3"#;
         self.plan.place.host.sh("read the server's log", script, &[&log]).await.unwrap_or_default()
     }
 

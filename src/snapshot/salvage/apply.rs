@@ -121,7 +121,9 @@ async fn column_types(target: &Session, table: &SalvageTable) -> Result<Vec<Stri
     let rows = target.read(&attempted, sql, &[(&table.name.sql(), Type::TEXT)]).await?;
     let of = |name: &String| {
         let found = rows.iter().find(|row| row.get::<_, &str>(0) == name).map(|row| row.get::<_, String>(1));
-        found.ok_or_else(|| PortError::refused(attempted.clone()).because(format!("the server that takes the rows has no column `{name}`")))
+        found.ok_or_else(|| {
+            PortError::refused(attempted.clone()).because(format!("the server that takes the rows has no column `{name}`"))
+        })
     };
     table.columns.iter().map(of).collect()
 }

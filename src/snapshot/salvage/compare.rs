@@ -117,7 +117,8 @@ fn comparable(there: &Table, here: Option<&Table>) -> Result<SalvageTable, Strin
 /// Each table after those that its foreign keys name; tables of a circle in their own order.
 fn referenced_first(tables: Vec<SalvageTable>, catalog: &Catalog) -> Vec<SalvageTable> {
     let references = |table: &SalvageTable, other: &SalvageTable| {
-        let constraints = catalog.tables.values().find(|found| found.name == table.name).map_or(&[][..], |found| &found.constraints);
+        let constraints =
+            catalog.tables.values().find(|found| found.name == table.name).map_or(&[][..], |found| &found.constraints);
         let target = format!("REFERENCES {}", other.name);
         constraints.iter().any(|constraint| constraint.definition.contains(&format!("{target}(")))
     };
@@ -189,14 +190,16 @@ async fn rows<'a>(on: &'a Session, table: &SalvageTable) -> Result<BoxStream<'a,
     let columns: Vec<String> = table.columns.iter().map(text).collect();
     // By bytes: the order of the servers' own collations may differ between their machines.
     let order: Vec<String> = key.iter().map(|part| format!("({part}) COLLATE \"C\"")).collect();
-    let sql = format!("SELECT {}, {} FROM ONLY {} ORDER BY {}", key.join(", "), columns.join(", "), table.name.sql(), order.join(", "));
+    let sql =
+        format!("SELECT {}, {} FROM ONLY {} ORDER BY {}", key.join(", "), columns.join(", "), table.name.sql(), order.join(", "));
     let answer = on.client().query_raw(&sql, std::iter::empty::<&str>()).await;
     let answer = answer.map_err(|error| failure::of_call(attempted.clone(), Effect::Read, &error))?;
     let keys = table.key.len();
     Ok(answer
         .map(move |row| {
             let row = row.map_err(|error| failure::of_call(attempted.clone(), Effect::Read, &error))?;
-            let cell = |at: usize| row.try_get::<_, Option<String>>(at).map_err(|e| PortError::refused(attempted.clone()).because(e));
+            let cell =
+                |at: usize| row.try_get::<_, Option<String>>(at).map_err(|e| PortError::refused(attempted.clone()).because(e));
             let key = (0..keys).map(|at| cell(at).map(Option::unwrap_or_default)).collect::<Result<_, _>>()?;
             let values = (keys..row.len()).map(cell).collect::<Result<_, _>>()?;
             Ok(Row { key, values })

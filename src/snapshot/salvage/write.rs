@@ -7,8 +7,10 @@ use crate::word::{quote_ident, quote_literal};
 
 /// One row as a statement that can be run again without harm.
 pub fn sql(table: &SalvageTable, values: &Values, on_conflict: OnConflict) -> String {
-    let values: Vec<String> =
-        values.iter().map(|value| value.as_deref().map_or("NULL".to_owned(), |text| quote_literal(text).trim_start().to_owned())).collect();
+    let values: Vec<String> = values
+        .iter()
+        .map(|value| value.as_deref().map_or("NULL".to_owned(), |text| quote_literal(text).trim_start().to_owned()))
+        .collect();
     format!("{} VALUES ({}){}", insert_into(table), values.join(", "), conflict(table, on_conflict))
 }
 
@@ -21,7 +23,8 @@ pub(super) fn insert_into(table: &SalvageTable) -> String {
 pub(super) fn conflict(table: &SalvageTable, on_conflict: OnConflict) -> String {
     let key: Vec<String> = table.key.iter().map(|name| quote_ident(name)).collect();
     let key = key.join(", ");
-    let others: Vec<String> = table.columns.iter().filter(|name| !table.key.contains(name)).map(|name| quote_ident(name)).collect();
+    let others: Vec<String> =
+        table.columns.iter().filter(|name| !table.key.contains(name)).map(|name| quote_ident(name)).collect();
     match on_conflict {
         OnConflict::Stop => String::new(),
         OnConflict::Overwrite if !others.is_empty() => {
