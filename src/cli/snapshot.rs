@@ -134,7 +134,9 @@ async fn list(shared: &Shared, store: &dyn SnapshotStore) -> anyhow::Result<Exit
             print::data(&format!("point {}  {}  {}  timeline {}", point.name, point.at, point.lsn, point.timeline));
         }
     }
-    made.iter().for_each(|made| print::say(made));
+    for made in &made {
+        print::say(made);
+    }
     let Some(oldest) = backups.iter().find(|backup| backup.state == BackupState::Whole) else {
         print::say(&format!("there is no whole backup in {}. Next: `greenlight snapshot take`", store.place()));
         return Ok(Exit::Completed);

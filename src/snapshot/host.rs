@@ -15,7 +15,7 @@ use std::{
 };
 
 /// How long a script may take that only looks or moves small things.
-pub(super) const SHORT: Duration = Duration::from_secs(60);
+pub(super) const SHORT: Duration = Duration::from_mins(1);
 /// What ssh itself ends with; a script's own end is another number.
 const SSH_FAILED: i32 = 255;
 

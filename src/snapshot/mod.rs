@@ -156,6 +156,6 @@ pub async fn ensure_backup(
 }
 
 /// The newest whole backup from which recovery can come to `point`; `None`: every backup ended later.
-pub fn newest_before<'a>(backups: &'a [Backup], before: impl Fn(&Backup) -> bool) -> Option<&'a Backup> {
+pub fn newest_before(backups: &[Backup], before: impl Fn(&Backup) -> bool) -> Option<&Backup> {
     backups.iter().rev().find(|backup| backup.state == BackupState::Whole && before(backup))
 }

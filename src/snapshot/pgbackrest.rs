@@ -260,7 +260,7 @@ impl SnapshotStore for Pgbackrest {
             let name = path.rsplit('/').next().unwrap_or(path);
             if let Some(timeline) = name.strip_suffix(".history") {
                 archived.histories.extend(u32::from_str_radix(timeline, 16).ok());
-            } else if name.as_bytes().get(24) == Some(&b'-') && !name.ends_with(".tmp") {
+            } else if name.as_bytes().get(24) == Some(&b'-') && !name.contains(".tmp") {
                 // Segment, checksum, and how it is compressed; one that is still being written ends otherwise.
                 archived.segments.extend(Segment::parse(&name[..24], segment_bytes));
             }

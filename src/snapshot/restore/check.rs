@@ -193,7 +193,7 @@ async fn look_at_archive(
     });
     match &plan.target {
         Target::Latest => {
-            plan.problems.extend(gap.map(|gap| format!("{gap}: name the last point that you want before {}", along.reach.end)))
+            plan.problems.extend(gap.map(|gap| format!("{gap}: name the last point that you want before {}", along.reach.end)));
         }
         Target::Time(at) => {
             let at = *at;

@@ -125,7 +125,7 @@ impl Watch<'_> {
                     Err(error) if error.failure == Failure::Refused => return Err(error),
                     Err(_) => None,
                 },
-                None => self.from_log().await?,
+                None => self.in_log().await?,
             };
             if let Some(at) = at.filter(|at| *at > seen.0) {
                 seen = (at, self.clock.monotonic());
@@ -160,7 +160,7 @@ impl Watch<'_> {
     }
 
     /// Before it is consistent a server lets nobody in, but it says which segments it takes.
-    async fn from_log(&self) -> Result<Option<Lsn>, PortError> {
+    async fn in_log(&self) -> Result<Option<Lsn>, PortError> {
         let log = text(&self.plan.place.data_dir.join("greenlight.log"));
         let script = r#"[ ! -f "$1" ] || tail -c 20000 "$1" | grep 'restored log file' | tail -n 1"#;
         let said = self.plan.place.host.sh("read the server's log", script, &[&log]).await?;
