@@ -12,6 +12,6 @@ fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build();
     match runtime {
         Ok(runtime) => runtime.block_on(cli::run(arguments)).into(),
-        Err(error) => cli::fault(&anyhow::Error::new(error).context("could not start the runtime")).into(),
+        Err(error) => cli::fault(&arguments.shared, &anyhow::Error::new(error).context("could not start the runtime")).into(),
     }
 }

@@ -7,6 +7,7 @@ use greenlight::plan::{
     StepName, ValidateSpec, WindowSpec,
 };
 use greenlight::run::{Direction, Event, FORMAT, Fact, Outcome, RequestKind, StepNo, WindowPhase};
+use greenlight::schema::Fingerprint;
 use greenlight::word::{Failure, Lsn, RunId, Side, Template, Timestamp};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -515,6 +516,10 @@ fn created(run: &RunId) -> Event {
     Event::RunCreated { plan: Box::new(plan(run)), by: "ada".to_owned() }
 }
 
+fn schema(state: &str) -> Fingerprint {
+    [("table public.orders".to_owned(), state.to_owned())].into_iter().collect()
+}
+
 fn plan(run: &RunId) -> Plan {
     let server = |host: &str| ServerSpec {
         url: Template(format!("postgresql://greenlight:${{env:PASSWORD}}@{host}:5432/shop")),
@@ -560,8 +565,8 @@ fn plan(run: &RunId) -> Plan {
         ],
         tables: Vec::new(),
         migrations: Vec::new(),
-        blue_fingerprint: "b1".to_owned(),
-        green_fingerprint: Some("g1".to_owned()),
+        blue_fingerprint: schema("b1"),
+        green_fingerprint: Some(schema("g1")),
         findings: Vec::new(),
         inherited_subscriptions: Vec::new(),
         green_physical_slot: Some("green_physical".to_owned()),
@@ -614,7 +619,7 @@ fn facts_of_format_1() -> Vec<Fact> {
         Fact::PhysicalSlotDropped { name: text("green_physical") },
         Fact::FlowStarted { subscriber: Side::Green, origin: lsn },
         Fact::Migrated { version: text("0001"), name: text("add_notes"), took_ms: 12 },
-        Fact::BlueFingerprint { fingerprint: text("b2") },
+        Fact::BlueFingerprint { fingerprint: schema("b2") },
         Fact::WayBackGivenUp { reason: text("the slot kept more than 10 GiB") },
         Fact::Validated { at: at(70), tables: 14, rows: 300_000, took_ms: 900 },
         Fact::RouteOriginal { route: text("main"), original: text("shop = host=db1 port=5432") },

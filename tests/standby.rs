@@ -10,7 +10,7 @@ use greenlight::word::{Endpoint, RunId, Secret, SystemClock, TlsMode};
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -52,16 +52,15 @@ impl Blue {
     fn provider(&self, run: &str, data_dir: &Path) -> LocalProvider {
         LocalProvider {
             run: run.parse::<RunId>().unwrap(),
-            blue: self.endpoint(self.server.port),
+            blue: Blue::endpoint(self.server.port),
             slot: format!("greenlight_{run}_standby"),
             spec: StandbySpec { data_dir: data_dir.to_owned(), port: free_port(), bin_dir: None },
             installed: self.installed.clone(),
             clock: self.server.clock.clone(),
-            progress: Arc::new(|_, _| ()),
         }
     }
 
-    fn endpoint(&self, port: u16) -> Endpoint {
+    fn endpoint(port: u16) -> Endpoint {
         Endpoint {
             host: "127.0.0.1".to_owned(),
             port,
@@ -126,7 +125,10 @@ async fn a_standby_is_made_follows_blue_and_is_removed_without_a_trace() {
     assert_eq!(provider.problems().await.unwrap(), Vec::<String>::new());
     assert_eq!(provider.standby().await.unwrap(), StandbyState::Absent);
 
-    provider.make_standby().await.unwrap();
+    let copied = Mutex::new(Vec::new());
+    provider.make_standby(&|done, all| copied.lock().unwrap().push((done, all))).await.unwrap();
+    let (done, all) = *copied.lock().unwrap().last().expect("nothing was said of how far the copy came");
+    assert!(done > 1 << 20 && all > 1 << 20, "{done} of {all} bytes");
     assert_eq!(provider.standby().await.unwrap(), StandbyState::Running);
     let green = provider.spec.port;
     blue.ask(blue.server.port, "CREATE TABLE t AS SELECT 1 AS a").await;
@@ -168,7 +170,7 @@ async fn a_copy_that_a_crash_cut_off_is_made_anew() {
 
     assert_eq!(provider.standby().await.unwrap(), StandbyState::Partial);
     assert!(provider.start_standby().await.is_err());
-    provider.make_standby().await.unwrap();
+    provider.make_standby(&|_, _| ()).await.unwrap();
     assert_eq!(provider.standby().await.unwrap(), StandbyState::Running);
     blue.until(provider.spec.port, "SELECT status FROM pg_stat_wal_receiver", "streaming").await;
     assert!(!orphan.wait().await.unwrap().success());
@@ -184,15 +186,15 @@ async fn a_folder_that_the_run_did_not_mark_is_never_touched() {
     let provider = blue.provider("r0000001", &folder);
     assert_eq!(provider.standby().await.unwrap(), StandbyState::NotOurs);
     assert!(provider.problems().await.unwrap()[0].contains("is not empty"));
-    assert!(provider.make_standby().await.is_err());
+    assert!(provider.make_standby(&|_, _| ()).await.is_err());
     assert!(provider.start_standby().await.is_err());
     provider.remove_standby().await.unwrap();
     assert_eq!(fs::read_to_string(folder.join("data")).unwrap(), "of worth");
 
     // Nor blue's own folder, nor another run's standby.
-    assert!(blue.provider("r0000001", &blue.server.data_dir).make_standby().await.is_err());
+    assert!(blue.provider("r0000001", &blue.server.data_dir).make_standby(&|_, _| ()).await.is_err());
     let other = blue.folder.path().join("other");
-    blue.provider("r0000002", &other).make_standby().await.unwrap();
+    blue.provider("r0000002", &other).make_standby(&|_, _| ()).await.unwrap();
     assert_eq!(blue.provider("r0000001", &other).standby().await.unwrap(), StandbyState::NotOurs);
     blue.provider("r0000001", &other).remove_standby().await.unwrap();
     assert_eq!(blue.provider("r0000002", &other).standby().await.unwrap(), StandbyState::Running);
@@ -232,7 +234,7 @@ async fn a_blue_with_its_configuration_outside_the_data_folder_is_copied_whole()
     }
 
     let provider = blue.provider("r0000001", &blue.folder.path().join("green"));
-    provider.make_standby().await.unwrap();
+    provider.make_standby(&|_, _| ()).await.unwrap();
     let green = provider.spec.port;
     assert_eq!(blue.ask(green, "SHOW max_connections").await, ["150"]);
     assert_eq!(blue.ask(green, "SHOW external_pid_file").await, [""]);

@@ -15,24 +15,36 @@ pub struct Arguments {
     pub(super) command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 completed; 1 a fault, or something could not be reached; 2 usage; 3 the playbook has \
-problems; 4 refused by preflight; 5 the run waits; 6 held for a person; 7 rolled back; 8 another coordinator holds the run; \
-9 the journal cannot be used; 130 interrupted.";
+const EXIT_CODES: &str = "\
+Exit codes:
+    0  done; of a command that drives a run: the run is completed
+    1  a fault, or something could not be reached
+    2  usage: the command line is off, or the run cannot do now what was asked
+    3  the playbook has problems
+    4  refused by preflight, or not the plan that was approved
+    5  the run waits: for a person, for its hours, or for the end of the soak
+    6  a step failed, and the run is held for a person
+    7  the run was rolled back whole
+    8  another coordinator holds the run
+    9  the journal cannot be used
+  130  interrupted; `greenlight run` goes on with the run";
+
+const FOR_EVERY: &str = "For every command";
 
 /// For every command.
 #[derive(Clone, Debug, Args)]
 pub struct Shared {
     /// The folder of the journal: the truth about every run.
-    #[arg(long, global = true, value_name = "DIR", env = "GREENLIGHT_STATE", default_value = ".greenlight")]
+    #[arg(long, global = true, help_heading = FOR_EVERY, value_name = "DIR", env = "GREENLIGHT_STATE", default_value = ".greenlight")]
     pub state: PathBuf,
-    /// What standard output holds.
-    #[arg(long, global = true, value_enum, default_value = "text")]
+    /// What standard output holds; in JSON, errors stand there too.
+    #[arg(long, global = true, help_heading = FOR_EVERY, value_enum, value_name = "FORM", default_value = "text")]
     pub output: Output,
-    /// How to log, to standard error.
-    #[arg(long, global = true, value_enum, default_value = "text")]
+    /// How standard error is written: for people, or as JSON lines for a log collector.
+    #[arg(long, global = true, help_heading = FOR_EVERY, value_enum, value_name = "FORM", default_value = "text")]
     pub log: LogFormat,
     /// Log more; twice: everything.
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, help_heading = FOR_EVERY, action = clap::ArgAction::Count)]
     pub verbose: u8,
 }
 
@@ -89,7 +101,10 @@ pub(super) enum Command {
     #[command(subcommand)]
     Journal(JournalCommand),
     /// Print completions for a shell.
-    Completions { shell: clap_complete::Shell },
+    Completions {
+        /// Such as `greenlight completions bash > /etc/bash_completion.d/greenlight`.
+        shell: clap_complete::Shell,
+    },
     /// A throwaway world of real servers, for trying everything by hand.
     #[command(subcommand)]
     Lab(LabCommand),
@@ -100,24 +115,26 @@ pub(super) enum Command {
 
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
+    /// The YAML file; `greenlight init` writes a first one.
     pub playbook: PathBuf,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct InitArgs {
     /// URL of the server that serves now; `${env:NAME}` and `${file:/path}` stand for secrets.
-    #[arg(long)]
+    #[arg(long, value_name = "URL")]
     pub blue: String,
     /// URL of its physical standby.
-    #[arg(long)]
+    #[arg(long, value_name = "URL")]
     pub green: String,
     /// URL of PgBouncer's admin console (the database `pgbouncer`).
-    #[arg(long)]
+    #[arg(long, value_name = "URL")]
     pub pgbouncer: Option<String>,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct PlanArgs {
+    /// The YAML file; `greenlight init` writes a first one.
     pub playbook: PathBuf,
     /// A drawing for Mermaid instead of text.
     #[arg(long)]
@@ -129,14 +146,15 @@ pub(super) struct PlanArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
-    pub playbook: PathBuf,
+    /// The playbook; left out: go on with the open run, by the plan that it was created with.
+    pub playbook: Option<PathBuf>,
     /// Carry out only the plan with this digest, as `plan` printed it (its beginning is enough).
-    #[arg(long, value_name = "DIGEST")]
+    #[arg(long, value_name = "DIGEST", value_parser = digest)]
     pub plan: Option<String>,
     /// Come back (exit code 5) instead of waiting for a person, for hours, or for the end of the soak.
     #[arg(long)]
     pub no_wait: bool,
-    /// Look, plan and say where each step stands, without doing anything.
+    /// Print the plan and what each step sees of its own work on the servers, without doing anything.
     #[arg(long)]
     pub dry_run: bool,
 }
@@ -166,9 +184,9 @@ pub(super) struct RequestArgs {
     /// Why, for the record.
     #[arg(long)]
     pub reason: Option<String>,
-    /// Who asks, for the record; the user's name when left out.
-    #[arg(long, env = "USER", default_value = "unknown")]
-    pub by: String,
+    /// Who asks, for the record; this user on this machine when left out.
+    #[arg(long, value_name = "NAME")]
+    pub by: Option<String>,
     /// Come back instead of waiting for a person, for hours, or for the end of the soak.
     #[arg(long)]
     pub no_wait: bool,
@@ -181,6 +199,16 @@ pub(super) struct MarkDoneArgs {
     pub step: StepNo,
     #[command(flatten)]
     pub request: RequestArgs,
+}
+
+fn digest(text: &str) -> Result<String, String> {
+    // So short a beginning would be met by chance.
+    let enough = text.len() >= 8 && text.chars().all(|c| c.is_ascii_hexdigit());
+    if enough {
+        Ok(text.to_ascii_lowercase())
+    } else {
+        Err("a digest is at least 8 hexadecimal digits, as `plan` prints them".to_owned())
+    }
 }
 
 fn step_number(text: &str) -> Result<StepNo, String> {

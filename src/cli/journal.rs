@@ -2,7 +2,8 @@
 
 use super::arguments::{JournalCommand, Output, Shared, WhichRun};
 use super::{Exit, print, screen, state};
-use crate::journal::Journal;
+use crate::journal::{Journal, RunEntry};
+use crate::run::Outcome;
 use std::fmt::Write;
 
 pub(super) async fn run(shared: &Shared, command: &JournalCommand) -> anyhow::Result<Exit> {
@@ -14,9 +15,10 @@ pub(super) async fn run(shared: &Shared, command: &JournalCommand) -> anyhow::Re
 
 async fn show(shared: &Shared, which: &WhichRun) -> anyhow::Result<Exit> {
     let journal = state::open(shared)?;
-    let stored = state::choose(journal.as_ref(), which, false).await?;
+    let stored = state::choose(shared, journal.as_ref(), which, false).await?;
     if shared.output == Output::Json {
         print::json(&stored.records);
+        print::say(&screen::standing(&stored.plan, &stored.run));
         return Ok(Exit::Completed);
     }
     let mut text = String::new();
@@ -25,6 +27,7 @@ async fn show(shared: &Shared, which: &WhichRun) -> anyhow::Result<Exit> {
         writeln!(text, "{:>5}  {:.3}  {}", record.seq, record.at, line.trim())?;
     }
     print::data(&text);
+    print::say(&screen::standing(&stored.plan, &stored.run));
     Ok(Exit::Completed)
 }
 
@@ -41,20 +44,23 @@ fn kind(event: &crate::run::Event) -> String {
 }
 
 async fn runs(shared: &Shared) -> anyhow::Result<Exit> {
-    let journal = state::open(shared)?;
     let mut rows = Vec::new();
-    for entry in journal.runs().await? {
-        let stored = state::load(journal.as_ref(), &entry.run).await?;
-        let outcome = stored.run.outcome.map_or_else(|| "open".to_owned(), |outcome| format!("{outcome:?}"));
-        rows.push((entry, outcome));
+    if let Some(journal) = state::find(shared)? {
+        for entry in journal.runs().await? {
+            let outcome = state::load(journal.as_ref(), &entry.run).await?.run.outcome;
+            rows.push((entry, outcome));
+        }
     }
+    let open = rows.iter().filter(|(_, outcome)| outcome.is_none()).count();
     if shared.output == Output::Json {
-        let rows: Vec<_> = rows.iter().map(|(entry, outcome)| serde_json::json!({ "run": entry.run, "name": entry.name, "created_at": entry.created_at, "outcome": outcome })).collect();
-        print::json(&rows);
-        return Ok(Exit::Completed);
+        let row = |(entry, outcome): &(RunEntry, Option<Outcome>)| serde_json::json!({ "run": entry.run, "name": entry.name, "created_at": entry.created_at, "outcome": outcome });
+        print::json(&rows.iter().map(row).collect::<Vec<_>>());
+    } else {
+        for (entry, outcome) in &rows {
+            let outcome = outcome.map_or("open", Outcome::in_words);
+            print::data(&format!("{}  {:.0}  {outcome:<11}  {}", entry.run, entry.created_at, entry.name));
+        }
     }
-    for (entry, outcome) in rows {
-        print::data(&format!("{}  {:.0}  {:<10}  {}", entry.run, entry.created_at, outcome, entry.name));
-    }
+    print::say(&format!("{} in `{}`, {open} open", super::screen::count(rows.len(), "run"), shared.state.display()));
     Ok(Exit::Completed)
 }

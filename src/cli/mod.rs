@@ -4,6 +4,7 @@
 //! and what can be done next.
 
 mod arguments;
+mod dry_run;
 mod exit;
 mod guard;
 mod init;
@@ -29,17 +30,18 @@ pub use exit::Exit;
 
 use crate::engine::EngineError;
 use crate::journal::JournalError;
-use crate::word::PortError;
-use arguments::Command;
+use crate::word::{EndpointError, PortError};
+use arguments::{Command, Output};
 use clap::CommandFactory;
+use std::error::Error;
 
 /// Runs one command to its end.
 pub async fn run(arguments: Arguments) -> Exit {
     let shared = arguments.shared;
     let result = match arguments.command {
-        Command::Check(command) => playbook::check(&shared, &command),
-        Command::Schema => playbook::schema(),
-        Command::Init(command) => init::run(&command).await,
+        Command::Check(command) => Ok(playbook::check(&shared, &command)),
+        Command::Schema => Ok(playbook::schema()),
+        Command::Init(command) => init::run(&shared, &command).await,
         Command::Plan(command) => plan::run(&shared, &command).await,
         Command::Run(command) => run::run(&shared, &command).await,
         Command::Status(command) => status::run(&shared, &command).await,
@@ -56,55 +58,98 @@ pub async fn run(arguments: Arguments) -> Exit {
         Command::Report(command) => report::run(&shared, &command).await,
         Command::Journal(command) => journal::run(&shared, &command).await,
         Command::Completions { shell } => completions(shell),
-        Command::Lab(command) => lab::run(&shared, command).await,
+        Command::Lab(command) => Box::pin(lab::run(&shared, command)).await,
         Command::Guard(command) => guard::run(&shared, &command).await,
     };
-    result.unwrap_or_else(|error| fault(&error))
+    result.unwrap_or_else(|error| fault(&shared, &error))
 }
 
 /// Says an error once, with its causes and, where one is known, what to do; and the exit code it comes to.
-pub fn fault(error: &anyhow::Error) -> Exit {
-    let mut text = format!("error: {error}");
-    for cause in error.chain().skip(1) {
-        text.push_str("\n  because: ");
-        text.push_str(&cause.to_string());
-    }
-    if let Some(hint) = error.chain().find_map(|cause| cause.downcast_ref::<PortError>()?.hint.as_deref()) {
+pub fn fault(shared: &Shared, error: &anyhow::Error) -> Exit {
+    let exit = error.chain().find_map(exit_of).unwrap_or(Exit::Fault);
+    let causes: Vec<String> = error.chain().map(in_words).collect();
+    let hint = error.chain().find_map(hint_of);
+    let mut text = format!("error: {}", causes.join("\n  because: "));
+    if let Some(hint) = &hint {
         text.push_str("\n  try: ");
         text.push_str(hint);
     }
-    print::say(&text);
-    error.chain().find_map(exit_of).unwrap_or(Exit::Fault)
+    if shared.output == Output::Json {
+        let (error, because) = (&causes[0], &causes[1..]);
+        print::json(&serde_json::json!({ "error": error, "because": because, "hint": hint, "exit_code": exit as i32 }));
+    }
+    print::complain(&text);
+    exit
 }
 
-fn exit_of(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
-    let journal = match cause.downcast_ref::<EngineError>() {
+/// Errors of ours are fragments that read after "could not".
+fn in_words(cause: &(dyn Error + 'static)) -> String {
+    if cause.is::<PortError>() || cause.is::<EndpointError>() || cause.is::<EngineError>() || cause.is::<JournalError>() {
+        format!("could not {cause}")
+    } else {
+        cause.to_string()
+    }
+}
+
+fn journal_error<'a>(cause: &'a (dyn Error + 'static)) -> Option<&'a JournalError> {
+    match cause.downcast_ref::<EngineError>() {
         Some(EngineError::Journal(journal)) => Some(journal),
-        Some(EngineError::Unreadable { .. }) => return Some(Exit::Journal),
-        None => cause.downcast_ref::<JournalError>(),
-    };
-    journal.map(|error| match error {
+        _ => cause.downcast_ref::<JournalError>(),
+    }
+}
+
+fn hint_of(cause: &(dyn Error + 'static)) -> Option<String> {
+    if let Some(error) = cause.downcast_ref::<PortError>() {
+        return error.hint.clone();
+    }
+    Some(match journal_error(cause)? {
+        JournalError::Held { .. } => {
+            "the run goes on there: `greenlight status` shows it; `approve`, `rollback` and the like are passed on to it"
+                .to_owned()
+        }
+        JournalError::Superseded { .. } => "`greenlight status` shows who drives the run now".to_owned(),
+        JournalError::UnknownRun(_) => "`greenlight journal runs` lists the runs; `--state DIR` names another folder".to_owned(),
+        JournalError::NewerFormat { .. } => "use the Greenlight that wrote it, or a newer one".to_owned(),
+        JournalError::Unreachable { .. } => {
+            "the state directory must be on a local disk with room, and belong to this user".to_owned()
+        }
+    })
+}
+
+fn exit_of(cause: &(dyn Error + 'static)) -> Option<Exit> {
+    if let Some(EngineError::Unreadable { .. }) = cause.downcast_ref() {
+        return Some(Exit::Journal);
+    }
+    if cause.is::<state::Unknown>() || cause.is::<EndpointError>() {
+        return Some(Exit::Usage);
+    }
+    Some(match journal_error(cause)? {
         JournalError::Held { .. } | JournalError::Superseded { .. } => Exit::HeldElsewhere,
         JournalError::UnknownRun(_) => Exit::Usage,
         JournalError::NewerFormat { .. } | JournalError::Unreachable { .. } => Exit::Journal,
     })
 }
 
-/// Logs go to standard error: warnings as text, everything as JSON lines with `--log json`.
+/// Logs go to standard error: warnings as text beside the talk, or, with `--log json`, both as JSON lines and nothing else.
 pub fn start_logging(shared: &Shared) {
+    use arguments::LogFormat;
     use tracing_subscriber::EnvFilter;
-    let level = match shared.verbose {
-        0 => "warn",
-        1 => "greenlight=info,warn",
+    let level = match (shared.verbose, shared.log) {
+        (0, LogFormat::Text) => "warn",
+        // The talk itself is of this level.
+        (0, LogFormat::Json) => "greenlight::cli=info,warn",
+        (1, _) => "greenlight=info,warn",
         _ => "greenlight=debug,info",
     };
     let builder = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(level)).with_writer(std::io::stderr);
     let started = match shared.log {
-        arguments::LogFormat::Text => builder.with_target(false).try_init(),
-        arguments::LogFormat::Json => builder.json().try_init(),
+        LogFormat::Text => builder.with_target(false).try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
+    print::talk_as(shared.log);
     if let Err(error) = started {
-        print::say(&format!("could not start logging: {error}"));
+        print::talk_as(LogFormat::Text);
+        print::complain(&format!("could not start logging: {error}"));
     }
 }
 

@@ -3,11 +3,13 @@
 use super::arguments::{Output, PlanArgs, Shared};
 use super::{Exit, print};
 use crate::plan::{Answer, Finding, Plan, render};
+use crate::playbook::Playbook;
 use crate::wire;
+use std::fmt::Write;
 
 pub(super) async fn run(shared: &Shared, args: &PlanArgs) -> anyhow::Result<Exit> {
-    let Some(playbook) = super::playbook::load_or_say(shared, &args.playbook)? else { return Ok(Exit::Playbook) };
-    let plan = wire::make_plan(&playbook).await?;
+    let Some(playbook) = super::playbook::load_or_say(shared, &args.playbook) else { return Ok(Exit::Playbook) };
+    let Some(plan) = make(&playbook).await? else { return Ok(Exit::Interrupted) };
     if args.mermaid {
         print::data(&render::mermaid(&plan));
     } else if shared.output == Output::Json {
@@ -24,6 +26,17 @@ pub(super) async fn run(shared: &Shared, args: &PlanArgs) -> anyhow::Result<Exit
     Ok(Exit::Completed)
 }
 
+/// `None`: Ctrl-C. Planning changes nothing, so it can be left anywhere; what it started goes with it.
+pub(super) async fn make(playbook: &Playbook) -> anyhow::Result<Option<Plan>> {
+    tokio::select! {
+        plan = wire::make_plan(playbook) => plan.map(Some),
+        _ = tokio::signal::ctrl_c() => {
+            print::say("interrupted while planning; nothing was changed");
+            Ok(None)
+        }
+    }
+}
+
 /// Whether nothing stands in the way.
 pub(super) fn may_run(plan: &Plan) -> bool {
     plan.obstacles().next().is_none()
@@ -32,16 +45,22 @@ pub(super) fn may_run(plan: &Plan) -> bool {
 /// What stands in the way, each with its remedy.
 pub(super) fn say_obstacles(plan: &Plan) {
     let obstacles: Vec<&Finding> = plan.obstacles().collect();
-    print::say(&format!("error: refused by preflight: {} in the way; nothing was changed", obstacles.len()));
+    print::complain(&format!("error: refused by preflight, {} in the way:\n{}", obstacles.len(), obstacles_text(&obstacles)));
+    print::say("nothing was changed. Next: mend these, or accept what can be accepted, and `greenlight plan` again");
+}
+
+fn obstacles_text(obstacles: &[&Finding]) -> String {
+    let mut text = String::new();
     for finding in obstacles {
-        print::say(&format!("  {}: {}", finding.code, finding.seen));
-        match &finding.answer {
-            Answer::Refused { remedy } => print::say(&format!("    try: {remedy}")),
+        let _ = writeln!(text, "  {}: {}", finding.code, finding.seen);
+        let _ = match &finding.answer {
+            Answer::Refused { remedy } => writeln!(text, "    try: {remedy}"),
             Answer::NeedsAccept { consequence } => {
-                print::say(&format!("    {consequence}"));
-                print::say(&format!("    try: avoid it, or write `accept: [\"{}\"]` in the playbook", finding.code));
+                let word = serde_json::Value::from(finding.code.as_str());
+                writeln!(text, "    {consequence}\n    try: avoid it, or write `accept: [{word}]` in the playbook")
             }
-            Answer::Fine | Answer::Handled { .. } | Answer::Accepted { .. } => {}
-        }
+            Answer::Fine | Answer::Handled { .. } | Answer::Accepted { .. } => Ok(()),
+        };
     }
+    text
 }

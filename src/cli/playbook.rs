@@ -6,33 +6,37 @@ use crate::playbook::{self, Playbook};
 use crate::wire;
 use std::path::Path;
 
-pub(super) fn check(shared: &Shared, args: &CheckArgs) -> anyhow::Result<Exit> {
-    if load_or_say(shared, &args.playbook)?.is_none() {
-        return Ok(Exit::Playbook);
+pub(super) fn check(shared: &Shared, args: &CheckArgs) -> Exit {
+    if load_or_say(shared, &args.playbook).is_none() {
+        return Exit::Playbook;
     }
     if shared.output == Output::Json {
-        print::json(&serde_json::json!({ "problems": [] }));
+        print::json(&serde_json::json!({ "file": args.playbook, "problems": [], "more": 0 }));
     }
     let path = args.playbook.display();
     print::say(&format!("{path} is in order. Next: `greenlight plan {path}` looks at the servers and changes nothing"));
-    Ok(Exit::Completed)
+    Exit::Completed
 }
 
-pub(super) fn schema() -> anyhow::Result<Exit> {
+pub(super) fn schema() -> Exit {
     print::json(&playbook::json_schema());
-    Ok(Exit::Completed)
+    Exit::Completed
 }
 
 /// Reads a playbook; says all its problems where it has any, and gives `None`.
-pub(super) fn load_or_say(shared: &Shared, path: &Path) -> anyhow::Result<Option<Playbook>> {
+pub(super) fn load_or_say(shared: &Shared, path: &Path) -> Option<Playbook> {
     match playbook::load(path, &wire::environment) {
-        Ok(playbook) => Ok(Some(playbook)),
+        Ok(playbook) => Some(playbook),
         Err(problems) => {
             if shared.output == Output::Json {
-                print::json(&serde_json::json!({ "problems": problems }));
+                print::json(&problems);
             }
-            print::say(&problems.render(std::io::IsTerminal::is_terminal(&std::io::stderr())));
-            Ok(None)
+            print::complain(&problems.render(std::io::IsTerminal::is_terminal(&std::io::stderr())));
+            print::say(&format!(
+                "\n{problems}; no server was asked. Next: mend them, and `greenlight check {}` again",
+                path.display()
+            ));
+            None
         }
     }
 }

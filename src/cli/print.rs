@@ -1,11 +1,25 @@
 //! The one place that prints. Standard output is data, standard error is talk.
 
+use super::arguments::LogFormat;
 use serde::Serialize;
+use std::io::{self, Write};
+use std::sync::OnceLock;
+
+/// How talk is written; text until said otherwise. A log collector that reads JSON lines can read nothing else.
+static TALK: OnceLock<LogFormat> = OnceLock::new();
+
+/// Said once, before anything is printed.
+pub(in crate::cli) fn talk_as(format: LogFormat) {
+    let _ = TALK.set(format);
+}
 
 /// Data, for people or programs, to standard output.
-#[expect(clippy::print_stdout, reason = "the one place that prints data")]
 pub(in crate::cli) fn data(text: &str) {
-    println!("{}", text.trim_end());
+    let mut text = text.trim_end().to_owned();
+    text.push('\n');
+    if let Err(error) = raw(text.as_bytes()) {
+        say(&format!("could not write to standard output: {error}"));
+    }
 }
 
 /// Data as JSON to standard output.
@@ -17,13 +31,29 @@ pub(in crate::cli) fn json(value: &impl Serialize) {
 }
 
 /// Talk, to standard error.
-#[expect(clippy::print_stderr, reason = "the one place that talks")]
 pub(in crate::cli) fn say(text: &str) {
-    eprintln!("{}", text.trim_end());
+    talk(text, |line| tracing::info!("{line}"));
 }
 
-/// Data without a line end of its own, byte by byte: completions, generated files.
-pub(in crate::cli) fn raw(bytes: &[u8]) -> std::io::Result<()> {
-    use std::io::Write;
-    std::io::stdout().write_all(bytes)
+/// What went wrong, to standard error.
+pub(in crate::cli) fn complain(text: &str) {
+    talk(text, |line| tracing::error!("{line}"));
+}
+
+fn talk(text: &str, log: impl Fn(&str)) {
+    let text = text.trim_end();
+    if TALK.get() == Some(&LogFormat::Json) {
+        return log(text.trim());
+    }
+    // Nobody is left to tell that standard error is closed; a run must not end for it.
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// Data without a line end of its own, byte by byte: completions, generated files. A reader that has seen enough, such as
+/// `head`, is no error.
+pub(in crate::cli) fn raw(bytes: &[u8]) -> io::Result<()> {
+    match io::stdout().lock().write_all(bytes) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
 }

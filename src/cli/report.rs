@@ -26,6 +26,12 @@ struct Report {
     left_behind: Vec<String>,
 }
 
+impl Report {
+    fn outcome_words(&self) -> &'static str {
+        self.outcome.map_or("open", Outcome::in_words)
+    }
+}
+
 #[derive(Debug, Serialize)]
 struct Moment {
     at: Timestamp,
@@ -60,7 +66,7 @@ struct MigrationLine {
 
 pub(super) async fn run(shared: &Shared, args: &ReportArgs) -> anyhow::Result<Exit> {
     let journal = state::open(shared)?;
-    let stored = state::choose(journal.as_ref(), &args.which, false).await?;
+    let stored = state::choose(shared, journal.as_ref(), &args.which, false).await?;
     let report = gather(&stored.plan, &stored.run, &stored.records);
     match (shared.output, args.markdown) {
         (Output::Json, _) => print::json(&report),
@@ -85,7 +91,7 @@ fn gather(plan: &Plan, run: &Run, records: &[Record]) -> Report {
         validations: Vec::new(),
         migrations: Vec::new(),
         deviations: Vec::new(),
-        left_behind: Vec::new(),
+        left_behind: run.left_behind().collect(),
     };
     for record in records {
         if let Some(line) = screen::line(plan, &record.event) {
@@ -108,7 +114,6 @@ fn gather_fact(report: &mut Report, at: Timestamp, fact: &Fact) {
         }
         Fact::Validated { at, tables, rows, took_ms } => report.validations.push(ValidationLine { at, tables, rows, took_ms }),
         Fact::Migrated { version, name, took_ms } => report.migrations.push(MigrationLine { version, name, took_ms }),
-        Fact::LeftBehind { on, what, why } => report.left_behind.push(format!("on {on}: {what} ({why})")),
         _ => {}
     }
 }
@@ -123,47 +128,60 @@ fn deviation(plan: &Plan, event: &Event) -> Option<String> {
             | Event::RetryOrdered { .. }
             | Event::MarkedDone { .. }
             | Event::Noticed { .. }
-            | Event::FactLearned { fact: Fact::WindowClosed { moved: false, .. } | Fact::WayBackGivenUp { .. }, .. }
+            | Event::FactLearned {
+                fact: Fact::WindowClosed { moved: false, .. }
+                    | Fact::WindowClosed { by_guard: true, .. }
+                    | Fact::WayBackGivenUp { .. },
+                ..
+            }
     );
     unforeseen.then(|| screen::line(plan, event)).flatten().map(|line| line.trim().to_owned())
 }
 
 fn text(report: &Report) -> String {
-    let mut text = String::new();
-    let outcome =
-        report.outcome.map_or("open", |outcome| if outcome == Outcome::Completed { "completed" } else { "rolled back" });
-    let _ = writeln!(
-        text,
-        "run {} of `{}`: {outcome}; {} serves; plan {}",
-        report.run,
-        report.name,
-        report.serving,
-        &report.plan[..12]
-    );
+    let mut text = format!("run {} of `{}`: {}; {} serves\n", report.run, report.name, report.outcome_words(), report.serving);
+    let _ = writeln!(text, "{}\nplan {}", times(report), report.plan);
     for window in &report.windows {
         let _ = writeln!(text, "\nwindow at {:.3}: {}", window.at, window_words(window));
         for phase in &window.phases {
             let _ = writeln!(text, "  {:<14} {:>8.1} ms", phase.name, phase.ms);
         }
     }
-    section(
-        &mut text,
-        "validation",
-        report.validations.iter().map(|line| format!("{} tables, {} rows equal, in {} ms", line.tables, line.rows, line.took_ms)),
-    );
-    section(
-        &mut text,
-        "migrations",
-        report.migrations.iter().map(|line| format!("{} {} in {} ms", line.version, line.name, line.took_ms)),
-    );
-    section(
-        &mut text,
-        "deviations from the plan",
-        report.deviations.iter().map(|moment| format!("{:.3}  {}", moment.at, moment.what)),
-    );
-    section(&mut text, "left behind", report.left_behind.iter().cloned());
-    section(&mut text, "timeline", report.timeline.iter().map(|moment| format!("{:.3}  {}", moment.at, moment.what)));
+    for (title, lines) in sections(report) {
+        let _ = writeln!(text, "\n{title}\n  {}", lines.join("\n  "));
+    }
+    let lines: Vec<String> = report.timeline.iter().map(line).collect();
+    let _ = writeln!(text, "\ntimeline\n  {}", lines.join("\n  "));
     text
+}
+
+fn times(report: &Report) -> String {
+    let begun = report.created_at.map(|at| format!("begun {at:.0}")).unwrap_or_default();
+    match (report.created_at, report.ended_at) {
+        (Some(from), Some(to)) => {
+            format!("{begun}, over {to:.0}, after {:#}", to.duration_since(from).round(jiff::Unit::Second).unwrap_or_default())
+        }
+        _ => begun,
+    }
+}
+
+/// What is the same in text and Markdown. A section without lines says so, so that nobody takes its absence for silence.
+fn sections(report: &Report) -> [(&'static str, Vec<String>); 4] {
+    let or = |lines: Vec<String>, none: &str| if lines.is_empty() { vec![none.to_owned()] } else { lines };
+    let validated = |line: &ValidationLine| {
+        format!("{:.3}  {} tables, {} rows equal, in {} ms", line.at, line.tables, line.rows, line.took_ms)
+    };
+    let migrated = |line: &MigrationLine| format!("{} {} in {} ms", line.version, line.name, line.took_ms);
+    [
+        ("validation", or(report.validations.iter().map(validated).collect(), "not yet")),
+        ("migrations", or(report.migrations.iter().map(migrated).collect(), "none")),
+        ("deviations from the plan", or(report.deviations.iter().map(line).collect(), "none")),
+        ("left behind", or(report.left_behind.clone(), "nothing")),
+    ]
+}
+
+fn line(moment: &Moment) -> String {
+    format!("{:.3}  {}", moment.at, moment.what.replace('\n', " "))
 }
 
 fn window_words(window: &WindowLine) -> String {
@@ -176,30 +194,38 @@ fn window_words(window: &WindowLine) -> String {
     }
 }
 
-fn section(text: &mut String, title: &str, lines: impl Iterator<Item = String>) {
-    let lines: Vec<String> = lines.collect();
-    if !lines.is_empty() {
-        let _ = writeln!(text, "\n{title}\n  {}", lines.join("\n  "));
-    }
-}
-
 fn markdown(report: &Report) -> String {
     let mut text = format!(
-        "# Run {} of `{}`\n\nPlan `{}`. {} serves.\n\n## Windows\n\n",
-        report.run, report.name, report.plan, report.serving
+        "# Run {} of `{}`: {}\n\n{} serves; {}. Plan `{}`.\n\n## Windows\n\n",
+        report.run,
+        report.name,
+        report.outcome_words(),
+        capital(&report.serving.to_string()),
+        times(report),
+        report.plan
     );
-    text.push_str("| when | what | phases (ms) |\n| --- | --- | --- |\n");
+    if report.windows.is_empty() {
+        text.push_str("None was opened.\n");
+    } else {
+        text.push_str("| when | what | phases (ms) |\n| --- | --- | --- |\n");
+    }
     for window in &report.windows {
         let phases: Vec<String> = window.phases.iter().map(|phase| format!("{} {:.1}", phase.name, phase.ms)).collect();
         let _ = writeln!(text, "| {:.3} | {} | {} |", window.at, cell(&window_words(window)), phases.join(", "));
     }
-    for (title, moments) in [("Deviations from the plan", &report.deviations), ("Timeline", &report.timeline)] {
-        let _ = writeln!(text, "\n## {title}\n\n| when | what |\n| --- | --- |");
-        for moment in moments {
-            let _ = writeln!(text, "| {:.3} | {} |", moment.at, cell(&moment.what));
-        }
+    for (title, lines) in sections(report) {
+        let _ = writeln!(text, "\n## {}\n\n- {}", capital(title), lines.join("\n- "));
+    }
+    text.push_str("\n## Timeline\n\n| when | what |\n| --- | --- |\n");
+    for moment in &report.timeline {
+        let _ = writeln!(text, "| {:.3} | {} |", moment.at, cell(&moment.what));
     }
     text
+}
+
+fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 
 fn cell(text: &str) -> String {

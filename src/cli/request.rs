@@ -4,7 +4,7 @@
 use super::arguments::{AbandonArgs, MarkDoneArgs, RequestArgs, Shared};
 use super::{Exit, print, run, screen, state};
 use crate::engine::Stop;
-use crate::journal::Journal;
+use crate::journal::{HolderProcess, Journal};
 use crate::run::{Decision, RequestKind, decide};
 use crate::word::{Clock, RunId, SystemClock};
 use std::{sync::Arc, time::Duration};
@@ -35,12 +35,13 @@ pub(super) async fn abandon(shared: &Shared, args: &AbandonArgs) -> anyhow::Resu
 
 async fn ask(shared: &Shared, args: &RequestArgs, kind: RequestKind) -> anyhow::Result<Exit> {
     let journal = state::open(shared)?;
-    let stored = state::choose(journal.as_ref(), &args.which, true).await?;
+    let stored = state::choose(shared, journal.as_ref(), &args.which, true).await?;
     let clock = SystemClock::new();
-    let request = crate::run::Request { id: 0, at: clock.now(), by: args.by.clone(), reason: args.reason.clone(), kind };
+    let by = args.by.clone().unwrap_or_else(this_person);
+    let request = crate::run::Request { id: 0, at: clock.now(), by, reason: args.reason.clone(), kind };
     // Said here where it is plain already; the coordinator judges again when it comes to it.
     if let Err(why_not) = crate::run::answer(&stored.plan, &stored.run, &request) {
-        print::say(&format!("error: refused: {why_not}"));
+        print::complain(&format!("error: refused: {why_not}; nothing was changed"));
         print::say(&screen::standing(&stored.plan, &stored.run));
         return Ok(Exit::Usage);
     }
@@ -53,6 +54,13 @@ async fn ask(shared: &Shared, args: &RequestArgs, kind: RequestKind) -> anyhow::
         }
         None => run::drive(shared, journal, &stored.plan, args.no_wait).await,
     }
+}
+
+/// Who types, as far as the environment says; behind `sudo`, who typed that.
+fn this_person() -> String {
+    let names = ["SUDO_USER", "USER", "LOGNAME"];
+    let user = names.iter().find_map(|name| crate::wire::environment(name).filter(|user| !user.is_empty()));
+    format!("{} on {}", user.as_deref().unwrap_or("somebody"), HolderProcess::this().host)
 }
 
 /// Shows what another coordinator does until it has carried the request out and waits, or is over.
@@ -76,7 +84,8 @@ async fn follow(
         }
         seen = stored.run.seq;
         if let Some(refused) = answer.as_ref().filter(|answer| answer.starts_with("refused")) {
-            print::say(&format!("error: {refused}"));
+            print::complain(&format!("error: {refused}"));
+            print::say(&screen::standing(&stored.plan, &stored.run));
             return Ok(Exit::Usage);
         }
         let stop = match decide(&stored.plan, &stored.run, clock.now()) {

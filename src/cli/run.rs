@@ -1,55 +1,88 @@
-//! `greenlight run`: carry out a playbook, or go on with its open run.
+//! `greenlight run`: carry out a playbook, or go on with an open run.
 
-use super::arguments::{Output, RunArgs, Shared};
+use super::arguments::{Output, RunArgs, Shared, WhichRun};
 use super::screen::{self, Screen};
-use super::{Exit, plan as plan_command, print, state};
+use super::{Exit, dry_run, plan as plan_command, print, state};
 use crate::engine::{Engine, Stop};
 use crate::journal::{HolderProcess, Journal};
 use crate::plan::Plan;
-use crate::run::{Event, Outcome};
+use crate::playbook::Playbook;
+use crate::run::{Event, Outcome, Run};
 use crate::wire;
 use crate::word::{Clock, RunId, SystemClock};
+use std::path::Path;
 use std::sync::{
     Arc,
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
+use tokio::signal::unix::{SignalKind, signal};
 
 pub(super) async fn run(shared: &Shared, args: &RunArgs) -> anyhow::Result<Exit> {
-    let Some(playbook) = super::playbook::load_or_say(shared, &args.playbook)? else { return Ok(Exit::Playbook) };
-    let journal = state::open(shared)?;
-    let name = playbook.name.clone();
-    if let Some(open) = state::open_run_of(journal.as_ref(), &name).await? {
-        print::say(&format!("going on with run {} of `{name}`, by the plan that it was created with", open.id));
-        if let Some(wanted) = &args.plan
-            && !open.plan.digest().starts_with(wanted.as_str())
-        {
-            print::say(&format!("error: run {} has plan {}, not {wanted}", open.id, open.plan.digest()));
-            return Ok(Exit::Refused);
-        }
-        return drive(shared, journal, &open.plan, args.no_wait).await;
+    let Some(path) = &args.playbook else {
+        let journal = state::open(shared)?;
+        let stored = state::choose(shared, journal.as_ref(), &WhichRun { run: None }, true).await?;
+        return go_on(shared, args, journal, stored).await;
+    };
+    let Some(playbook) = super::playbook::load_or_say(shared, path) else { return Ok(Exit::Playbook) };
+    if let Some(journal) = state::find(shared)?
+        && let Some(open) = state::open_run_of(journal.as_ref(), &playbook.name).await?
+    {
+        return go_on(shared, args, journal, open).await;
     }
-    let plan = wire::make_plan(&playbook).await?;
+    begin(shared, args, path, &playbook).await
+}
+
+async fn go_on(shared: &Shared, args: &RunArgs, journal: Arc<dyn Journal>, open: state::Stored) -> anyhow::Result<Exit> {
+    print::say(&format!("going on with run {} of `{}`, by the plan that it was created with", open.id, open.plan.name));
+    if let Some(wanted) = &args.plan
+        && !open.plan.digest().starts_with(wanted.as_str())
+    {
+        let (id, digest) = (&open.id, short(&open.plan));
+        print::complain(&format!("error: the open run {id} has plan {digest}, not {wanted}"));
+        print::say(&format!(
+            "  try: `greenlight run` goes on with it, `greenlight abandon {id}` takes it back; nothing was changed"
+        ));
+        return Ok(Exit::Refused);
+    }
+    if args.dry_run {
+        return dry_run::run(shared, &open.plan, open.run).await;
+    }
+    drive(shared, journal, &open.plan, args.no_wait).await
+}
+
+async fn begin(shared: &Shared, args: &RunArgs, path: &Path, playbook: &Playbook) -> anyhow::Result<Exit> {
+    let Some(plan) = plan_command::make(playbook).await? else { return Ok(Exit::Interrupted) };
     if !plan_command::may_run(&plan) {
+        if shared.output == Output::Json {
+            print::json(&serde_json::json!({ "obstacles": plan.obstacles().collect::<Vec<_>>() }));
+        }
         plan_command::say_obstacles(&plan);
         return Ok(Exit::Refused);
     }
     if let Some(wanted) = &args.plan
         && !plan.digest().starts_with(wanted.as_str())
     {
-        print::say(&format!("error: the plan is now {}, not {wanted}", plan.digest()));
+        print::complain(&format!("error: the plan is now {}, not {wanted}", short(&plan)));
         print::say("  because: the playbook, the migrations or the servers have changed since it was approved");
-        print::say("  try: read `greenlight plan` again, and approve the new digest");
+        print::say(&format!(
+            "  try: read `greenlight plan {}` again, and approve the new digest; nothing was changed",
+            path.display()
+        ));
         return Ok(Exit::Refused);
     }
     if args.dry_run {
-        print::data(&crate::plan::render::text(&plan, false));
-        print::say("nothing was changed");
-        return Ok(Exit::Completed);
+        return dry_run::run(shared, &plan, Run::new(plan.steps.len())).await;
     }
+    let journal = state::make(shared)?;
     let by = HolderProcess::this().to_string();
     journal.create(&Event::RunCreated { plan: Box::new(plan.clone()), by }, SystemClock::new().now()).await?;
-    print::say(&format!("run {} of `{name}`, plan {}", plan.run, &plan.digest()[..12]));
+    print::say(&format!("run {} of `{}`, plan {}", plan.run, plan.name, short(&plan)));
     drive(shared, journal, &plan, args.no_wait).await
+}
+
+/// A digest as `plan` suggests it for `--plan`.
+fn short(plan: &Plan) -> String {
+    plan.digest()[..12].to_owned()
 }
 
 /// Drives a run in this process until it is over, needs a person, or is interrupted.
@@ -57,8 +90,8 @@ pub(super) async fn drive(shared: &Shared, journal: Arc<dyn Journal>, plan: &Pla
     let epoch = Arc::new(AtomicU64::new(0));
     let ports = wire::ports(plan, &epoch, &shared.state).await?;
     let interrupted = Arc::new(AtomicBool::new(false));
-    listen_for_interrupts(interrupted.clone());
-    let screen = Arc::new(Screen::new(shared.output));
+    listen_for_interrupts(&interrupted)?;
+    let screen = Arc::new(Screen::new(shared.output, !no_wait));
     let told = screen.clone();
     let engine = Engine {
         journal: journal.clone(),
@@ -68,7 +101,7 @@ pub(super) async fn drive(shared: &Shared, journal: Arc<dyn Journal>, plan: &Pla
         epoch,
         interrupted,
         stop_at_waits: no_wait,
-        tell: Arc::new(move |plan, _, tell| told.tell(plan, tell)),
+        tell: Arc::new(move |plan, run, tell| told.tell(plan, run, tell)),
     };
     let stop = engine.drive().await;
     screen.clear();
@@ -76,31 +109,57 @@ pub(super) async fn drive(shared: &Shared, journal: Arc<dyn Journal>, plan: &Pla
     conclude(shared, journal.as_ref(), &plan.run, &stop).await
 }
 
-/// The first Ctrl-C ends the present act in good order; the second ends the process, which is safe too.
-fn listen_for_interrupts(interrupted: Arc<AtomicBool>) {
-    tokio::spawn(async move {
-        while tokio::signal::ctrl_c().await.is_ok() {
-            if interrupted.swap(true, Ordering::SeqCst) {
-                print::say("stopped in the middle; the run can be resumed");
-                #[expect(clippy::exit, reason = "a person's second Ctrl-C; as safe as kill -9, which every step survives")]
-                std::process::exit(Exit::Interrupted as i32);
+/// Ctrl-C, a service manager's word to stop, and a terminal that goes away: the first ends the present act in good order,
+/// the second ends the process, which is safe too.
+fn listen_for_interrupts(interrupted: &Arc<AtomicBool>) -> anyhow::Result<()> {
+    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+        let mut signals = signal(kind)?;
+        let interrupted = interrupted.clone();
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                if interrupted.swap(true, Ordering::SeqCst) {
+                    print::say(
+                        "stopped at once, inside an act. If the window was open, its guard closes it now.\n\
+                         Next: `greenlight status` shows what is so; `greenlight run` looks what came of that act, and goes on.",
+                    );
+                    #[expect(clippy::exit, reason = "a person's second Ctrl-C; as safe as kill -9, which every step survives")]
+                    std::process::exit(Exit::Interrupted as i32);
+                }
+                print::say("stopping after the present act; once more stops at once, and the run can be gone on with either way");
             }
-            print::say("stopping after the present act; once more to stop at once (the run can be resumed either way)");
-        }
-    });
+        });
+    }
+    Ok(())
 }
 
 /// The last words of a command that drove or followed a run, and its exit code.
 pub(super) async fn conclude(shared: &Shared, journal: &dyn Journal, id: &RunId, stop: &Stop) -> anyhow::Result<Exit> {
     let stored = state::load(journal, id).await?;
-    if shared.output == Output::Text {
-        print::say(&screen::standing(&stored.plan, &stored.run));
-    }
-    Ok(match stop {
+    let exit = match stop {
         Stop::Closed(Outcome::Completed) => Exit::Completed,
         Stop::Closed(Outcome::RolledBack) => Exit::RolledBack,
         Stop::WaitsForPerson { .. } if stored.run.stuck_step().is_some() => Exit::Held,
         Stop::WaitsForPerson { .. } | Stop::Waits { .. } => Exit::Waiting,
         Stop::Interrupted => Exit::Interrupted,
-    })
+    };
+    if shared.output == Output::Json {
+        let at = stored.run.present_step().filter(|_| stored.run.outcome.is_none()).map(|step| step.0 + 1);
+        let end = serde_json::json!({
+            "run": id, "serving": stored.run.serving(), "outcome": stored.run.outcome, "step": at,
+            "waits_for": stored.run.note, "exit_code": exit as i32,
+        });
+        // One line, as the records before it are.
+        print::data(&end.to_string());
+    }
+    if *stop == Stop::Interrupted {
+        print::say("interrupted, in good order: no act is under way");
+    }
+    print::say(&screen::standing(&stored.plan, &stored.run));
+    let driven = journal.lease(id).await?.is_some_and(|lease| !lease.free);
+    if stored.run.outcome.is_none() && !driven {
+        print::say(
+            "Nobody drives the run now. Its limits are watched, and its hours and its soak kept, while `greenlight run` stands.",
+        );
+    }
+    Ok(exit)
 }

@@ -3,9 +3,10 @@
 use super::arguments::Output;
 use super::print;
 use crate::engine::Tell;
-use crate::plan::Plan;
-use crate::run::{Direction, Event, Fact, Outcome, Run, StepNo, StepState};
-use crate::word::Side;
+use crate::plan::{Plan, StepName};
+use crate::run::decide;
+use crate::run::{Decision, Direction, Event, Fact, Outcome, Run, StepNo, StepState};
+use crate::word::{Clock, Side, SystemClock};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::time::Duration;
 
@@ -14,18 +15,20 @@ use std::time::Duration;
 pub(super) struct Screen {
     bar: ProgressBar,
     output: Output,
+    /// The command waits with the run, so that nobody else says what it waits for.
+    waits: bool,
 }
 
 impl Screen {
-    pub(super) fn new(output: Output) -> Screen {
+    pub(super) fn new(output: Output, waits: bool) -> Screen {
         let bar = ProgressBar::new_spinner();
         if let Ok(style) = ProgressStyle::with_template("  {spinner} {wide_msg}") {
             bar.set_style(style);
         }
-        Screen { bar, output }
+        Screen { bar, output, waits }
     }
 
-    pub(super) fn tell(&self, plan: &Plan, tell: Tell<'_>) {
+    pub(super) fn tell(&self, plan: &Plan, run: &Run, tell: Tell<'_>) {
         match tell {
             Tell::Record(event) => {
                 self.bar.set_message("");
@@ -34,6 +37,9 @@ impl Screen {
                 }
                 if let (Output::Json, Ok(text)) = (self.output, serde_json::to_string(event)) {
                     self.bar.suspend(|| print::data(&text));
+                }
+                if self.waits && begins_to_wait(plan, run, event) {
+                    self.bar.suspend(|| print::say(&standing(plan, run)));
                 }
             }
             Tell::Progress(text) => {
@@ -48,6 +54,18 @@ impl Screen {
     }
 }
 
+/// Whether only a person or the end of the soak moves the run on from here.
+fn begins_to_wait(plan: &Plan, run: &Run, event: &Event) -> bool {
+    let soaks = |step: &StepNo| plan.steps.get(step.0).is_some_and(|planned| planned.name == StepName::Soak);
+    match event {
+        Event::StepParked { step, note, .. } => soaks(step) && !note.is_empty(),
+        Event::GateReached { .. } | Event::StepFailed { .. } | Event::RollbackHalted { .. } => {
+            matches!(decide(plan, run, SystemClock::new().now()), Decision::WaitForPerson { .. })
+        }
+        _ => false,
+    }
+}
+
 /// One record as a line for people; `None` for those that only machines need.
 pub(super) fn line(plan: &Plan, event: &Event) -> Option<String> {
     let title = |step: &StepNo| plan.steps.get(step.0).map_or_else(String::new, |planned| planned.name.to_string());
@@ -59,6 +77,7 @@ pub(super) fn line(plan: &Plan, event: &Event) -> Option<String> {
             format!("[{step:>2}/{}] {verb}{}{again}", plan.steps.len(), title(step))
         }
         Event::FactLearned { fact, .. } => format!("        {}", fact_line(fact)?),
+        Event::StepParked { note, .. } if note.is_empty() => "        looked how far it came, and goes on from there".to_owned(),
         Event::StepParked { note, .. } | Event::StepWaiting { note, .. } => format!("        waiting for {note}"),
         Event::StepFailed { error, hint, retry_at, .. } => {
             let next = if retry_at.is_some() { "; trying again" } else { "" };
@@ -72,7 +91,9 @@ pub(super) fn line(plan: &Plan, event: &Event) -> Option<String> {
         }
         Event::GateApproved { by, reason, .. } => format!("        approved by {by}{}", because(reason.as_deref())),
         Event::RollbackBegun { by, reason, .. } => format!("going back, by {by}: {reason}"),
-        Event::RollbackHalted { until } => format!("back before step {until}: the run waits there for an approval"),
+        Event::RollbackHalted { until } => {
+            format!("back before step {until}, {}: the run waits there for an approval", title(until))
+        }
         Event::RetryOrdered { by, reason, .. } => format!("        another try, by {by}{}", because(reason.as_deref())),
         Event::MarkedDone { step, by, reason } => format!("        {} marked as done by {by}: {reason}", title(step)),
         Event::FinishOrdered { by, reason } => format!("        finish, by {by}{}", because(reason.as_deref())),
@@ -82,6 +103,11 @@ pub(super) fn line(plan: &Plan, event: &Event) -> Option<String> {
         Event::Unknown => "a record of a newer version".to_owned(),
         Event::LeaseTaken { .. } | Event::StepDone { .. } => return None,
     })
+}
+
+/// Such as `1 run` and `2 runs`.
+pub(super) fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 fn because(reason: Option<&str>) -> String {
@@ -109,7 +135,8 @@ fn fact_line(fact: &Fact) -> Option<String> {
             let guard = if *by_guard { " by the guard" } else { "" };
             format!("window went back{guard}: {serving} serves{}", because(reason.as_deref()))
         }
-        Fact::FollowsBack { follower } => format!("{follower} follows {}: a rollback would be lossless", follower.other()),
+        Fact::FollowsBack { follower: Side::Blue } => "blue follows green: a rollback would be lossless".to_owned(),
+        Fact::FollowsBack { follower: Side::Green } => "green follows blue again: it can be moved to once more".to_owned(),
         Fact::WayBackGivenUp { reason } => format!("the way back was given up: {reason}"),
         Fact::LeftBehind { on, what, why } => format!("left on {on}: {what} ({why})"),
         Fact::RouteOriginal { .. } | Fact::BlueFingerprint { .. } | Fact::WindowCommitted { .. } => return None,
@@ -120,32 +147,63 @@ fn fact_line(fact: &Fact) -> Option<String> {
 pub(super) fn standing(plan: &Plan, run: &Run) -> String {
     let name = &plan.run;
     if let Some(outcome) = run.outcome {
-        return match outcome {
-            Outcome::Completed => {
-                format!("green serves, blue is retired and takes no connections. See `greenlight report {name}`.")
+        let what = match outcome {
+            Outcome::Completed => "green serves; blue is retired and takes no connections",
+            Outcome::RolledBack if run.fork_point().is_some() => {
+                "blue serves as before; green was promoted, and must be built anew before another run"
             }
-            Outcome::RolledBack => format!("blue serves as before. See `greenlight report {name}`."),
+            Outcome::RolledBack => "blue serves as before",
         };
+        let left = run.left_behind().count();
+        let left = if left > 0 { format!(" What could not be taken away ({left}) stands in the report.") } else { String::new() };
+        return format!("{what}. Run {name} is over.{left}\nNext: `greenlight report {name}` tells what happened.");
     }
     let serving = run.serving();
-    let Some(step) = run.present_step() else { return format!("{serving} serves.") };
+    let Some(step) = run.present_step() else {
+        return format!("{serving} serves.\nNext: `greenlight run` goes on with run {name}.");
+    };
     let title = plan.steps[step.0].name;
     let note = run.note.as_deref().map(|note| format!(", waiting for {note}")).unwrap_or_default();
-    let place = format!("{serving} serves; run {name} is at step {step}, {title}{note}");
-    let next = match &run.steps[step.0] {
-        StepState::Gated { .. } => {
-            format!("`greenlight approve {name}` lets it go on, `greenlight abandon {name}` takes everything back")
-        }
+    let way = if run.direction == Direction::Backward { "is on its way back, at" } else { "is at" };
+    let held = match &run.steps[step.0] {
         StepState::Stuck { .. } => {
-            let why = run.reason.as_deref().unwrap_or("a step failed");
+            format!(".\nHeld for a person: {}", run.reason.as_deref().unwrap_or("a step failed"))
+        }
+        _ => note,
+    };
+    format!("{serving} serves; run {name} {way} step {step}, {title}{held}.\nNext: {}.", next(plan, run, step))
+}
+
+/// What a person can do, the most likely first.
+fn next(plan: &Plan, run: &Run, step: StepNo) -> String {
+    let name = &plan.run;
+    let abandon = match run.serving() {
+        Side::Blue => format!("`greenlight abandon {name}` takes everything back"),
+        Side::Green => format!("`greenlight abandon {name}` moves back to blue and takes everything back"),
+    };
+    let rollback = match run.way_back_given_up() {
+        None => format!("`greenlight rollback {name}` moves back to blue"),
+        // Moving back would lose writes.
+        Some(_) => {
             return format!(
-                "{place}.\nHeld for a person: {why}.\nNext: `greenlight retry {name}`, or `greenlight abandon {name}`."
+                "`greenlight finish {name}` ends the soak; the way back was given up, see `greenlight status {name}`"
             );
         }
-        _ if serving == Side::Green => {
-            format!("`greenlight finish {name}` ends the soak, `greenlight rollback {name}` moves back to blue without loss")
-        }
-        _ => format!("`greenlight run` goes on with it, `greenlight abandon {name}` takes everything back"),
     };
-    format!("{place}.\nNext: {next}.")
+    let gate = &plan.steps[step.0].gate;
+    match &run.steps[step.0] {
+        StepState::Gated { approved: false, held, .. } if *held || gate.approval => {
+            format!("`greenlight approve {name}` lets it go on, {abandon}")
+        }
+        StepState::Stuck { .. } if run.serving() == Side::Green && run.direction == Direction::Forward => {
+            format!("mend it and `greenlight retry {name}`, or {rollback}")
+        }
+        StepState::Stuck { .. } => format!(
+            "mend it and `greenlight retry {name}`, or do it by hand and `greenlight mark-done {name} --step {step} --reason WHY`, or {abandon}"
+        ),
+        _ if run.direction == Direction::Backward => "`greenlight run` goes on with it".to_owned(),
+        _ if plan.steps[step.0].name == StepName::Soak => format!("`greenlight finish {name}` ends the soak, {rollback}"),
+        _ if run.serving() == Side::Green => format!("`greenlight run` goes on with it, {rollback}"),
+        _ => format!("`greenlight run` goes on with it, {abandon}"),
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::Shared;
 use super::arguments::WhichRun;
-use crate::journal::{Journal, SqliteJournal};
+use crate::journal::{FILE, Journal, SqliteJournal};
 use crate::plan::Plan;
 use crate::run::{Event, Record, Run};
 use crate::word::RunId;
@@ -18,8 +18,34 @@ pub(super) struct Stored {
     pub records: Vec<Record>,
 }
 
-pub(super) fn open(shared: &Shared) -> anyhow::Result<Arc<SqliteJournal>> {
+/// Which run is meant cannot be told: a matter of the command line.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Unknown(pub String);
+
+/// The journal, made where there is none.
+pub(super) fn make(shared: &Shared) -> anyhow::Result<Arc<SqliteJournal>> {
     Ok(Arc::new(SqliteJournal::open(&shared.state)?))
+}
+
+/// The journal, if there is one. Who only looks leaves no folder behind.
+pub(super) fn find(shared: &Shared) -> anyhow::Result<Option<Arc<SqliteJournal>>> {
+    let there =
+        shared.state.join(FILE).try_exists().with_context(|| format!("could not look into `{}`", shared.state.display()))?;
+    if there { make(shared).map(Some) } else { Ok(None) }
+}
+
+/// The journal of which a run is wanted.
+pub(super) fn open(shared: &Shared) -> anyhow::Result<Arc<SqliteJournal>> {
+    find(shared)?.ok_or_else(|| no_run(shared))
+}
+
+fn no_run(shared: &Shared) -> anyhow::Error {
+    Unknown(format!(
+        "there is no run in the state directory `{}`; start one with `greenlight run PLAYBOOK`, or name another with `--state DIR`",
+        shared.state.display()
+    ))
+    .into()
 }
 
 pub(super) async fn load(journal: &dyn Journal, id: &RunId) -> anyhow::Result<Stored> {
@@ -36,9 +62,9 @@ pub(super) async fn load(journal: &dyn Journal, id: &RunId) -> anyhow::Result<St
 }
 
 /// The run that is named; else the newest open one; else, for those who only look, the newest.
-pub(super) async fn choose(journal: &dyn Journal, which: &WhichRun, only_open: bool) -> anyhow::Result<Stored> {
+pub(super) async fn choose(shared: &Shared, journal: &dyn Journal, which: &WhichRun, only_open: bool) -> anyhow::Result<Stored> {
     if let Some(name) = &which.run {
-        let id: RunId = name.parse().map_err(anyhow::Error::msg)?;
+        let id: RunId = name.parse().map_err(Unknown)?;
         return load(journal, &id).await;
     }
     let entries = journal.runs().await?;
@@ -52,10 +78,12 @@ pub(super) async fn choose(journal: &dyn Journal, which: &WhichRun, only_open: b
     }
     match newest {
         Some(stored) if !only_open => Ok(stored),
-        Some(stored) => bail!("no run is open; the last, `{}`, is over", stored.id),
-        None => bail!(
-            "there is no run in this state directory; start one with `greenlight run PLAYBOOK`, or name another with `--state`"
-        ),
+        Some(stored) => bail!(Unknown(format!(
+            "no run is open in the state directory `{0}`; the last, `{1}`, is over: see `greenlight report {1}`",
+            shared.state.display(),
+            stored.id
+        ))),
+        None => Err(no_run(shared)),
     }
 }
 

@@ -24,6 +24,8 @@ struct Status {
     doing: Option<String>,
     held_by: Option<String>,
     way_back: WayBack,
+    /// What could not be taken away, and why.
+    left_behind: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -35,7 +37,7 @@ struct StepLine {
 
 /// Whether moving back to blue would lose anything, now.
 #[derive(Debug, Serialize)]
-#[serde(tag = "way_back", rename_all = "snake_case")]
+#[serde(tag = "state", rename_all = "snake_case")]
 enum WayBack {
     /// Blue serves; nothing is to be moved back.
     NotNeeded,
@@ -58,14 +60,22 @@ enum WayBack {
 pub(super) async fn run(shared: &Shared, args: &StatusArgs) -> anyhow::Result<Exit> {
     let journal = state::open(shared)?;
     let clock = SystemClock::new();
+    let mut shown = String::new();
     loop {
-        let stored = state::choose(journal.as_ref(), &args.which, false).await?;
+        let stored = state::choose(shared, journal.as_ref(), &args.which, false).await?;
         let status = look(journal.as_ref(), &stored, shared, args.offline).await?;
-        match shared.output {
-            Output::Json => print::json(&status),
-            Output::Text => print::data(&text(&status)),
+        let page = match shared.output {
+            // While watching, one line for each change.
+            Output::Json if args.watch => serde_json::to_string(&status)?,
+            Output::Json => serde_json::to_string_pretty(&status)?,
+            Output::Text => text(&status),
+        };
+        // Again and again the same would hide what changes.
+        if page != shown {
+            print::data(&page);
+            print::say(&screen::standing(&stored.plan, &stored.run));
+            shown = page;
         }
-        print::say(&screen::standing(&stored.plan, &stored.run));
         if !args.watch || stored.run.outcome.is_some() {
             return Ok(Exit::Completed);
         }
@@ -92,12 +102,17 @@ async fn look(journal: &dyn Journal, stored: &state::Stored, shared: &Shared, of
         serving: run.serving(),
         outcome: run.outcome,
         steps: steps
-            .map(|(at, (step, state))| StepLine { number: at + 1, name: step.name.to_string(), state: word(state) })
+            .map(|(at, (step, state))| StepLine {
+                number: at + 1,
+                name: step.name.to_string(),
+                state: word(state, run.outcome.is_some()),
+            })
             .collect(),
         waits_for: run.note.clone(),
-        doing: if lease.is_some() { journal.progress(&stored.id).await? } else { None },
+        doing: if lease.is_some() { journal.progress(&stored.id).await?.filter(|text| !text.is_empty()) } else { None },
         held_by: lease.map(|lease| lease.holder),
         way_back,
+        left_behind: run.left_behind().collect(),
     })
 }
 
@@ -120,8 +135,10 @@ async fn way_back(plan: &Plan, run: &Run, blue: &Arc<dyn Server>, green: &Arc<dy
     Ok(WayBack::Lossless { lag_bytes })
 }
 
-fn word(state: &StepState) -> &'static str {
+/// `over`: the run is, so that nothing waits any more.
+pub(super) fn word(state: &StepState, over: bool) -> &'static str {
     match state {
+        StepState::Idle | StepState::Gated { .. } if over => "never begun",
         StepState::Idle => "to do",
         StepState::Gated { .. } => "at its gate",
         StepState::Running { .. } | StepState::Parked { .. } => "under way",
@@ -134,7 +151,8 @@ fn word(state: &StepState) -> &'static str {
 }
 
 fn text(status: &Status) -> String {
-    let mut text = format!("run {} of `{}`: {} serves\n", status.run, status.name, status.serving);
+    let outcome = status.outcome.map_or("open", crate::run::Outcome::in_words);
+    let mut text = format!("run {} of `{}`: {outcome}; {} serves\n", status.run, status.name, status.serving);
     for step in &status.steps {
         let _ = writeln!(text, "  {:>2}  {:<18} {}", step.number, step.name, step.state);
     }
@@ -144,9 +162,12 @@ fn text(status: &Status) -> String {
     if let Some(doing) = &status.doing {
         let _ = writeln!(text, "now: {doing}");
     }
-    let holder = status.held_by.as_deref().unwrap_or("nobody; `greenlight run` goes on with it");
     if status.outcome.is_none() {
+        let holder = status.held_by.as_deref().unwrap_or("nobody: its limits are watched while `greenlight run` stands");
         let _ = writeln!(text, "driven by {holder}");
+    }
+    for left in &status.left_behind {
+        let _ = writeln!(text, "left behind {left}");
     }
     let _ = match &status.way_back {
         WayBack::NotNeeded => Ok(()),

@@ -1,5 +1,4 @@
-use super::records::Book;
-use super::{EngineError, LEASE_TTL};
+use super::{EngineError, LEASE_TTL, heartbeat::Heartbeat, records::Book};
 use crate::journal::Journal;
 use crate::plan::Plan;
 use crate::run::{self, Decision, Direction, Event, Outcome, Run, StepNo};
@@ -7,7 +6,7 @@ use crate::step::{self, Observed, Ports, Progress, Records, Sight, StepContext};
 use crate::word::{Failure, PortError, RunId, Timestamp};
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -15,9 +14,17 @@ use std::{
 
 /// How often the watch looks while the run waits.
 const WATCH_EVERY: Duration = Duration::from_secs(5);
+/// How often a step is looked at, or tried, whose calls come to nothing that is known.
+const OUTAGE_POLL: Duration = Duration::from_secs(5);
+/// The same while clients may be waiting in an open window.
+const OUTAGE_POLL_IN_WINDOW: Duration = Duration::from_millis(100);
 /// The longest sleep between two looks at the requests of people.
 const LISTEN_EVERY: Duration = Duration::from_millis(250);
 const BACKOFF_MAX: Duration = Duration::from_mins(1);
+/// What has not changed for so long is not waited for by a caller who does not want to wait.
+const STANDS_STILL: Duration = Duration::from_secs(10);
+/// The longest between two tries of a step that cannot begin yet.
+const TRY_EVERY_MAX: Duration = Duration::from_secs(15);
 
 /// Why the engine came back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +53,7 @@ pub struct Engine {
     pub epoch: Arc<AtomicU64>,
     /// Set by Ctrl-C: take no further decision.
     pub interrupted: Arc<AtomicBool>,
-    /// Come back instead of waiting for a person or for hours.
+    /// Come back instead of waiting for a person, for hours, for the soak's end, or for anything that stands still.
     pub stop_at_waits: bool,
     /// Told of each record and of progress, for the screen.
     pub tell: Listener,
@@ -76,22 +83,24 @@ impl Engine {
     pub async fn drive(&self) -> Result<Stop, EngineError> {
         let clock = self.ports.clock.clone();
         let (mut book, plan) = Book::open(self.journal.clone(), clock, &self.run, &self.holder, &self.epoch, false).await?;
+        if book.run.open_window().is_none() {
+            // Of a coordinator that was killed.
+            self.journal.set_progress(&self.run, "").await?;
+        }
         let stop = self.turn_until_stop(&plan, &mut book).await?;
         self.journal.release_lease(&self.run, book.epoch).await?;
         Ok(stop)
     }
 
     async fn turn_until_stop(&self, plan: &Plan, book: &mut Book) -> Result<Stop, EngineError> {
-        // When a parked step is to be polled next; not a record, since nothing is lost with it.
-        let mut poll_at: Option<Timestamp> = None;
-        let mut watched = Duration::ZERO;
+        let (mut pace, mut watched) = (Pace::default(), Duration::ZERO);
         loop {
             book.keep_lease().await?;
             if self.interrupted.load(Ordering::SeqCst) {
                 return Ok(Stop::Interrupted);
             }
             if self.answer_requests(plan, book).await? {
-                poll_at = None;
+                pace = Pace::default();
             }
             let now = book.clock.now();
             match run::decide(plan, &book.run, now) {
@@ -106,40 +115,46 @@ impl Engine {
                 }
                 Decision::WaitForPerson { step } if self.stop_at_waits => return Ok(Stop::WaitsForPerson { step }),
                 Decision::WaitForPerson { .. } => self.wait(plan, book, LISTEN_EVERY, &mut watched).await?,
-                Decision::WaitUntil { step, .. } if self.stop_at_waits && is_gated(&book.run, step) => {
+                Decision::WaitUntil { step, until } if self.comes_back(book, step, until_or(now, until)) => {
                     return Ok(Stop::Waits { step });
                 }
                 Decision::WaitUntil { until, .. } => self.wait(plan, book, until_or(now, until), &mut watched).await?,
-                Decision::Act { step, poll: true, .. } if poll_at.is_some_and(|at| now < at) => {
-                    if self.stop_at_waits && plan.steps[step.0].name == crate::plan::StepName::Soak {
+                Decision::Act { step, poll: true, .. } | Decision::Observe { step } if pace.poll_at > Some(now) => {
+                    let soaks = plan.steps[step.0].name == crate::plan::StepName::Soak;
+                    if (self.stop_at_waits && soaks) || self.comes_back(book, step, Duration::ZERO) {
                         return Ok(Stop::Waits { step });
                     }
-                    self.wait(plan, book, until_or(now, poll_at.unwrap_or(now)), &mut watched).await?;
+                    self.wait(plan, book, until_or(now, pace.poll_at.unwrap_or(now)), &mut watched).await?;
                 }
-                decision => poll_at = self.carry_out(plan, book, decision, now).await?,
+                decision => self.carry_out(plan, book, decision, now, &mut pace).await?,
             }
         }
     }
 
-    /// The decisions that change something. When a parked step is to be polled next.
+    /// The decisions that change something.
     async fn carry_out(
         &self,
         plan: &Plan,
         book: &mut Book,
         decision: Decision,
         now: Timestamp,
-    ) -> Result<Option<Timestamp>, EngineError> {
+        pace: &mut Pace,
+    ) -> Result<(), EngineError> {
+        pace.poll_at = None;
         match decision {
-            Decision::Observe { step } => {
-                let event = self.observe(plan, book, step, now).await?;
-                self.note(plan, book, event).await?;
-            }
+            Decision::Observe { step } => return self.observe(plan, book, step, now, pace).await,
             Decision::Act { step, attempt, poll } => {
                 if !poll {
                     let direction = book.run.direction;
                     self.note(plan, book, Event::StepStarted { step, attempt, direction }).await?;
+                } else if pace.unsure == Some(step) {
+                    // Its last call was lost, without another record. It is looked at before it is repeated all the same.
+                    self.observe(plan, book, step, now, pace).await?;
+                    if pace.poll_at.is_some() || !is_parked(&book.run, step) {
+                        return Ok(());
+                    }
                 }
-                return self.act(plan, book, step).await;
+                return self.act(plan, book, step, pace).await;
             }
             Decision::ReachGate { step, waits_for } => self.note(plan, book, Event::GateReached { step, waits_for }).await?,
             Decision::BeginRollback { stuck } => {
@@ -155,7 +170,7 @@ impl Engine {
             // The loop keeps these to itself.
             Decision::WaitUntil { .. } | Decision::WaitForPerson { .. } | Decision::Close(_) | Decision::Refuse => {}
         }
-        Ok(None)
+        Ok(())
     }
 
     async fn note(&self, plan: &Plan, book: &mut Book, event: Event) -> Result<(), EngineError> {
@@ -164,44 +179,88 @@ impl Engine {
         Ok(())
     }
 
-    async fn observe(&self, plan: &Plan, book: &mut Book, step: StepNo, now: Timestamp) -> Result<Event, EngineError> {
+    async fn observe(
+        &self,
+        plan: &Plan,
+        book: &mut Book,
+        step: StepNo,
+        now: Timestamp,
+        pace: &mut Pace,
+    ) -> Result<(), EngineError> {
         let direction = book.run.direction;
         let seen = self.with_context(plan, book, step, Call::Observe).await?;
-        Ok(match (seen, direction) {
+        let event = match (seen, direction) {
             (Ok(Answer::Seen(Observed::Complete)), Direction::Forward) => Event::StepDone { step },
             (Ok(Answer::Seen(Observed::Absent)), Direction::Backward) => Event::StepReverted { step },
-            (Ok(_), _) => Event::StepParked { step, until: now, note: "going on after a look at how far it came".to_owned() },
-            (Err(error), _) => unsure(&book.run, step, &error, now),
-        })
+            (Ok(_), _) if is_parked(&book.run, step) => return Ok(()),
+            (Ok(_), _) => Event::StepParked { step, until: now, note: "the rest of a step that was interrupted".to_owned() },
+            (Err(error), _) => return self.unsure(plan, book, step, &error, pace).await,
+        };
+        self.note(plan, book, event).await
     }
 
-    async fn act(&self, plan: &Plan, book: &mut Book, step: StepNo) -> Result<Option<Timestamp>, EngineError> {
+    /// What a lost call came to is not known. On record once in an outage, however long that lasts: the record says that
+    /// the step is to be looked at, and is as true after the tenth try.
+    async fn unsure(
+        &self,
+        plan: &Plan,
+        book: &mut Book,
+        step: StepNo,
+        error: &PortError,
+        pace: &mut Pace,
+    ) -> Result<(), EngineError> {
+        let look_at = book.clock.now();
+        let on_record = match book.run.steps[step.0] {
+            run::StepState::Unsure { look_at, .. } => look_at.is_some(),
+            // To whoever takes the run over, a parked step is as unsure as one that says so.
+            run::StepState::Parked { .. } => pace.unsure == Some(step),
+            _ => false,
+        };
+        pace.unsure = Some(step);
+        if !on_record {
+            // Looked at at once for the first time.
+            return self.note(plan, book, Event::StepUnsure { step, error: error.chain(), look_at }).await;
+        }
+        let in_window = book.run.open_window().is_some();
+        pace.poll_at = Some(later(look_at, if in_window { OUTAGE_POLL_IN_WINDOW } else { OUTAGE_POLL }));
+        (self.tell)(plan, &book.run, Tell::Progress(&format!("trying again: {}", error.chain())));
+        Ok(())
+    }
+
+    async fn act(&self, plan: &Plan, book: &mut Book, step: StepNo, pace: &mut Pace) -> Result<(), EngineError> {
         let (direction, attempt) = (book.run.direction, book.run.attempt(step));
         let call = if direction == Direction::Forward { Call::Advance } else { Call::Revert };
         let result = self.with_context(plan, book, step, call).await?;
         let now = book.clock.now();
+        if let Err(error) = &result
+            && error.failure == Failure::Uncertain
+        {
+            return self.unsure(plan, book, step, error, pace).await;
+        }
+        pace.unsure = None;
         let event = match result {
             Ok(Answer::Moved(Progress::Done)) if direction == Direction::Forward => Event::StepDone { step },
             Ok(Answer::Moved(Progress::Done)) => Event::StepReverted { step },
             Ok(Answer::Moved(Progress::Pending { poll_after, note })) => {
-                return self.park(plan, book, step, poll_after, note).await;
+                return self.park(plan, book, step, poll_after, note, pace).await;
             }
             Ok(Answer::Moved(Progress::NotYet { poll_after, note })) if direction == Direction::Backward => {
-                return self.park(plan, book, step, poll_after, note).await;
+                return self.park(plan, book, step, poll_after, note, pace).await;
             }
             Ok(Answer::Moved(Progress::NotYet { poll_after, note })) => {
-                Event::StepWaiting { step, until: later(now, poll_after), note }
+                // Each try is on record, so the longer the same thing is waited for, the less often it is tried.
+                let again = book.run.note.as_ref() == Some(&note);
+                let longer = if again { (book.stood() / 2).min(TRY_EVERY_MAX) } else { Duration::ZERO };
+                Event::StepWaiting { step, until: later(now, poll_after.max(longer)), note }
             }
-            Ok(Answer::Seen(_)) => return Ok(None),
-            Err(error) if error.failure == Failure::Uncertain => unsure(&book.run, step, &error, now),
+            Ok(Answer::Seen(_)) => return Ok(()),
             Err(error) => {
                 let again = error.failure == Failure::Transient && attempt < plan.steps[step.0].attempts_max;
                 let retry_at = again.then(|| later(now, backoff(plan.steps[step.0].backoff_ms, attempt)));
                 Event::StepFailed { step, failure: error.failure, error: error.chain(), hint: error.hint, retry_at }
             }
         };
-        self.note(plan, book, event).await?;
-        Ok(None)
+        self.note(plan, book, event).await
     }
 
     /// Records a wait once, and again only when what is waited for has changed.
@@ -212,13 +271,14 @@ impl Engine {
         step: StepNo,
         poll_after: Duration,
         note: String,
-    ) -> Result<Option<Timestamp>, EngineError> {
+        pace: &mut Pace,
+    ) -> Result<(), EngineError> {
         let until = later(book.clock.now(), poll_after);
-        let parked = matches!(book.run.steps[step.0], run::StepState::Parked { .. });
-        if !parked || book.run.note.as_deref() != Some(note.as_str()) {
+        if !is_parked(&book.run, step) || book.run.note.as_deref() != Some(note.as_str()) {
             self.note(plan, book, Event::StepParked { step, until, note }).await?;
         }
-        Ok(Some(until))
+        pace.poll_at = Some(until);
+        Ok(())
     }
 
     /// The one place that awaits a step.
@@ -230,23 +290,27 @@ impl Engine {
         call: Call,
     ) -> Result<Result<Answer, PortError>, EngineError> {
         book.step = step;
-        let (journal, id) = (self.journal.clone(), self.run.clone());
-        let shown = book.run.clone();
+        let (shown, said) = (book.run.clone(), Mutex::new(None));
         let progress = |text: &str| {
             (self.tell)(plan, &shown, Tell::Progress(text));
-            let _ = (&journal, &id);
+            *said.lock().unwrap_or_else(PoisonError::into_inner) = Some(text.to_owned());
         };
         let behaviour = step::named(plan.steps[step.0].name);
         let known = book.run.facts.len();
+        let heartbeat = Heartbeat::new(book, &said);
         let mut cx = StepContext { plan, ports: &self.ports, records: book as &mut dyn Records, progress: &progress };
-        let result = match call {
-            Call::Observe => match step::end_older_sessions(&cx, step).await {
-                Ok(()) => behaviour.observe(&mut cx).await.map(Answer::Seen),
-                Err(error) => Err(error),
-            },
-            Call::Advance => behaviour.advance(&mut cx).await.map(Answer::Moved),
-            Call::Revert => behaviour.revert(&mut cx).await.map(Answer::Moved),
+        let answering = async {
+            match call {
+                Call::Observe => match step::end_older_sessions(&cx, step).await {
+                    Ok(()) => behaviour.observe(&mut cx).await.map(Answer::Seen),
+                    Err(error) => Err(error),
+                },
+                Call::Advance => behaviour.advance(&mut cx).await.map(Answer::Moved),
+                Call::Revert => behaviour.revert(&mut cx).await.map(Answer::Moved),
+            }
         };
+        let (result, renewed) = heartbeat.beside(answering).await?;
+        book.renewed = renewed;
         for fact in &book.run.facts[known..] {
             (self.tell)(plan, &book.run, Tell::Record(&Event::FactLearned { step, fact: fact.clone() }));
         }
@@ -274,9 +338,16 @@ impl Engine {
         Ok(changed)
     }
 
+    /// Whether the caller, who does not want to wait, is not made to: this takes long, or nothing has moved for a while.
+    fn comes_back(&self, book: &Book, step: StepNo, wait: Duration) -> bool {
+        use run::StepState as S;
+        let waits = matches!(book.run.steps[step.0], S::Gated { .. } | S::Parked { .. } | S::Unsure { .. });
+        self.stop_at_waits && waits && wait.max(book.stood()) > STANDS_STILL
+    }
+
     async fn wait(&self, plan: &Plan, book: &mut Book, at_most: Duration, watched: &mut Duration) -> Result<(), EngineError> {
         let now = book.clock.monotonic();
-        if now.saturating_sub(*watched) >= WATCH_EVERY && book.run.direction == Direction::Forward {
+        if now.saturating_sub(*watched) >= WATCH_EVERY {
             *watched = now;
             self.watch(plan, book).await?;
         }
@@ -292,12 +363,23 @@ impl Engine {
             Ok(Sight::GiveUp { reason }) => {
                 let event = Event::RollbackBegun { until: StepNo(0), by: "greenlight".to_owned(), reason, without_green: false };
                 self.note(plan, book, event).await?;
+                // Going back takes its time, and needs green for much of it; blue's disk does not wait.
+                return Box::pin(self.watch(plan, book)).await;
             }
             // Not knowing changes nothing by itself: whatever comes next looks again, and unknown keeps the window shut.
             Err(error) => tracing::warn!(error = %error.chain(), "the watch could not look"),
         }
         Ok(())
     }
+}
+
+/// What the loop keeps between two decisions. Not on record, since nothing is lost with it.
+#[derive(Default)]
+struct Pace {
+    /// When the present step is to be polled or looked at next.
+    poll_at: Option<Timestamp>,
+    /// The last call of this step was lost, and that is on record.
+    unsure: Option<StepNo>,
 }
 
 #[derive(Clone, Copy)]
@@ -312,15 +394,8 @@ enum Answer {
     Moved(Progress),
 }
 
-fn is_gated(run: &Run, step: StepNo) -> bool {
-    matches!(run.steps[step.0], run::StepState::Gated { .. })
-}
-
-/// Looked at again soon at first, and ever more seldom while the answer stays away.
-fn unsure(run: &Run, step: StepNo, error: &PortError, now: Timestamp) -> Event {
-    let again = matches!(run.steps[step.0], run::StepState::Unsure { look_at: Some(_), .. });
-    let look_at = if again { later(now, Duration::from_secs(5)) } else { now };
-    Event::StepUnsure { step, error: error.chain(), look_at }
+fn is_parked(run: &Run, step: StepNo) -> bool {
+    matches!(run.steps[step.0], run::StepState::Parked { .. })
 }
 
 fn backoff(base_ms: u64, attempt: u32) -> Duration {

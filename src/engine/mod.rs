@@ -5,6 +5,7 @@
 
 mod drive;
 mod guard;
+mod heartbeat;
 mod records;
 
 pub use drive::{Engine, Listener, Stop, Tell};

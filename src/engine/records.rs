@@ -1,4 +1,4 @@
-use super::{EngineError, LEASE_TTL};
+use super::{EngineError, LEASE_TTL, heartbeat::Heartbeat};
 use crate::journal::{Journal, JournalError};
 use crate::plan::Plan;
 use crate::run::{Event, Fact, Run, StepNo};
@@ -7,8 +7,8 @@ use crate::word::{Clock, PortError, RunId};
 use async_trait::async_trait;
 use std::{
     sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -24,7 +24,13 @@ pub(super) struct Book {
     pub(super) step: StepNo,
     /// The lease was lost or the journal was, in the middle of a step.
     pub(super) lost: Option<JournalError>,
-    renewed: Duration,
+    /// When the lease was last renewed.
+    pub(super) renewed: Duration,
+    /// For the heartbeat, which runs while the run is lent to a step.
+    pub(super) window_open: Arc<AtomicBool>,
+    /// What the run has been waiting for, and since when.
+    waits: (Option<StepNo>, Option<String>),
+    since: Duration,
 }
 
 impl Book {
@@ -48,7 +54,20 @@ impl Book {
             run.apply(&record.event);
         }
         let (plan, renewed) = (plan.as_ref().clone(), clock.monotonic());
-        let mut book = Book { journal, clock, id: id.clone(), epoch, run, step: StepNo(0), lost: None, renewed };
+        let mut book = Book {
+            journal,
+            clock,
+            id: id.clone(),
+            epoch,
+            run,
+            step: StepNo(0),
+            lost: None,
+            renewed,
+            window_open: Arc::default(),
+            waits: (None, None),
+            since: renewed,
+        };
+        book.look_at_window();
         if book.run.unreadable {
             return Err(EngineError::Unreadable { why: "it holds events of a newer version".to_owned() });
         }
@@ -63,8 +82,22 @@ impl Book {
         crate::failpoint!(&format!("record-before#{}", self.run.seq + 1));
         self.journal.append(&self.id, self.run.seq, self.epoch, &event, self.clock.now()).await?;
         self.run.apply(&event);
+        self.look_at_window();
+        let waits = (self.run.present_step(), self.run.note.clone());
+        if self.waits != waits {
+            (self.waits, self.since) = (waits, self.clock.monotonic());
+        }
         crate::failpoint!(&format!("record-after#{}", self.run.seq));
         Ok(())
+    }
+
+    fn look_at_window(&self) {
+        self.window_open.store(self.run.open_window().is_some(), Ordering::SeqCst);
+    }
+
+    /// How long the run has been at the same step, waiting for the same thing, under this coordinator.
+    pub(super) fn stood(&self) -> Duration {
+        self.clock.monotonic().saturating_sub(self.since)
     }
 
     /// Renews the lease when a third of its life is gone.
@@ -112,10 +145,13 @@ pub async fn make_safe(
     if let Some(step) = plan.step_no(crate::plan::StepName::Window) {
         book.step = step;
     }
-    let quiet = |_: &str| {};
+    let (quiet, said) = (|_: &str| {}, Mutex::new(None));
     while book.run.open_window().is_some() {
+        let heartbeat = Heartbeat::new(&book, &said);
         let mut cx = StepContext { plan: &plan, ports, records: &mut book, progress: &quiet };
-        if let Err(error) = step::make_safe(&mut cx, why, step::By::Guard).await {
+        let (made, renewed) = heartbeat.beside(step::make_safe(&mut cx, why, step::By::Guard)).await?;
+        book.renewed = renewed;
+        if let Err(error) = made {
             if let Some(lost) = book.lost.take() {
                 return Err(lost.into());
             }

@@ -14,6 +14,8 @@ mod watcher;
 mod workload;
 mod world;
 
+pub(crate) use watcher::Watcher;
+
 pub use ledger::{Ledger, LedgerOptions, LedgerReport, Outcome, Request};
 pub use pooler::find_pgbouncer;
 pub use world::{Options, World};

@@ -116,6 +116,8 @@ impl Pooler {
 
     pub(super) fn crash(&self) {
         processes::kill_and_wait(&self.pids());
+        // Where nobody collects ended processes, as in many containers, the next start would take the dead one for a living one.
+        let _ = fs::remove_file(self.folder.join("pgbouncer.pid"));
     }
 
     fn pids(&self) -> Vec<u32> {

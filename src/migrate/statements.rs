@@ -351,7 +351,7 @@ mod tests {
     }
 
     fn touches_of(sql: &str) -> Vec<String> {
-        let show = |name: &WrittenName| name.schema.iter().map(|schema| format!("{schema}.")).collect::<String>() + &name.name;
+        let show = |name: &WrittenName| name.schema.as_ref().map(|schema| format!("{schema}.")).unwrap_or_default() + &name.name;
         let contents = read(sql);
         let touches = contents.statements.into_iter().flat_map(|statement| statement.touches);
         let text = |touch| match touch {

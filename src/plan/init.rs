@@ -20,6 +20,10 @@ pub struct FirstLook<'a> {
     pub green_url: &'a Template,
     /// URL of PgBouncer's admin console.
     pub pgbouncer: Option<&'a str>,
+    /// The path of its configuration file, where it is known.
+    pub pgbouncer_config: Option<&'a str>,
+    /// Its names for blue's database.
+    pub pgbouncer_entries: &'a [String],
 }
 
 /// The text of a playbook, with comments. Passwords that stood in the URLs have become references. What preflight already
@@ -73,6 +77,17 @@ fn route(look: &FirstLook<'_>) -> String {
         Some(url) => (url, ""),
         None => ("postgresql://USER:${env:PGBOUNCER_PASSWORD}@HOST:6432/pgbouncer".to_owned(), "   # FILL IN: the admin console"),
     };
+    let (database, which) = match look.pgbouncer_entries {
+        [name] => (name, String::new()),
+        [name, others @ ..] => {
+            (name, format!("   # or {}: each entry that applications use needs a route", one_line(&others.join(", "))))
+        }
+        [] => (&look.blue.database, "   # FILL IN: as PgBouncer's [databases] names it".to_owned()),
+    };
+    let (config, what) = match look.pgbouncer_config {
+        Some(path) => (path, "   # it is rewritten when the writer moves, so Greenlight runs on that machine"),
+        None => ("/etc/pgbouncer/pgbouncer.ini", "   # FILL IN: the file in which that database stands; it is rewritten"),
+    };
     format!(
         "
 # What the applications connect to. All routes are paused and moved together.
@@ -80,11 +95,12 @@ routes:
   - pgbouncer:
       name: main
       admin: {}{mark}
-      database: {}   # as PgBouncer's [databases] names it
-      config: /etc/pgbouncer/pgbouncer.ini   # FILL IN: the file in which that database stands; it is rewritten
+      database: {}{which}
+      config: {}{what}
 ",
         yaml(&admin),
-        yaml(&look.blue.database)
+        yaml(database),
+        yaml(config)
     )
 }
 
@@ -259,7 +275,10 @@ mod tests {
     fn text(world: &World, blue_url: &str, pgbouncer: Option<&str>) -> String {
         let GreenSurvey::Standby(green) = &world.survey.green else { panic!("green is there") };
         let (blue_url, green_url) = (Template(blue_url.to_owned()), Template("postgresql://greenlight@db2/shop".to_owned()));
-        first_playbook(&FirstLook { blue: &world.survey.blue, green, blue_url: &blue_url, green_url: &green_url, pgbouncer })
+        let (pgbouncer_config, pgbouncer_entries) = (None, &[][..]);
+        let blue = &world.survey.blue;
+        let (blue_url, green_url) = (&blue_url, &green_url);
+        first_playbook(&FirstLook { blue, green, blue_url, green_url, pgbouncer, pgbouncer_config, pgbouncer_entries })
     }
 
     #[test]

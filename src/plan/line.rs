@@ -149,9 +149,8 @@ fn validate_green(plan: &Plan, sql: &Statements<'_>) -> PlannedStep {
         0 => String::new(),
         number => format!(", {}", count(number, "assertion")),
     };
-    let says = format!(
-        "Compare green with blue: schema, membership of every table in the flow, apply errors, sequences{assertions}; {rows}."
-    );
+    let says =
+        format!("Compare green with blue: schema, membership of every table in the flow, apply errors{assertions}; {rows}.");
     step(StepName::ValidateGreen, says, "Nothing to take back.", sql.validate_green())
 }
 

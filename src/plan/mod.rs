@@ -27,7 +27,7 @@ pub use snapshot::{HostSpec, RetentionSpec, SnapshotSpec, StoreSpec, WalSpec};
 pub use survey::*;
 
 use crate::migrate::Migration;
-use crate::schema::TableFlow;
+use crate::schema::{Fingerprint, TableFlow};
 use crate::word::{RelationName, RunId, Side, Template, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::{fmt, path::PathBuf, time::Duration};
@@ -255,9 +255,9 @@ pub struct Plan {
     pub tables: Vec<TableFlow>,
     pub migrations: Vec<Migration>,
     /// Blue's schema when planned; another one later is drift.
-    pub blue_fingerprint: String,
+    pub blue_fingerprint: Fingerprint,
     /// The migrated schema, as the shadow has it; `None` while the shadow can stand on green only.
-    pub green_fingerprint: Option<String>,
+    pub green_fingerprint: Option<Fingerprint>,
     pub findings: Vec<Finding>,
     /// Subscriptions that green copied from blue and that must not run there.
     pub inherited_subscriptions: Vec<String>,

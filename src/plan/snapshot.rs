@@ -96,9 +96,9 @@ impl fmt::Display for HostSpec {
             write!(f, "{user}@")?;
         }
         if host.contains(':') {
-            write!(f, "[{host}]")?
+            write!(f, "[{host}]")?;
         } else {
-            f.write_str(host)?
+            f.write_str(host)?;
         }
         port.map_or(Ok(()), |port| write!(f, ":{port}"))
     }

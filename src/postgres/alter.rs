@@ -8,6 +8,7 @@ use super::{
     server::PgServer,
 };
 use crate::plan::SyncTrigger;
+use crate::schema::{Fingerprint, fingerprint};
 use crate::word::{PortError, RelationName, quote_ident};
 use std::time::Duration;
 use tokio_postgres::types::Type;
@@ -19,10 +20,10 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Looking at all rows of a large table.
 const VALIDATE_LIMIT: Duration = Duration::from_hours(12);
 
-pub(super) async fn schema_fingerprint(server: &PgServer) -> Result<String, PortError> {
+pub(super) async fn schema_fingerprint(server: &PgServer) -> Result<Fingerprint, PortError> {
     // A session of its own, since it is read in one transaction.
     let session = server.own_session(Duration::from_mins(2), Duration::from_secs(10)).await?;
-    Ok(crate::schema::fingerprint(&catalog::read(session.client()).await?))
+    Ok(fingerprint(&catalog::read(session.client()).await?))
 }
 
 pub(super) async fn ensure_not_null(

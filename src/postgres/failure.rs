@@ -64,7 +64,10 @@ pub fn of_connecting(attempted: impl Into<String>, error: &tokio_postgres::Error
             "28P01" => Some("the password is wrong, or the user does not exist: look at the URL"),
             "28000" => Some("`pg_hba.conf` of that server must let this user in from this machine"),
             "3D000" => Some("look at the database's name in the URL; `psql -l` lists what is there"),
-            "55000" => Some("the database takes no connections; to open it again: ALTER DATABASE ... ALLOW_CONNECTIONS true"),
+            "55000" => Some(
+                "a run fences a database so in its window, and for good when it is finished: `greenlight status` says which server \
+                 serves. If no run has this one: ALTER DATABASE ... ALLOW_CONNECTIONS true, from another database",
+            ),
             "53300" => Some("all connection slots are taken: raise `max_connections` or end sessions"),
             "57P03" => Some("the server is starting up or shutting down"),
             _ => None,

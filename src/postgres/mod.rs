@@ -35,7 +35,7 @@ use crate::schema::{SharedColumns, TableFlow};
 use crate::word::{Lsn, PortError, RelationName};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 /// Asked through a route or directly, tells which of two servers with one system identifier answers: its start and port.
 pub const SIGNATURE_SQL: &str = "SELECT to_char(pg_postmaster_start_time() AT TIME ZONE 'UTC', \
@@ -92,6 +92,19 @@ pub struct SequenceValue {
     /// `None`: never used.
     pub last_value: Option<i64>,
     pub increment: i64,
+}
+
+/// Those of `ahead` that stand before their value in `wanted`, each with both. One that is not in `ahead` is not needed
+/// there, and one that was never used has no value to be behind of.
+pub fn sequences_behind(wanted: &[SequenceValue], ahead: &[SequenceValue]) -> Vec<String> {
+    let stands: BTreeMap<&RelationName, &SequenceValue> = ahead.iter().map(|value| (&value.sequence, value)).collect();
+    let behind = wanted.iter().filter_map(|wanted| {
+        let (last, there) = (wanted.last_value?, stands.get(&wanted.sequence)?);
+        let reached = there.last_value.is_some_and(|value| if there.increment > 0 { value >= last } else { value <= last });
+        let stands = there.last_value.map_or("unused".to_owned(), |value| value.to_string());
+        (!reached).then(|| format!("{} at {stands}, not {last}", wanted.sequence))
+    });
+    behind.collect()
 }
 
 /// Where green left blue's history.
@@ -197,7 +210,7 @@ pub trait Server: Send + Sync + fmt::Debug {
 
     // --- schema, sequences, health ---------------------------------------------------------------------------------------
     /// SHA-256 of the catalogue's canonical text, without Greenlight's own objects.
-    async fn schema_fingerprint(&self) -> Result<String, PortError>;
+    async fn schema_fingerprint(&self) -> Result<crate::schema::Fingerprint, PortError>;
     /// `DROP NOT NULL` or `SET NOT NULL` on these columns.
     async fn ensure_not_null(&self, table: &RelationName, columns: &[String], on: bool) -> Result<(), PortError>;
     /// `ENABLE ALWAYS TRIGGER` or plain `ENABLE TRIGGER`.
@@ -242,4 +255,30 @@ fn flowing(tables: &[TableFlow]) -> impl Iterator<Item = (&RelationName, &Shared
         crate::schema::Flow::Both(shared) => Some((&flow.table, shared)),
         crate::schema::Flow::Out { .. } => None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sequence_is_behind_when_it_has_not_reached_the_other_in_its_own_direction() {
+        let at = |name: &str, last_value: Option<i64>, increment: i64| SequenceValue {
+            sequence: RelationName::new("public", name),
+            last_value,
+            increment,
+        };
+        let cases = [
+            (at("up", Some(5), 1), at("up", Some(5), 1), ""),
+            (at("up", Some(5), 1), at("up", Some(4), 1), "public.up at 4, not 5"),
+            (at("up", Some(5), 1), at("up", None, 1), "public.up at unused, not 5"),
+            (at("down", Some(-5), -1), at("down", Some(-6), -1), ""),
+            (at("down", Some(-5), -1), at("down", Some(-4), -1), "public.down at -4, not -5"),
+            (at("unused", None, 1), at("unused", None, 1), ""),
+            (at("dropped", Some(5), 1), at("another", None, 1), ""),
+        ];
+        for (wanted, ahead, said) in cases {
+            assert_eq!(sequences_behind(&[wanted], &[ahead]).join(", "), said);
+        }
+    }
 }

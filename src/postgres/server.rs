@@ -13,6 +13,7 @@ use super::{
     fence, health, probe, promotion, publication, sequences, slot, subscription, triggers, warm,
 };
 use crate::plan::{HistorySpec, SyncTrigger};
+use crate::schema::Fingerprint;
 use crate::word::{Clock, Endpoint, Lsn, PortError, RelationName, RunId, Side};
 use async_trait::async_trait;
 use std::{
@@ -323,7 +324,7 @@ impl Server for PgServer {
         health::ensure_sole_coordinator(self).await
     }
 
-    async fn schema_fingerprint(&self) -> Result<String, PortError> {
+    async fn schema_fingerprint(&self) -> Result<Fingerprint, PortError> {
         alter::schema_fingerprint(self).await
     }
 

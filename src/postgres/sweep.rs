@@ -1,6 +1,7 @@
 //! What runs made on a server, found by name, and its removal: for runs whose journal is lost.
 
 use super::client::{Session, SessionOptions};
+use super::failure;
 use crate::plan::{PREFIX, SCHEMA};
 use crate::word::{Endpoint, PortError, quote_ident};
 use serde::Serialize;
@@ -86,6 +87,18 @@ pub async fn list(at: &Endpoint) -> Result<Vec<Leftover>, PortError> {
     Ok(found)
 }
 
+/// Sessions of a coordinator that works for `run` on this server now, by where they come from. Not its replication, which goes
+/// on without one.
+///
+/// # Errors
+/// The server could not be asked.
+pub async fn coordinators(at: &Endpoint, run: &str) -> Result<Vec<String>, PortError> {
+    let sql = "SELECT DISTINCT coalesce(host(client_addr), 'a local socket') FROM pg_stat_activity \
+               WHERE starts_with(application_name, 'greenlight/' || $1 || '/') AND backend_type = 'client backend' ORDER BY 1";
+    let rows = open(at).await?.read("look for coordinators", sql, &[(&run, tokio_postgres::types::Type::TEXT)]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
 /// Removes one thing. A subscription is dropped without touching its slot on the other server; a slot in use has its sender
 /// ended first.
 ///
@@ -102,21 +115,33 @@ pub async fn remove(at: &Endpoint, leftover: &Leftover) -> Result<(), PortError>
             format!("DROP SUBSCRIPTION {name}"),
         ],
         Kind::Publication => vec![format!("DROP PUBLICATION IF EXISTS {name}")],
-        Kind::Schema => vec![format!("DROP SCHEMA IF EXISTS {name} CASCADE")],
-        Kind::Slot => {
-            let slot = crate::word::quote_literal(&leftover.name);
-            vec![
-                format!(
-                    "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE slot_name = {slot} AND active"
-                ),
-                format!("SELECT pg_drop_replication_slot({slot})"),
-            ]
-        }
+        Kind::Schema => vec![
+            // With it go the fence's triggers on every table.
+            format!("DROP SCHEMA IF EXISTS {name} CASCADE"),
+            format!("ALTER DATABASE {} RESET greenlight.epoch", quote_ident(&at.database)),
+        ],
+        Kind::Slot => return remove_slot(&session, &attempted, &leftover.name).await,
     };
     for statement in statements {
         session.batch(&attempted, &statement).await?;
     }
     Ok(())
+}
+
+/// A follower whose sender was ended comes again, at once the first time and then a few seconds later.
+async fn remove_slot(session: &Session, attempted: &str, name: &str) -> Result<(), PortError> {
+    let slot = crate::word::quote_literal(name);
+    let end =
+        format!("SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE slot_name = {slot} AND active");
+    let drop = format!("SELECT pg_drop_replication_slot({slot})");
+    let mut tries = 0;
+    loop {
+        session.batch(attempted, &end).await?;
+        match session.batch(attempted, &drop).await {
+            Err(error) if failure::sqlstate(&error) == Some("55006") && tries < 10 => tries += 1,
+            dropped => return dropped,
+        }
+    }
 }
 
 async fn open(at: &Endpoint) -> Result<Session, PortError> {

@@ -5,7 +5,7 @@
 //! and is the last thing to go.
 
 use super::configuration::Configuration;
-use super::server::{LocalServer, OWN, StopMode, write_for_server};
+use super::server::{CopyProgress, LocalServer, OWN, StopMode, write_for_server};
 use super::{Provider, StandbyState, processes};
 use crate::plan::StandbySpec;
 use crate::postgres::programs::{Installed, Programs};
@@ -30,8 +30,6 @@ pub struct LocalProvider {
     pub spec: StandbySpec,
     pub installed: Installed,
     pub clock: Arc<dyn Clock>,
-    /// Told how much of the copy has arrived, in bytes, and how much there is.
-    pub progress: Arc<dyn Fn(u64, u64) + Send + Sync>,
 }
 
 impl LocalProvider {
@@ -162,7 +160,7 @@ impl LocalProvider {
         Ok(())
     }
 
-    async fn copy_blue(&self) -> Result<(), PortError> {
+    async fn copy_blue(&self, progress: CopyProgress<'_>) -> Result<(), PortError> {
         let blue = super::sql::connect(&self.blue).await?;
         let tablespaces = super::sql::tablespaces(&blue).await?;
         if !tablespaces.is_empty() {
@@ -173,7 +171,7 @@ impl LocalProvider {
         let server = self.server(self.programs(super::sql::major(&blue).await?).await?);
         self.make_marked_folder().await?;
         super::sql::ensure_physical_slot(&blue, &self.slot).await?;
-        server.base_backup(&self.installed, &self.blue, &self.slot, &*self.progress).await?;
+        server.base_backup(&self.installed, &self.blue, &self.slot, progress).await?;
         Configuration::read(&blue).await?.complete(&server).await?;
         self.mark("whole").await
     }
@@ -210,14 +208,14 @@ impl Provider for LocalProvider {
         })
     }
 
-    async fn make_standby(&self) -> Result<(), PortError> {
+    async fn make_standby(&self, progress: CopyProgress<'_>) -> Result<(), PortError> {
         match self.owner()? {
             Owner::Other => return Err(self.not_ours()),
             Owner::UsWhole => return self.start_standby().await,
             Owner::UsPartial => self.remove_all().await?,
             Owner::Nobody => (),
         }
-        self.copy_blue().await?;
+        self.copy_blue(progress).await?;
         self.start_standby().await
     }
 

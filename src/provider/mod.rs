@@ -32,7 +32,7 @@ pub enum StandbyState {
 pub trait Provider: Send + Sync + fmt::Debug {
     async fn standby(&self) -> Result<StandbyState, PortError>;
     /// Copies blue into the folder and starts the server as blue's standby. Returns when it accepts connections.
-    async fn make_standby(&self) -> Result<(), PortError>;
+    async fn make_standby(&self, progress: CopyProgress<'_>) -> Result<(), PortError>;
     async fn start_standby(&self) -> Result<(), PortError>;
     /// Stops the server and removes the folder, only where this run made it.
     async fn remove_standby(&self) -> Result<(), PortError>;

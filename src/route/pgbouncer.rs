@@ -148,6 +148,24 @@ impl PgBouncer {
         Ok(rows.into_iter().find(|row| row.get("key").is_some_and(|k| k == key)).and_then(|mut row| row.remove("value")))
     }
 
+    /// The file that it was started with, as it was named then.
+    ///
+    /// # Errors
+    /// It could not be asked.
+    pub async fn config_path(&self) -> Result<Option<String>, PortError> {
+        self.setting("conffile").await
+    }
+
+    /// The names under which it serves a database of its servers.
+    ///
+    /// # Errors
+    /// It could not be asked.
+    pub async fn entries_for(&self, database: &str) -> Result<Vec<String>, PortError> {
+        let rows = self.command("SHOW DATABASES").await?;
+        let names = rows.into_iter().filter(|row| row.get("database").is_some_and(|of| of == database));
+        Ok(names.filter_map(|mut row| row.remove("name")).collect())
+    }
+
     /// This database's pools: one for each user.
     async fn pools(&self) -> Result<Vec<Row>, PortError> {
         let mut rows = self.command("SHOW POOLS").await?;

@@ -32,6 +32,15 @@ pub enum Outcome {
     RolledBack,
 }
 
+impl Outcome {
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Outcome::Completed => "completed",
+            Outcome::RolledBack => "rolled back",
+        }
+    }
+}
+
 /// One entry of a run's journal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {

@@ -1,3 +1,4 @@
+use crate::schema::Fingerprint;
 use crate::word::{Lsn, Side, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -64,7 +65,7 @@ pub enum Fact {
     },
     /// Blue's schema as the run left it itself; another one from here on is drift.
     BlueFingerprint {
-        fingerprint: String,
+        fingerprint: Fingerprint,
     },
     /// A window is about to be opened towards `to`. From here until the commit point the way is back.
     WindowOpened {

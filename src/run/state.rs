@@ -141,9 +141,12 @@ impl Run {
         let attempt = attempt_of(&now);
         let approved = matches!(now, S::Gated { approved: true, .. });
         let next = match event {
-            Event::StepStarted { attempt, .. } => S::Running { attempt: *attempt },
+            Event::StepStarted { attempt, .. } => {
+                self.note = None;
+                S::Running { attempt: *attempt }
+            }
             Event::StepParked { until, note, .. } => {
-                self.note = Some(note.clone());
+                self.note = Some(note.clone()).filter(|note| !note.is_empty());
                 S::Parked { attempt, until: *until }
             }
             // The gate stays approved: the step was let through, and only then could not begin.
@@ -166,7 +169,10 @@ impl Run {
                 self.note = Some(waits_for.clone());
                 S::Gated { approved, held: false, until: None }
             }
-            Event::GateApproved { .. } => S::Gated { approved: true, held: false, until: None },
+            Event::GateApproved { .. } => {
+                self.note = None;
+                S::Gated { approved: true, held: false, until: None }
+            }
             Event::RetryOrdered { .. } => S::Unsure { attempt: 1, look_at: None },
             Event::StepDone { .. } => self.settled(S::Done),
             Event::StepReverted { .. } => self.settled(S::Reverted),
@@ -258,6 +264,14 @@ impl Run {
     pub fn way_back_given_up(&self) -> Option<&str> {
         self.facts.iter().find_map(|fact| match fact {
             Fact::WayBackGivenUp { reason } => Some(reason.as_str()),
+            _ => None,
+        })
+    }
+
+    /// What could not be taken away, and why, for a person.
+    pub fn left_behind(&self) -> impl Iterator<Item = String> {
+        self.facts.iter().filter_map(|fact| match fact {
+            Fact::LeftBehind { on, what, why } => Some(format!("on {on}: {what} ({why})")),
             _ => None,
         })
     }

@@ -114,6 +114,7 @@ fn shared(flow: &TableFlow) -> &SharedColumns {
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "what it is compared with is optional")]
 fn list(columns: &[&str]) -> Option<Vec<String>> {
     Some(columns.iter().map(|&column| column.to_owned()).collect())
 }

@@ -18,7 +18,7 @@ mod triggers;
 
 pub use catalog::*;
 pub use difference::{Change, difference};
-pub use fingerprint::fingerprint;
+pub use fingerprint::{Fingerprint, fingerprint};
 pub use flow::{FlowOptions, Seen, SeenWrite, flows};
 pub use moves::{MovedColumn, Moves, Renamed};
 pub use triggers::sync_triggers;

@@ -1,11 +1,11 @@
 //! Turn the physical standby into a server of its own, at a known place in blue's history, fenced before anyone can write.
 
 use super::{Observed, Progress, Step, StepContext, fenced};
-use crate::postgres::Fence;
+use crate::postgres::{Fence, Server};
 use crate::run::{Direction, Fact};
-use crate::word::{PortError, Side};
+use crate::word::{Failure, PortError, Side};
 use async_trait::async_trait;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 #[derive(Debug)]
 pub(super) struct AttachGreen;
@@ -87,22 +87,41 @@ impl Step for AttachGreen {
     }
 }
 
+/// While nobody can enter, no apply worker can start: what was inherited is stopped before green takes connections again.
+/// Only a coordinator that died in between, and its session inside with it, leaves it to be stopped a moment after.
 async fn stop_what_was_inherited(cx: &mut StepContext<'_>) -> Result<(), PortError> {
     let green = cx.server(Side::Green);
-    if green.fence().await? == Fence::Open {
-        green.connect().await?;
-        green.ensure_fence(Fence::Connections).await?;
+    let fence = green.fence().await?;
+    if fence != Fence::Triggers && is_let_in(&green, fence).await? {
+        if fence == Fence::Open {
+            green.ensure_fence(Fence::Connections).await?;
+        }
+        stop_subscriptions(cx, &green).await?;
     }
     green.ensure_fence(Fence::Triggers).await?;
-    for subscription in cx.plan.inherited_subscriptions.clone() {
-        green.ensure_inherited_stopped(&subscription).await?;
+    stop_subscriptions(cx, &green).await?;
+    green.ensure_read_only_default(false).await?;
+    fenced(&green, Side::Green).await
+}
+
+/// Whether this process has a session inside, opened now if the door is open.
+async fn is_let_in(green: &Arc<dyn Server>, fence: Fence) -> Result<bool, PortError> {
+    match green.connect().await {
+        Ok(()) => Ok(true),
+        Err(error) if fence == Fence::Connections && error.failure == Failure::Refused => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+async fn stop_subscriptions(cx: &mut StepContext<'_>, green: &Arc<dyn Server>) -> Result<(), PortError> {
+    for subscription in &cx.plan.inherited_subscriptions {
+        green.ensure_inherited_stopped(subscription).await?;
         let fact = Fact::InheritedStopped { what: format!("subscription {subscription}") };
         if !cx.run().facts.contains(&fact) {
             cx.learn(fact).await?;
         }
     }
-    green.ensure_read_only_default(false).await?;
-    fenced(&green, Side::Green).await
+    Ok(())
 }
 
 /// A promoted green reads its physical slot on blue no more: left there, it would make blue keep its WAL for ever.

@@ -35,7 +35,10 @@ impl Step for CreateStandby {
             }
             StandbyState::Running => {}
             StandbyState::Stopped => provider.start_standby().await?,
-            StandbyState::Absent | StandbyState::Partial => provider.make_standby().await?,
+            StandbyState::Absent | StandbyState::Partial => {
+                let told = cx.progress;
+                provider.make_standby(&move |done, all| told(&copied(done, all))).await?;
+            }
         }
         let (data_dir, slot) = (spec.data_dir.display().to_string(), cx.plan.names.standby_slot.clone());
         cx.learn(Fact::StandbyMade { data_dir, slot }).await?;
@@ -51,6 +54,12 @@ impl Step for CreateStandby {
 
 fn provider(cx: &StepContext<'_>) -> Result<Arc<dyn Provider>, PortError> {
     cx.ports.provider.clone().ok_or_else(not_planned)
+}
+
+/// The whole is what the server estimated at the beginning, and may be passed.
+fn copied(done_bytes: u64, all_bytes: u64) -> String {
+    let percent = (done_bytes.saturating_mul(100)).checked_div(all_bytes).unwrap_or(0).min(100);
+    format!("copying blue: {} of {} MB, {percent} %", done_bytes >> 20, all_bytes >> 20)
 }
 
 fn not_planned() -> PortError {

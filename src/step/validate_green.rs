@@ -1,4 +1,7 @@
 //! Is green what blue is? A difference keeps the window shut, and is shown by key.
+//!
+//! Blue serves here, always: the step comes before the window, and a rollback comes back to before the step only once the
+//! writer is on blue again.
 
 use super::{Observed, Progress, Step, StepContext, marker};
 use crate::run::Fact;
@@ -20,6 +23,9 @@ impl Step for ValidateGreen {
     }
 
     async fn advance(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
+        if cx.run().serving() != Side::Blue {
+            return Err(PortError::refused("compare green with blue").because("blue does not serve"));
+        }
         let started = cx.ports.clock.monotonic();
         let wait = |note: &str| Ok(Progress::Pending { poll_after: Duration::from_secs(2), note: note.to_owned() });
         if !marker::crosses(cx, Side::Blue, Duration::from_secs(5)).await? {

@@ -1,44 +1,94 @@
 //! Does green apply what comes? A row that green's new constraints refuse stops its worker, which tries again and again.
 
-use super::{Difference, Findings, Progress, Validator};
+use super::{Difference, Findings, Progress, Validator, violations};
 use crate::postgres::Server;
-use crate::word::PortError;
+use crate::postgres::client::{Session, SessionOptions};
+use crate::schema::TableFlow;
+use crate::word::{Clock, Endpoint, PortError};
 use async_trait::async_trait;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::sync::Mutex;
+
+/// The validator's name, by which the window finds it.
+pub const APPLY_ERRORS: &str = "apply errors";
+/// How long the search for the rows may keep blue busy with one table, and how long its answer is good for.
+const SEARCH_LIMIT: Duration = Duration::from_secs(10);
+const SEARCH_EVERY: Duration = Duration::from_mins(1);
 
 #[derive(Debug)]
 pub(super) struct ApplyErrors {
     pub(super) green: Arc<dyn Server>,
+    pub(super) at: [Endpoint; 2],
+    pub(super) application_name: String,
+    pub(super) clock: Arc<dyn Clock>,
     pub(super) flow: String,
+    pub(super) tables: Vec<TableFlow>,
     /// Errors at the last look, plus one; 0 before the first.
     pub(super) seen: AtomicU64,
+    /// When rows were last searched for, and those that were found.
+    pub(super) searched: Mutex<Option<(Duration, Vec<Difference>)>>,
 }
 
 #[async_trait]
 impl Validator for ApplyErrors {
     fn name(&self) -> &'static str {
-        "apply errors"
+        APPLY_ERRORS
     }
 
     async fn check(&self, _: Progress<'_>) -> Result<Findings, PortError> {
-        let difference = |what: String| Findings {
-            differences: vec![Difference { object: "green's subscription".to_owned(), key: None, what }],
-            ..Findings::default()
-        };
         let Some(subscription) = self.green.subscription(&self.flow).await? else {
-            return Ok(difference("it is gone".to_owned()));
+            return Ok(trouble("it is gone".to_owned()));
         };
+        if !subscription.enabled {
+            return Ok(trouble("it is disabled".to_owned()));
+        }
         let before = self.seen.swap(subscription.apply_errors + 1, Ordering::SeqCst);
-        let why = subscription.last_error.map(|error| format!(": {error}")).unwrap_or_default();
-        Ok(if !subscription.enabled {
-            difference("it is disabled".to_owned())
-        } else if before > 0 && subscription.apply_errors + 1 > before {
-            difference(format!("{} errors since the last look{why}", subscription.apply_errors + 1 - before))
-        } else if !subscription.streaming {
-            difference(format!("it is not streaming{why}"))
-        } else {
-            Findings::default()
-        })
+        let rises = before > 0 && subscription.apply_errors + 1 > before;
+        if subscription.streaming && !rises {
+            return Ok(Findings::default());
+        }
+        let mut differences = Vec::new();
+        if subscription.apply_errors > 0 {
+            differences = self.refused_rows().await.unwrap_or_else(|error| {
+                tracing::warn!(error = %error.chain(), "could not look for the rows that green refuses");
+                Vec::new()
+            });
+        }
+        if differences.is_empty() {
+            let why = subscription.last_error.unwrap_or_else(|| "green's log says more".to_owned());
+            let errors = subscription.apply_errors;
+            return Ok(trouble(format!("it does not apply what comes, after {errors} errors: {why}")));
+        }
+        Ok(Findings { differences, ..Findings::default() })
+    }
+}
+
+fn trouble(what: String) -> Findings {
+    let difference = Difference { object: "green's subscription".to_owned(), key: None, what };
+    Findings { differences: vec![difference], ..Findings::default() }
+}
+
+impl ApplyErrors {
+    async fn refused_rows(&self) -> Result<Vec<Difference>, PortError> {
+        let mut searched = self.searched.lock().await;
+        let now = self.clock.monotonic();
+        if let Some((at, found)) = searched.as_ref()
+            && now.saturating_sub(*at) < SEARCH_EVERY
+        {
+            return Ok(found.clone());
+        }
+        let mut options = SessionOptions::ours(&self.application_name, SEARCH_LIMIT, Duration::from_secs(2));
+        options.settings.push(("default_transaction_read_only", "on".to_owned()));
+        let blue = Session::open(&self.at[0], &options, "blue").await?;
+        let green = Session::open(&self.at[1], &options, "green").await?;
+        let found = violations::find(&blue, &green, &self.tables).await?;
+        *searched = Some((now, found.clone()));
+        Ok(found)
     }
 }

@@ -1,4 +1,10 @@
 //! Is green what blue is? Each validator is one file; the port is `Validator`. A difference keeps the window shut.
+//!
+//! **Invariant:** they are called while blue serves and green follows, and only then, which is why each of them has that one
+//! direction: before every window to green, also after a rollback, which takes the run back to before the validation with
+//! blue serving again and the flow to green running. Before a rollback nothing is compared. It is there for trouble, a
+//! comparison of all rows would hold it up for minutes, and rows that could not go back are seen without it: blue's apply
+//! worker stops at the first of them, the marker does not cross, and the window back does not open.
 
 mod apply_errors;
 mod assertions;
@@ -7,6 +13,9 @@ mod membership;
 mod query;
 mod rows;
 mod schema;
+mod violations;
+
+pub use apply_errors::APPLY_ERRORS;
 
 use crate::plan::{AssertionSpec, Plan};
 use crate::postgres::Server;
@@ -15,6 +24,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::{Arc, atomic::AtomicU64};
+use tokio::sync::Mutex;
 
 /// What one validator found.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -65,7 +75,16 @@ pub fn all(plan: &Plan, at: [&Endpoint; 2], servers: [&Arc<dyn Server>; 2], cloc
     let application_name = format!("greenlight/{}/validate", plan.run);
     vec![
         Arc::new(schema::Schema { green: green.clone(), planned: plan.green_fingerprint.clone() }),
-        Arc::new(apply_errors::ApplyErrors { green: green.clone(), flow: plan.names.forward.clone(), seen: AtomicU64::new(0) }),
+        Arc::new(apply_errors::ApplyErrors {
+            green: green.clone(),
+            at: at.map(Clone::clone),
+            application_name: application_name.clone(),
+            clock: clock.clone(),
+            flow: plan.names.forward.clone(),
+            tables: plan.tables.clone(),
+            seen: AtomicU64::new(0),
+            searched: Mutex::default(),
+        }),
         Arc::new(membership::Membership {
             blue: blue.clone(),
             green: green.clone(),

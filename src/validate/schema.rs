@@ -2,6 +2,7 @@
 
 use super::{Difference, Findings, Progress, Validator};
 use crate::postgres::Server;
+use crate::schema::Fingerprint;
 use crate::word::PortError;
 use async_trait::async_trait;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(super) struct Schema {
     pub(super) green: Arc<dyn Server>,
-    pub(super) planned: Option<String>,
+    pub(super) planned: Option<Fingerprint>,
 }
 
 #[async_trait]
@@ -21,7 +22,7 @@ impl Validator for Schema {
     async fn check(&self, _: Progress<'_>) -> Result<Findings, PortError> {
         let Some(planned) = &self.planned else { return Ok(Findings::default()) };
         let found = self.green.schema_fingerprint().await?;
-        let what = "green's schema is not the one that the migrations made in the shadow".to_owned();
+        let what = format!("green's is not the one that the migrations made in the shadow: {}", planned.changes(&found));
         let differences =
             if found == *planned { Vec::new() } else { vec![Difference { object: "schema".to_owned(), key: None, what }] };
         Ok(Findings { differences, ..Findings::default() })

@@ -1,13 +1,15 @@
 //! Planning: everything is looked at, and nothing is changed. What must be tried is tried on a throwaway server.
 
 use super::{endpoint, ports};
+use crate::lab::Watcher;
 use crate::migrate::{self, Migration, ShadowReport};
 use crate::plan::{self, GreenSurvey, Plan, PlanInput, RouteSurvey, ServerSurvey, Survey};
 use crate::playbook::Playbook;
 use crate::postgres::client::{Session, SessionOptions};
 use crate::postgres::survey;
+use crate::process;
 use crate::provider::{LocalProvider, LocalServer, Login, NewServer};
-use crate::route::Router;
+use crate::route::{PgBouncer, Router};
 use crate::word::{Clock, Endpoint, RunId, SystemClock, Template, TlsMode};
 use anyhow::{Context, bail};
 use std::sync::Arc;
@@ -65,7 +67,6 @@ async fn look(playbook: &Playbook, migrations: &[Migration], run: &RunId, clock:
                 spec: spec.clone(),
                 installed: super::installed().await,
                 clock: clock.clone(),
-                progress: Arc::new(|_, _| {}),
             };
             GreenSurvey::ToBeMade { problems: provider.problems().await? }
         }
@@ -120,19 +121,39 @@ async fn shadow(
         Ok(programs) => programs,
         Err(error) => return Ok(Err(error.chain())),
     };
-    let folder = std::env::temp_dir().join(format!("greenlight-{run}-shadow"));
+    let scratch = Scratch::make(run).await?;
     let port = std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|socket| socket.local_addr())?.port();
     let server = LocalServer {
         programs,
-        data_dir: folder.clone(),
+        data_dir: scratch.0.join("data"),
         port,
-        log: folder.with_extension("log"),
+        log: scratch.0.join("log"),
         durable: false,
         clock: clock.clone(),
     };
     let tried = shadow_on(&server, &dump, pending, playbook, run).await;
     server.remove().await?;
+    scratch.remove()?;
     Ok(Ok(tried.context("could not try the migrations in the shadow")?))
+}
+
+/// A folder for a throwaway server. Ctrl-C and `kill -9` while planning leave neither: a watcher of its own takes them away.
+struct Scratch(std::path::PathBuf, Watcher);
+
+impl Scratch {
+    async fn make(run: &RunId) -> anyhow::Result<Scratch> {
+        let folder = std::env::temp_dir().join(format!("greenlight-{run}-shadow"));
+        std::fs::create_dir(&folder).with_context(|| format!("could not make the folder `{}`", folder.display()))?;
+        let folder = folder.canonicalize()?;
+        let watcher = Watcher::over(&folder)?;
+        process::give_to_server_user(&folder).await?;
+        Ok(Scratch(folder, watcher))
+    }
+
+    fn remove(self) -> anyhow::Result<()> {
+        self.1.dismiss();
+        std::fs::remove_dir_all(&self.0).with_context(|| format!("could not remove the folder `{}`", self.0.display()))
+    }
 }
 
 async fn shadow_on(
@@ -174,13 +195,27 @@ pub async fn first_playbook(blue: &str, green: &str, pgbouncer: Option<&str>) ->
     let (blue_url, green_url) = (Template(blue.to_owned()), Template(green.to_owned()));
     let blue = look_at(&endpoint(&blue_url)?, "blue").await?;
     let green = look_at(&endpoint(&green_url)?, "green").await?;
+    let (config, entries) = match pgbouncer {
+        None => (None, Vec::new()),
+        Some(url) => look_at_pgbouncer(&endpoint(&Template(url.to_owned()))?, &blue.database).await?,
+    };
     Ok(plan::first_playbook(&plan::FirstLook {
         blue: &blue,
         green: &green,
         blue_url: &blue_url,
         green_url: &green_url,
         pgbouncer,
+        pgbouncer_config: config.as_deref(),
+        pgbouncer_entries: &entries,
     }))
+}
+
+/// The configuration file of a PgBouncer, where it says an absolute path, and its names for `database`.
+async fn look_at_pgbouncer(admin: &Endpoint, database: &str) -> anyhow::Result<(Option<String>, Vec<String>)> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let (name, config) = ("main".to_owned(), std::path::PathBuf::new());
+    let pgbouncer = PgBouncer::new(name, admin.clone(), database.to_owned(), config, admin.clone(), clock);
+    Ok((pgbouncer.config_path().await?.filter(|path| path.starts_with('/')), pgbouncer.entries_for(database).await?))
 }
 
 /// What each route says of its version.

@@ -45,7 +45,6 @@ pub async fn ports(plan: &Plan, epoch: &Arc<AtomicU64>, state_dir: &Path) -> any
             spec: spec.clone(),
             installed: super::installed().await,
             clock: clock.clone(),
-            progress: Arc::new(|_, _| {}),
         })),
     };
     let program = std::env::current_exe().context("could not find this program's own file, which the guard runs")?;

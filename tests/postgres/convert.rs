@@ -237,14 +237,20 @@ async fn an_inherited_subscription_is_stopped_and_leaves_its_slot_alone() {
     let (blue, green) = (world.server(Side::Blue), world.server(Side::Green));
     blue.ensure_claimed().await.unwrap();
     green.promote().await.unwrap();
+    green.connect().await.unwrap();
+    green.ensure_fence(Fence::Connections).await.unwrap();
+    // From inside a database that nobody can enter, where no worker can start.
     for _ in 0..2 {
         green.ensure_inherited_stopped("the Feed").await.unwrap();
     }
+    green.ensure_fence(Fence::Triggers).await.unwrap();
     let state = green.subscription("the Feed").await.unwrap().unwrap();
     assert!(!state.enabled && !state.streaming);
-    sql(&world.endpoint(Side::Green), "DROP SUBSCRIPTION \"the Feed\"").await;
+    let at_green = world.endpoint(Side::Green);
+    sql(&at_green, "DROP SUBSCRIPTION \"the Feed\"").await;
     sql(&upstream, "INSERT INTO fed VALUES (1)").await;
     until(&at_blue, "SELECT count(*) FROM fed", "1").await;
+    until(&at_green, "SELECT count(*) FROM fed", "0").await;
     green.ensure_inherited_stopped("the Feed").await.unwrap();
 }
 

@@ -2,7 +2,7 @@
 
 use crate::world::{World, app, ask, refused, sql, until};
 use greenlight::plan::SyncTrigger;
-use greenlight::postgres::{PgServer, PgServerOptions, SequenceValue, Server};
+use greenlight::postgres::{PgServer, PgServerOptions, SequenceValue, Server, sequences_behind};
 use greenlight::word::{Endpoint, Failure, Lsn, RelationName, Side};
 use std::{sync::Mutex, time::Duration};
 
@@ -67,6 +67,10 @@ async fn sequences_are_set_with_a_margin_within_their_bounds_and_never_back() {
     server.set_sequences(&[value("up", i64::MAX - 5), value("small", 1_000_000)], u64::MAX).await.unwrap();
     assert_eq!(last(&endpoint, "up").await, (i64::MAX - 5).to_string());
     assert_eq!(last(&endpoint, "small").await, "32767");
+    // What is read back tells them.
+    let wanted = [value("up", i64::MAX - 5), value("small", 1_000_000), value("by_ten", 41)];
+    let behind = sequences_behind(&wanted, &server.sequences().await.unwrap());
+    assert_eq!(behind, ["public.small at 32767, not 1000000"]);
     server.set_sequences(&[value("up", 1)], 0).await.unwrap();
     assert_eq!(last(&endpoint, "up").await, (i64::MAX - 5).to_string());
     server.set_sequences(&[], 5).await.unwrap();

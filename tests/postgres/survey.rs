@@ -156,7 +156,7 @@ async fn state(at: &Endpoint) -> Vec<String> {
     ] {
         state.extend(ask(&client, query).await);
     }
-    state.push(fingerprint(&look(at).await.catalog));
+    state.push(format!("{:?}", fingerprint(&look(at).await.catalog)));
     state
 }
 
@@ -212,8 +212,13 @@ async fn ten_thousand_tables_are_surveyed_and_planned() {
     assert_eq!(blue.table_sizes.len(), 10_000);
     let mut green = blue.clone();
     green.in_recovery = true;
-    let text = greenlight::plan::render::text(&plan(blue, green), false);
+    let plan = plan(blue, green);
+    let text = greenlight::plan::render::text(&plan, false);
     assert!(text.contains("Lossless both ways: 10,000 tables"), "{text}");
+    for code in ["locks:blue", "locks:green"] {
+        let finding = plan.findings.iter().find(|finding| finding.code == code).unwrap();
+        assert!(matches!(finding.answer, Answer::Refused { .. }), "{finding:?}");
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Other runs than the plain one: other plans, other words of the person, and what no fault of a single call can be.
 
 use crate::{
+    fault::Fault,
     harness::{Report, Setup},
     plan::PlanKind,
     script::{Script, Trouble, Wish},
@@ -150,6 +151,17 @@ fn a_lasting_trouble_keeps_the_writer_on_blue() {
 }
 
 #[test]
+fn a_sequence_that_stays_behind_keeps_the_writer_where_it_is_in_both_directions() {
+    let stubborn = |side| Setup {
+        script: Script { trouble: Some(Trouble::StubbornSequences(side)), patience_secs: 60, ..Script::default() },
+        ..Setup::default()
+    };
+    assert_eq!(stubborn(Side::Green).run().world.moves_to_green(), 0);
+    let back = stubborn(Side::Blue).simulate(false).world;
+    assert_eq!((back.violation.clone(), back.moves_to_green(), back.run.serving()), (None, 1, Side::Green));
+}
+
+#[test]
 fn a_session_that_writes_on_green_as_soon_as_it_can_is_ended_before_it_commits() {
     let setup = Setup { trouble_at_promotion: Some(Trouble::Dishonest), ..Setup::default() };
     assert_eq!(setup.run().outcome, Some(Outcome::Completed));
@@ -190,6 +202,17 @@ fn unknown_equality_keeps_the_window_shut() {
     let setup = told(Script { patience_secs: 60, ..Script::default() });
     let setup = Setup { broken: Some("validator: check"), ..setup };
     assert_eq!(setup.run().world.windows_opened, 0);
+}
+
+/// A server that is down for half a minute is asked every few seconds, and it is on record once that nobody knew.
+#[test]
+fn an_outage_is_on_record_once_however_long_it_lasts() {
+    let points = Setup::default().run().points;
+    for (at, kind) in points.iter().enumerate().filter(|(_, kind)| kind.faults().contains(&Fault::Outage)) {
+        let setup = Setup::default().with(&[(at, Fault::Outage)]);
+        let unsure = setup.run().world.unsure_records;
+        assert!(unsure <= 2, "{unsure} records of an outage at call {at}, {kind:?}\n{}", setup.trace());
+    }
 }
 
 #[test]

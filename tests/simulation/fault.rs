@@ -208,6 +208,7 @@ impl Shared {
         look: impl FnOnce(&World) -> Result<T, PortError>,
         odd: Option<T>,
     ) -> Result<T, PortError> {
+        self.lasts().await;
         let seen = self.lock().read(call, look, odd);
         answer(seen).await
     }
@@ -217,6 +218,7 @@ impl Shared {
         call: Call,
         effect: impl FnOnce(&mut World, Part) -> Result<T, PortError> + Send + 'static,
     ) -> Result<T, PortError> {
+        let effect = self.change_lasts(call, effect).await;
         let done = self.lock().change(call, effect);
         answer(done).await
     }
@@ -393,7 +395,7 @@ impl World {
         result
     }
 
-    fn leave_under_way<T>(
+    pub(crate) fn leave_under_way<T>(
         &mut self,
         call: Call,
         effect: impl FnOnce(&mut World, Part) -> Result<T, PortError> + Send + 'static,

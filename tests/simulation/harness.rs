@@ -3,6 +3,7 @@
 use crate::{
     fault::{Fault, Kind},
     journal::WatchedJournal,
+    lasting::{Lasting, Renewals},
     plan::PlanKind,
     ports::ports,
     script::{Script, Trouble},
@@ -48,6 +49,8 @@ pub(crate) struct Setup {
     pub(crate) differs: bool,
     /// A read that never succeeds.
     pub(crate) broken: Option<&'static str>,
+    /// A call that lasts, with a rival who wants the run meanwhile.
+    pub(crate) lasting: Option<Lasting>,
 }
 
 /// What came of it.
@@ -89,6 +92,7 @@ impl Setup {
         world.promoted_by_others_at = self.promoted_by_others_at;
         world.green_dies_at = self.green_dies_at;
         world.broken = self.broken;
+        world.lasting = self.lasting;
         world.differs = self.differs;
         world.trouble_at_promotion = self.trouble_at_promotion;
         world.chaos.clone_from(&self.chaos);
@@ -98,7 +102,9 @@ impl Setup {
         let (plan, at) = (world.plan.clone(), world.timestamp());
         let created = Event::RunCreated { plan: Box::new(plan.as_ref().clone()), by: "ana".to_owned() };
         world.run.apply(&created);
-        let (world, journal) = (Shared::new(world), MemoryJournal::new());
+        let journal = MemoryJournal::new();
+        world.rival = self.lasting.map(|_| journal.clone());
+        let world = Shared::new(world);
         poll_once(journal.create(&created, at)).unwrap().unwrap();
         let outcome = drive_to_the_end(&world, &journal, &plan.run);
         let mut world = std::mem::replace(&mut *world.lock(), World::new(self.kind, Script::default(), &[]));
@@ -143,6 +149,7 @@ fn coordinate(world: &Shared, journal: &MemoryJournal, run: &RunId) -> Option<Re
     let process = {
         let mut world = world.lock();
         world.interrupted = interrupted.clone();
+        world.renewals = Renewals::Work;
         world.tell(|| "a coordinator starts".to_owned());
         world.start_process(false)
     };
@@ -177,7 +184,7 @@ fn guard(world: &Shared, journal: &MemoryJournal, run: &RunId) {
 
 /// Nothing in the simulated world ever waits, except what was killed: then this is `None`, and the future is dropped
 /// where it stands, which is how a killed process looks from outside.
-fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
+pub(crate) fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => Some(output),
         Poll::Pending => None,

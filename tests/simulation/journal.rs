@@ -2,6 +2,7 @@
 
 use crate::{
     fault::{Call, Fault, Kind, answer},
+    lasting::Renewals,
     world::Shared,
 };
 use async_trait::async_trait;
@@ -102,6 +103,18 @@ impl Journal for WatchedJournal {
     }
 
     async fn renew_lease(&self, run: &RunId, epoch: u64, ttl: Duration, now: Timestamp) -> Result<(), JournalError> {
+        let renewals = self.world.lock().renewals;
+        match renewals {
+            Renewals::Work => {}
+            Renewals::FailAtFirst(0) => self.world.lock().renewals = Renewals::Work,
+            Renewals::FailAtFirst(left) => {
+                self.world.lock().renewals = Renewals::FailAtFirst(left - 1);
+                return Err(unreachable("renew the lease"));
+            }
+            Renewals::AreSuperseded => {
+                self.inner.take_lease(run, "another", ttl, true, now).await?;
+            }
+        }
         let result = self.inner.renew_lease(run, epoch, ttl, now).await;
         if result.is_err() {
             self.lose();
@@ -164,6 +177,13 @@ impl Journal for WatchedJournal {
     }
 
     async fn set_progress(&self, run: &RunId, text: &str) -> Result<(), JournalError> {
+        {
+            let mut world = self.world.lock();
+            world.progress_stored += u32::from(!text.is_empty());
+            if world.run.open_window().is_some() {
+                world.violated("progress is stored while a window is open");
+            }
+        }
         self.inner.set_progress(run, text).await
     }
 

@@ -14,6 +14,7 @@ mod fault;
 mod harness;
 mod invariants;
 mod journal;
+mod lasting;
 mod plan;
 mod ports;
 mod script;

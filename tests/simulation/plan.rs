@@ -8,7 +8,7 @@ use greenlight::{
     },
     route::Target,
     run::FORMAT,
-    schema::{Flow, ReplicaIdentity, SharedColumns, TableFlow, Verdict},
+    schema::{Fingerprint, Flow, ReplicaIdentity, SharedColumns, TableFlow, Verdict},
     word::{RelationName, RunId, Side, Template, Timestamp},
 };
 use std::time::Duration;
@@ -18,6 +18,11 @@ pub(crate) const INHERITED: &str = "inherited_feed";
 pub(crate) const PHYSICAL_SLOT: &str = "standby_1";
 pub(crate) const BLUE_SCHEMA: &str = "as planned";
 pub(crate) const GREEN_SCHEMA: &str = "migrated";
+
+/// The fingerprint of a schema that is in this state.
+pub(crate) fn schema(state: &str) -> Fingerprint {
+    [("table public.orders".to_owned(), state.to_owned())].into_iter().collect()
+}
 
 /// What differs between the simulated runs' plans.
 #[derive(Clone, Copy, Debug)]
@@ -63,8 +68,8 @@ pub(crate) fn plan(kind: PlanKind) -> Plan {
         steps: steps(kind.makes_standby),
         tables: vec![table()],
         migrations: ["0001", "0002"].map(migration).to_vec(),
-        blue_fingerprint: BLUE_SCHEMA.to_owned(),
-        green_fingerprint: Some(GREEN_SCHEMA.to_owned()),
+        blue_fingerprint: schema(BLUE_SCHEMA),
+        green_fingerprint: Some(schema(GREEN_SCHEMA)),
         findings: Vec::new(),
         inherited_subscriptions: vec![INHERITED.to_owned()],
         green_physical_slot: (!kind.makes_standby).then(|| PHYSICAL_SLOT.to_owned()),

@@ -9,7 +9,7 @@ use crate::{
 use async_trait::async_trait;
 use greenlight::{
     migrate::{Applied, Migration, Migrator},
-    provider::{Provider, StandbyState},
+    provider::{CopyProgress, Provider, StandbyState},
     route::{RouteState, Router, Target},
     step::{Guard, Ports, Route},
     validate::{Difference, Findings, Progress, Validator},
@@ -71,7 +71,13 @@ impl Clock for FakeClock {
     async fn sleep(&self, duration: Duration) {
         let alive = {
             let mut world = self.0.world.lock();
-            world.pass(u64::try_from(duration.as_micros()).unwrap());
+            // To a killed process no time passes.
+            if world.processes[self.0.process].alive {
+                world.pass(u64::try_from(duration.as_micros()).unwrap());
+            }
+            if world.processes[self.0.process].alive {
+                world.rival_tries();
+            }
             world.violation.is_none() && world.processes[self.0.process].alive
         };
         answer(alive.then_some(())).await;
@@ -266,7 +272,8 @@ impl Validator for FakeValidator {
         "rows"
     }
 
-    async fn check(&self, _: Progress<'_>) -> Result<Findings, PortError> {
+    async fn check(&self, progress: Progress<'_>) -> Result<Findings, PortError> {
+        progress("public.orders", 0, 1);
         let call = self.0.call("validator: check", None, Kind::Look);
         let difference = Difference { object: "public.orders".to_owned(), key: None, what: "differs".to_owned() };
         let different = Findings { differences: vec![difference], tables: 1, rows: 1 };
@@ -292,7 +299,8 @@ impl Provider for FakeProvider {
         self.0.world.read(self.0.call("provider: standby", None, Kind::Read), |world| Ok(world.standby)).await
     }
 
-    async fn make_standby(&self) -> Result<(), PortError> {
+    async fn make_standby(&self, progress: CopyProgress<'_>) -> Result<(), PortError> {
+        progress(0, 1);
         let call = self.0.call("provider: make_standby", None, Kind::TouchInParts);
         self.0
             .world

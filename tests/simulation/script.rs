@@ -28,6 +28,8 @@ pub(crate) enum Trouble {
     PreparedInWindow,
     /// A route says that it was repointed, and was not.
     StubbornRoute,
+    /// This side's sequences do not take the values that are set.
+    StubbornSequences(Side),
 }
 
 /// How a person acts.
@@ -149,6 +151,7 @@ impl World {
             Some(Trouble::Leak(side)) => self.node(side).leaks = true,
             Some(Trouble::Drift(side)) => self.node(side).drifted = true,
             Some(Trouble::StubbornRoute) => self.routes[0].is_stubborn = true,
+            Some(Trouble::StubbornSequences(side)) => self.node(side).has_stubborn_sequences = true,
             Some(Trouble::PreparedInWindow | Trouble::Dishonest) | None => {}
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::{
     fault::{Call, Kind, Part},
-    plan::{BLUE_SCHEMA, GREEN_SCHEMA, INHERITED, PHYSICAL_SLOT},
+    plan::{BLUE_SCHEMA, GREEN_SCHEMA, INHERITED, PHYSICAL_SLOT, schema},
     world::{Flow, Node, Shared, What, World},
 };
 use async_trait::async_trait;
@@ -12,6 +12,7 @@ use greenlight::{
         Fence, FenceProbe, ForkPoint, Identity, LongTransaction, PublishedTable, SequenceValue, Server, SlotState,
         SubscriptionState,
     },
+    schema::Fingerprint,
     validate::Progress,
     word::{Failure, Lsn, PortError, RelationName, Side},
 };
@@ -398,7 +399,7 @@ impl Server for FakeServer {
             .await
     }
 
-    async fn schema_fingerprint(&self) -> Result<String, PortError> {
+    async fn schema_fingerprint(&self) -> Result<Fingerprint, PortError> {
         self.read("schema_fingerprint", Inside, |node| {
             let text = match (node.migrated, node.relaxed) {
                 _ if node.drifted => "another",
@@ -407,7 +408,7 @@ impl Server for FakeServer {
                 (0b11, _) => GREEN_SCHEMA,
                 _ => "half migrated",
             };
-            text.to_owned()
+            schema(text)
         })
         .await
     }
@@ -442,7 +443,12 @@ impl Server for FakeServer {
 
     async fn set_sequences(&self, values: &[SequenceValue], margin: u64) -> Result<(), PortError> {
         let at_least = values[0].last_value.unwrap() + margin.cast_signed();
-        self.change("set_sequences", Inside, move |node, _| node.sequence = node.sequence.max(at_least)).await
+        self.change("set_sequences", Inside, move |node, _| {
+            if !node.has_stubborn_sequences {
+                node.sequence = node.sequence.max(at_least);
+            }
+        })
+        .await
     }
 
     async fn long_transactions(&self, _: Duration) -> Result<Vec<LongTransaction>, PortError> {
@@ -507,9 +513,13 @@ impl World {
                 }
             }
             Fence::Triggers if inside => {
+                let wakes = node.inherited_runs && !node.allow_connections;
                 node.fence_installed = true;
                 if part == Part::Whole {
                     (node.fence_closed, node.allow_connections) = (true, true);
+                }
+                if wakes {
+                    self.violated("green takes connections again before what it inherited was stopped");
                 }
             }
             // Nobody can install or close anything inside before connections are allowed.

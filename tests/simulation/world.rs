@@ -5,11 +5,13 @@
 
 use crate::{
     fault::{Fault, Kind, Late},
+    lasting::{Lasting, Renewals},
     plan::{self, PlanKind},
     script::{Person, Script, Trouble},
     seeds::Chaos,
 };
 use greenlight::{
+    journal::MemoryJournal,
     plan::Plan,
     provider::StandbyState,
     run::Run,
@@ -128,6 +130,7 @@ pub(crate) struct Node {
     /// Somebody has changed its schema.
     pub(crate) drifted: bool,
     pub(crate) has_prepared: bool,
+    pub(crate) has_stubborn_sequences: bool,
 }
 
 impl Node {
@@ -161,6 +164,7 @@ impl Node {
             leaks: false,
             drifted: false,
             has_prepared: false,
+            has_stubborn_sequences: false,
         }
     }
 
@@ -246,6 +250,12 @@ pub(crate) struct World {
     pub(crate) calls: usize,
     pub(crate) promoted_by_others_at: Option<usize>,
     pub(crate) green_dies_at: Option<usize>,
+    pub(crate) lasting: Option<Lasting>,
+    pub(crate) renewals: Renewals,
+    /// The journal, as another coordinator sees it who wants the run.
+    pub(crate) rival: Option<MemoryJournal>,
+    pub(crate) progress_stored: u32,
+    pub(crate) unsure_records: u32,
     /// The present coordinator's Ctrl-C.
     pub(crate) interrupted: Arc<AtomicBool>,
 }
@@ -305,6 +315,11 @@ impl World {
             calls: 0,
             promoted_by_others_at: None,
             green_dies_at: None,
+            lasting: None,
+            renewals: Renewals::Work,
+            rival: None,
+            progress_stored: 0,
+            unsure_records: 0,
             interrupted: Arc::default(),
         }
     }

@@ -60,7 +60,7 @@ pub(super) async fn run(shared: &Shared, args: &BenchArgs) -> anyhow::Result<Exi
     let playbook = write_playbook(&world, &Soak { secs: 3600, gated: false })?;
     let ledger = Ledger::start(&world.routes(), LedgerOptions { clients: CLIENTS, rate: f64::from(args.rate) });
     ledger.wait_for(1000, PATIENCE).await?;
-    let (drill, attach_wal_bytes) = attach(&world, &playbook).await?;
+    let (drill, attach_wal_bytes) = Box::pin(attach(&world, &playbook)).await?;
     let mut floor = Vec::new();
     for round in 1..=args.rounds {
         print::say(&format!("round {round} of {}", args.rounds));
@@ -242,7 +242,11 @@ fn machine() -> String {
 
 fn table(summary: &Summary) -> String {
     let mut table = comfy_table::Table::new();
-    table.set_header(["", "median", "p99", "max"]);
+    // A table that can be put into the README as it is.
+    table.load_style(comfy_table::presets::ASCII_MARKDOWN).set_header(["", "median", "p99", "max"]);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(comfy_table::CellAlignment::Right);
+    }
     let mut row = |name: &str, spread: &Spread| {
         table.add_row([
             name.to_owned(),

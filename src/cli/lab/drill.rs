@@ -1,10 +1,11 @@
 //! A run in the lab, driven by a script instead of a person.
 
+use crate::cli::plan as plan_command;
 use crate::cli::print;
 use crate::cli::screen;
 use crate::engine::{Engine, Stop, Tell};
 use crate::journal::{HolderProcess, Journal, SqliteJournal};
-use crate::plan::{Answer, Plan};
+use crate::plan::Plan;
 use crate::playbook;
 use crate::run::{Event, Fact, RequestKind, WindowPhase};
 use crate::step::Ports;
@@ -41,12 +42,9 @@ impl Drill {
     pub(super) async fn begin(playbook: &Path, state: &Path, quiet: bool) -> anyhow::Result<Drill> {
         let playbook = playbook::load(playbook, &wire::environment).map_err(|problems| anyhow!("{}", problems.render(false)))?;
         let plan = wire::make_plan(&playbook).await?;
-        if let Some(finding) = plan.obstacles().next() {
-            let remedy = match &finding.answer {
-                Answer::Refused { remedy } => remedy.as_str(),
-                _ => "accept it in the playbook",
-            };
-            bail!("the lab's plan is refused: {}: {} ({remedy})", finding.code, finding.seen);
+        if !plan_command::may_run(&plan) {
+            plan_command::say_obstacles(&plan);
+            bail!("the lab's own plan was refused");
         }
         let journal = Arc::new(SqliteJournal::open(state)?);
         let event = Event::RunCreated { plan: Box::new(plan.clone()), by: "the lab".to_owned() };

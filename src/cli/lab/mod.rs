@@ -5,21 +5,22 @@ mod bench_restore;
 mod demo;
 mod drill;
 
-use super::arguments::{LabArgs, LabCommand, Shared};
+use super::arguments::{LabArgs, LabCommand, Output, Shared};
 use super::{Exit, print};
 use crate::lab::{Options, World, find_pgbouncer, shop};
 use crate::postgres::programs::Installed;
 use crate::wire;
+use crate::word::Side;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 pub(super) async fn run(shared: &Shared, command: LabCommand) -> anyhow::Result<Exit> {
     match command {
-        LabCommand::Up(args) => up(&args).await,
-        LabCommand::Down(args) => down(&args),
+        LabCommand::Up(args) => up(shared, &args).await,
+        LabCommand::Down(args) => down(shared, &args),
         // Dropping what runs removes the world, so Ctrl-C leaves nothing behind.
-        LabCommand::Demo(args) => until_interrupted(demo::run(shared, &args)).await,
-        LabCommand::Bench(args) => until_interrupted(bench::run(shared, &args)).await,
+        LabCommand::Demo(args) => Box::pin(until_interrupted(demo::run(shared, &args))).await,
+        LabCommand::Bench(args) => Box::pin(until_interrupted(bench::run(shared, &args))).await,
     }
 }
 
@@ -33,23 +34,35 @@ async fn until_interrupted(work: impl Future<Output = anyhow::Result<Exit>>) -> 
     }
 }
 
-async fn up(args: &LabArgs) -> anyhow::Result<Exit> {
+async fn up(shared: &Shared, args: &LabArgs) -> anyhow::Result<Exit> {
     let mut world = World::up(&options(args, "shop").await?, &print::say).await?;
     let playbook = write_playbook(&world, &Soak { secs: 3600, gated: true })?;
     world.keep();
-    print::data(&playbook.display().to_string());
     let dir = args.dir.display();
+    match shared.output {
+        Output::Json => print::json(&serde_json::json!({
+            "playbook": playbook, "blue": world.url(Side::Blue), "green": world.url(Side::Green),
+            "application": world.through_url(0), "pgbouncer": world.admin_url(0),
+        })),
+        Output::Text => print::data(&playbook.display().to_string()),
+    }
     print::say(&format!("blue, its standby green and PgBouncer run below {dir}; the shop is on {}", world.through(0)));
     print::say(&format!(
-        "Next: `greenlight plan {0}`, then `greenlight run {0}`; `greenlight lab down` removes it all",
+        "Next: `greenlight plan {0}`, then `greenlight run {0}`; `greenlight lab down --dir {dir}` removes it all",
         playbook.display()
     ));
     Ok(Exit::Completed)
 }
 
-fn down(args: &LabArgs) -> anyhow::Result<Exit> {
+fn down(shared: &Shared, args: &LabArgs) -> anyhow::Result<Exit> {
     World::load(&args.dir)?.down()?;
-    print::say(&format!("removed the lab in {}", args.dir.display()));
+    if shared.output == Output::Json {
+        print::json(&serde_json::json!({ "removed": args.dir }));
+    }
+    print::say(&format!(
+        "removed the lab in {}. Runs of it that were open are lost: their journal can be removed too",
+        args.dir.display()
+    ));
     Ok(Exit::Completed)
 }
 
@@ -86,10 +99,9 @@ fn write_playbook(world: &World, soak: &Soak) -> anyhow::Result<PathBuf> {
 }
 
 fn playbook_text(world: &World, migrations: &Path, soak: &Soak) -> String {
-    use crate::word::Side;
     let text = |text: &str| serde_json::Value::from(text).to_string();
     let gate = if soak.gated { "gates:\n  before_window: {approval: true}\n" } else { "" };
-    let routes: String = (0..world.routes().len())
+    let routes: Vec<String> = (0..world.routes().len())
         .map(|number| {
             format!(
                 "  - pgbouncer:\n      name: main{number}\n      admin: {}\n      database: {}\n      config: {}\n      probe: {}\n",
@@ -101,7 +113,7 @@ fn playbook_text(world: &World, migrations: &Path, soak: &Soak) -> String {
         })
         .collect();
     format!(
-        "version: 1\nname: shop\nstrategy: sync\nblue:\n  url: {}\ngreen:\n  url: {}\nmigrations:\n  dir: {}\nroutes:\n{routes}\
+        "version: 1\nname: shop\nstrategy: sync\nblue:\n  url: {}\ngreen:\n  url: {}\nmigrations:\n  dir: {}\nroutes:\n{}\
          validate:\n  rows: true\n  assertions:\n    - name: every order has a customer\n      \
          query: select count(*) from orders o where not exists (select from customers c where c.id = o.customer_id)\n      expect: 0\n\
          window:\n  max_pause: 5s\n  max_lag: 4MiB\n{gate}soak: {{for: {}s, then: wait}}\non_failure: rollback\n\
@@ -109,6 +121,7 @@ fn playbook_text(world: &World, migrations: &Path, soak: &Soak) -> String {
         text(&world.url(Side::Blue)),
         text(&world.url(Side::Green)),
         text(&migrations.display().to_string()),
+        routes.concat(),
         soak.secs,
     )
 }

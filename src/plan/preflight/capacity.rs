@@ -1,6 +1,6 @@
 //! Room on both servers for what the run needs: slots, senders, workers, origins, locks.
 
-use super::{Look, fine, needs_accept, refused};
+use super::{Look, fine, refused};
 use crate::plan::figures::count;
 use crate::plan::{Finding, ServerSurvey};
 use crate::word::Side;
@@ -83,26 +83,34 @@ fn has_room(side: Side, room: &Room) -> Finding {
     refused(code, seen, format!("`ALTER SYSTEM SET {setting} = {}` on {side}, and restart it", used + needed))
 }
 
-/// A subscription's refresh locks all its tables in one transaction, and so does the end of a publication.
+/// What was counted: CREATE SUBSCRIPTION and REFRESH lock each table of the publication on the side that subscribes, green
+/// for the way there and blue for the way back, and DROP PUBLICATION locks each of its entries on the side that publishes:
+/// one lock a table and one for the marker, in one transaction. The publication's tables are set in batches and the fence's
+/// triggers one by one, so that neither counts. Refused and not left to a try: green would be promoted by then.
 fn locks(look: &Look<'_>) -> Vec<Finding> {
-    let published = look.published().count();
-    let findings = look.servers().into_iter().filter(|(_, server)| published as u64 > server.locks_max);
-    findings
+    let needed = look.published().count() as u64 + 1;
+    let servers = look.servers().into_iter().filter(|(_, server)| needed > server.locks_max);
+    servers
         .map(|(side, server)| {
             let seen = format!(
-                "{} are to be published, and all locked at once by single statements; {side}'s lock table is made for {} objects.",
-                count(published, "table"),
+                "A subscription locks its {} in one transaction; {side}'s lock table is made for {} objects.",
+                count(usize::try_from(needed).unwrap_or(usize::MAX), "table"),
                 server.locks_max
             );
-            let consequence = "it may fail with \"out of shared memory\", changing nothing; a higher `max_locks_per_transaction` prevents that";
-            needs_accept(format!("locks:{side}"), seen, consequence)
+            let times = needed.div_ceil(server.locks_max.max(1));
+            let remedy = format!(
+                "raise `max_locks_per_transaction` on {side} to {} times what it is, and restart it; green before blue, since a \
+                 standby needs at least its primary's value",
+                times.max(2)
+            );
+            refused(format!("locks:{side}"), seen, remedy)
         })
         .collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::example::{World, assert_answers};
+    use super::super::example::{World, assert_answers, flow};
     use crate::plan::GreenSurvey;
 
     #[test]
@@ -151,9 +159,31 @@ mod tests {
     }
 
     #[test]
-    fn more_tables_than_locks_need_a_word() {
-        assert_answers(&World::new(), "locks:blue", "none");
-        assert_answers(&World::with(|w| w.blue().locks_max = 0), "locks:blue", "needs_accept");
-        assert_answers(&World::with(|w| w.green().locks_max = 0), "locks:green", "needs_accept");
+    fn a_subscription_of_more_tables_than_locks_is_refused() {
+        // One table and the marker.
+        let room = |blue, green| {
+            World::with(|w| {
+                w.blue().locks_max = blue;
+                w.green().locks_max = green;
+            })
+        };
+        for code in ["locks:blue", "locks:green"] {
+            assert_answers(&World::new(), code, "none");
+            assert_answers(&room(2, 2), code, "none");
+        }
+        assert_answers(&room(1, 2), "locks:blue", "refused");
+        assert_answers(&room(2, 1), "locks:green", "refused");
+    }
+
+    #[test]
+    fn ten_thousand_tables_are_more_than_a_server_is_made_for_by_default() {
+        let world = World::with(|w| {
+            w.tables.extend((0..10_000).map(|at| flow(&format!("table_{at}"))));
+        });
+        let finding = world.finding("locks:green").unwrap();
+        assert_eq!(
+            finding.seen,
+            "A subscription locks its 10,002 tables in one transaction; green's lock table is made for 6400 objects."
+        );
     }
 }

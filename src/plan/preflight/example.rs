@@ -189,12 +189,9 @@ pub(in crate::plan) fn assert_answers(world: &World, code: &str, answer: &str) {
 fn input() -> PlanInput {
     PlanInput {
         name: "shop-orders".to_owned(),
-        blue: ServerSpec {
-            url: Template("postgresql://greenlight:${env:BLUE_PASSWORD}@db1:5432/shop".to_owned()),
-            peer_url: None,
-        },
+        blue: ServerSpec { url: Template("postgresql://gl_admin:${env:BLUE_PASSWORD}@db1:5432/shop".to_owned()), peer_url: None },
         green: ServerSpec {
-            url: Template("postgresql://greenlight:${env:GREEN_PASSWORD}@db2:5432/shop".to_owned()),
+            url: Template("postgresql://gl_admin:${env:GREEN_PASSWORD}@db2:5432/shop".to_owned()),
             peer_url: None,
         },
         standby: None,
@@ -315,7 +312,7 @@ fn blue(catalog: Catalog) -> ServerSurvey {
         upstream_slot: None,
         streaming: false,
         replay_paused: false,
-        user: "greenlight".to_owned(),
+        user: "gl_admin".to_owned(),
         superuser: true,
         wal_level: "logical".to_owned(),
         slots_max: 10,

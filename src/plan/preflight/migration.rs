@@ -4,8 +4,9 @@ use super::{Look, fine, handled, needs_accept, refused};
 use crate::migrate::{ShadowReport, StatementReport};
 use crate::plan::figures::{count, few};
 use crate::plan::{Finding, StepName};
-use crate::schema::{Constraint, Partition, Table, difference};
+use crate::schema::{Constraint, Partition, Sequence, Table, difference};
 use crate::word::RelationName;
+use std::collections::BTreeSet;
 
 pub(super) fn check(look: &Look<'_>) -> Vec<Finding> {
     let mut findings = changed_files(look);
@@ -30,6 +31,7 @@ pub(super) fn check(look: &Look<'_>) -> Vec<Finding> {
             findings.extend(shadow_is_not_blue(look, shadow));
             findings.extend(backfills(look, shadow));
             findings.extend(new_constraints(look, shadow));
+            findings.extend(new_sequences(look, shadow));
             findings.extend(sync_triggers(look));
         }
     }
@@ -142,6 +144,28 @@ fn added<'a>(before: &'a Table, after: &'a Table) -> impl Iterator<Item = &'a Co
     after.constraints.iter().filter(|new| !before.constraints.iter().any(|old| old.name == new.name && old.kind == new.kind))
 }
 
+/// The window sets each sequence by its name on blue. One of another name would be left where the migration put it, while
+/// rows go on coming from blue: green would give numbers that they have already.
+fn new_sequences(look: &Look<'_>, shadow: &ShadowReport) -> Vec<Finding> {
+    let is_new = |sequence: &&Sequence| !shadow.before.sequences.contains_key(&sequence.name.to_string());
+    // PostgreSQL quotes more than it needs to, keywords for one.
+    let unquoted = |name: &str| name.replace('"', "");
+    let blues_columns: BTreeSet<String> = look
+        .published()
+        .filter_map(|(flow, _)| shadow.before.tables.get(&flow.table.to_string()))
+        .flat_map(|table| table.columns.iter().map(move |column| (&table.name, &column.name)))
+        .map(|(table, column)| unquoted(&format!("{}.{}.{column}", table.schema, table.name)))
+        .collect();
+    let new = shadow.after.sequences.values().filter(is_new);
+    new.filter_map(|sequence| {
+        let column = sequence.owned_by.as_ref().filter(|column| blues_columns.contains(&unquoted(column)))?;
+        let seen = format!("The migration gives {column} its numbers from sequence {}, which blue has not.", sequence.name);
+        let remedy = "keep blue's sequence and its name until the run is finished: the window carries its value by that name";
+        Some(refused(format!("new-sequence:{}", sequence.name), seen, remedy))
+    })
+    .collect()
+}
+
 fn sync_triggers(look: &Look<'_>) -> Option<Finding> {
     let names: Vec<String> = look.sync_triggers.iter().map(|trigger| format!("{} of {}", trigger.name, trigger.table)).collect();
     (!names.is_empty()).then(|| {
@@ -158,7 +182,7 @@ mod tests {
     use super::super::example::{World, assert_answers};
     use crate::migrate::{Applied, StatementReport, TableWrite};
     use crate::plan::SyncTrigger;
-    use crate::schema::Constraint;
+    use crate::schema::{Constraint, Sequence};
     use crate::word::{RelationName, Timestamp};
 
     fn writing(kind: &str, columns: &[&str]) -> World {
@@ -200,6 +224,35 @@ mod tests {
         assert_answers(&with_constraint("c"), "new-constraints", "handled");
         assert_answers(&with_constraint("f"), "new-foreign-keys:public.orders.orders_new", "needs_accept");
         assert_answers(&with_constraint("c"), "new-foreign-keys:public.orders.orders_new", "none");
+    }
+
+    #[test]
+    fn a_column_of_blues_that_gets_its_numbers_from_a_new_sequence_is_refused() {
+        let with_sequence = |name: &str, owned_by: &str| {
+            let name = RelationName::new("public", name);
+            let sequence = Sequence {
+                name: name.clone(),
+                type_name: "bigint".to_owned(),
+                increment: 1,
+                minimum: 1,
+                maximum: i64::MAX,
+                cycle: false,
+                owned_by: Some(owned_by.to_owned()),
+            };
+            World::with(|w| {
+                let shadow = w.survey.shadow.as_mut().unwrap();
+                shadow.after.sequences.insert(name.to_string(), sequence.clone());
+            })
+        };
+        let code = "new-sequence:public.orders_id_seq1";
+        assert_answers(&World::new(), code, "none");
+        assert_answers(&with_sequence("orders_id_seq1", "public.orders.id"), code, "refused");
+        assert_answers(&with_sequence("orders_id_seq1", "public.\"orders\".\"id\""), code, "refused");
+        assert_answers(&with_sequence("orders_id_seq1", "public.orders.note"), code, "none");
+        let mut old = with_sequence("orders_id_seq1", "public.orders.id");
+        let shadow = old.survey.shadow.as_mut().unwrap();
+        shadow.before.sequences.clone_from(&shadow.after.sequences);
+        assert_answers(&old, code, "none");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Which server is which: blue the primary, green its streaming standby, both free for a run and open to our role.
 
 use super::{Look, fine, handled, needs_accept, refused};
-use crate::plan::{Finding, GreenSurvey, PREFIX, ServerSurvey, StepName};
+use crate::plan::{Finding, GreenSurvey, PREFIX, SCHEMA, ServerSurvey, StepName};
 use crate::word::Side;
 
 const REBUILD: &str =
@@ -19,6 +19,7 @@ pub(super) fn check(look: &Look<'_>) -> Vec<Finding> {
         findings.extend(read_only(side, server));
     }
     findings.push(claim(look.blue()));
+    findings.extend(look.servers().into_iter().filter_map(|(side, server)| role_name(side, server)));
     findings
 }
 
@@ -113,6 +114,21 @@ fn rights(side: Side, server: &ServerSurvey) -> Finding {
     refused(code, seen, "connect as a superuser; managed servers that give none need another strategy")
 }
 
+/// `"$user"` stands first in PostgreSQL's own search path.
+fn role_name(side: Side, server: &ServerSurvey) -> Option<Finding> {
+    (server.user == SCHEMA).then(|| {
+        let seen = format!(
+            "The role on {side} is named `{SCHEMA}`, as the schema that the run makes: what a migration makes without naming a \
+             schema would be made there, and removed with it."
+        );
+        refused(
+            format!("role-name:{side}"),
+            seen,
+            format!("use a superuser with another name: ALTER ROLE {SCHEMA} RENAME TO ..."),
+        )
+    })
+}
+
 fn claim(blue: &ServerSurvey) -> Finding {
     match &blue.claimed_by {
         None => fine("claimed", "No run holds blue."),
@@ -180,6 +196,7 @@ mod tests {
         assert_answers(&World::with(|w| w.green().set("recovery_min_apply_delay", "5000")), "apply-delay", "refused");
         assert_answers(&World::with(|w| w.blue().superuser = false), "superuser:blue", "refused");
         assert_answers(&World::with(|w| w.green().superuser = false), "superuser:green", "refused");
+        assert_answers(&World::with(|w| w.blue().user = "greenlight".to_owned()), "role-name:blue", "refused");
         assert_answers(&World::with(|w| w.blue().claimed_by = Some("r1a2b3c4".to_owned())), "claimed", "refused");
         assert_answers(&World::with(|w| w.blue().set("default_transaction_read_only", "on")), "read-only:blue", "refused");
         assert_answers(&World::with(|w| w.green().set("default_transaction_read_only", "on")), "read-only:green", "handled");

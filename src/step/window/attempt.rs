@@ -1,12 +1,13 @@
-//! One try: pause, fence, marker, sequences, the waiting slot, the commit point, open, repoint, resume.
+//! One try: pause, fence, marker and sequences side by side, the waiting slot, the commit point, open, repoint, resume.
 
 use super::safety::{self, By};
-use crate::postgres::{Fence, FenceProbe};
+use crate::postgres::{Fence, FenceProbe, Server, sequences_behind};
 use crate::run::{Fact, WindowPhase};
 use crate::step::{StepContext, marker};
 use crate::word::{Failure, Lsn, PortError, Side};
 use futures_util::future::try_join_all;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
+use tokio::join;
 
 /// The guard acts this much after the limit, so that a coordinator that is alive goes back by itself first.
 const GUARD_GRACE: Duration = Duration::from_millis(250);
@@ -39,6 +40,7 @@ pub(super) async fn open(cx: &mut StepContext<'_>, to: Side) -> Result<Option<St
 async fn until_commit(cx: &mut StepContext<'_>, to: Side, watch: &mut StopWatch) -> Result<Lsn, PortError> {
     let (old, new) = (cx.server(to.other()), cx.server(to));
     try_join_all(cx.ports.routes.iter().map(|route| route.router.settle())).await?;
+    let value = marker::next_value(cx, &old).await?;
     watch.begin(cx);
     let left = watch.left(cx)?;
     try_join_all(cx.ports.routes.iter().map(|route| route.router.pause(left))).await?;
@@ -46,37 +48,71 @@ async fn until_commit(cx: &mut StepContext<'_>, to: Side, watch: &mut StopWatch)
     crate::failpoint!("window-paused");
 
     old.ensure_fence(Fence::Connections).await?;
-    let prepared = old.prepared_transactions().await?;
-    if !prepared.is_empty() {
-        return Err(
-            PortError::transient("close the window").because(format!("a prepared transaction appeared: {}", prepared.join(", ")))
-        );
-    }
-    if let FenceProbe::Leaks { how } = old.probe_fence().await? {
-        return Err(PortError::transient(format!("fence {}", to.other())).because(how));
-    }
     watch.lap(cx, "fence");
     crate::failpoint!("window-fenced");
 
-    let value = marker::next_value(cx, &old).await?;
-    old.write_marker(value).await?;
-    if !marker::arrives(cx, &new, value, watch.left(cx)?).await? {
-        return Err(PortError::transient(format!("see everything arrive on {to}")).because("the limit of the pause was reached"));
-    }
-    watch.lap(cx, "marker");
+    // Side by side, since each needs the fence and none the others: has everything arrived, is the fence tight, do the
+    // sequences stand where they must. Each is awaited to its end, also when another has failed: a call that is dropped is
+    // one of which nobody knows what it came to. All three are known before anything more is done.
+    let marked = Marked { from: to.other(), value, limit: watch.left(cx)? };
+    let (drained, tight, counted) =
+        join!(drained(cx, &old, &new, &marked), is_tight(&old, marked.from), sequences_moved(cx, &old, &new));
+    tight?;
+    drained?;
+    counted?;
+    watch.lap(cx, "drain");
     crate::failpoint!("window-drained");
 
-    new.set_sequences(&old.sequences().await?, cx.plan.window.sequence_margin).await?;
-    watch.lap(cx, "sequences");
-
-    // Nothing more can come from `old`. Its own waiting flow begins after all that came from it.
-    new.ensure_unsubscribed(cx.plan.names.flow_from(to.other())).await?;
+    // The waiting flow of `new` begins after all that came from `old`.
     let follow_from = new.wal_lsn().await?;
     new.advance_slot(cx.plan.names.flow_from(to), follow_from).await?;
     watch.lap(cx, "reverse slot");
     crate::failpoint!("window-before-commit");
     watch.left(cx)?;
     Ok(follow_from)
+}
+
+/// The last marker of the side that served.
+struct Marked {
+    from: Side,
+    value: i64,
+    limit: Duration,
+}
+
+/// Sees on `new` all that was committed on `old`, and ends the flow: nothing more can come.
+async fn drained(cx: &StepContext<'_>, old: &Arc<dyn Server>, new: &Arc<dyn Server>, marked: &Marked) -> Result<(), PortError> {
+    old.write_marker(marked.value).await?;
+    if !marker::arrives(cx, new, marked.value, marked.limit).await? {
+        let attempted = format!("see everything arrive on {}", marked.from.other());
+        return Err(PortError::transient(attempted).because("the limit of the pause was reached"));
+    }
+    new.ensure_unsubscribed(cx.plan.names.flow_from(marked.from)).await
+}
+
+/// Nobody can write to `old` any more, now or by a transaction that was prepared before.
+async fn is_tight(old: &Arc<dyn Server>, from: Side) -> Result<(), PortError> {
+    let (prepared, probed) = join!(old.prepared_transactions(), old.probe_fence());
+    let prepared = prepared?;
+    if !prepared.is_empty() {
+        return Err(
+            PortError::transient("close the window").because(format!("a prepared transaction appeared: {}", prepared.join(", ")))
+        );
+    }
+    match probed? {
+        FenceProbe::Holds => Ok(()),
+        FenceProbe::Leaks { how } => Err(PortError::transient(format!("fence {from}")).because(how)),
+    }
+}
+
+/// Sets the sequences of `new`, and reads them back: one that is behind would give numbers that rows have already.
+async fn sequences_moved(cx: &StepContext<'_>, old: &Arc<dyn Server>, new: &Arc<dyn Server>) -> Result<(), PortError> {
+    let wanted = old.sequences().await?;
+    new.set_sequences(&wanted, cx.plan.window.sequence_margin).await?;
+    let behind = sequences_behind(&wanted, &new.sequences().await?);
+    if behind.is_empty() {
+        return Ok(());
+    }
+    Err(PortError::transient("set the sequences").because(format!("these are behind: {}", behind.join(", "))))
 }
 
 async fn finish(cx: &mut StepContext<'_>, to: Side, mut watch: StopWatch) -> Result<(), PortError> {

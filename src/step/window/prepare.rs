@@ -4,6 +4,7 @@ use crate::plan::LongTransactions;
 use crate::postgres::{Fence, FenceProbe};
 use crate::run::Fact;
 use crate::step::{StepContext, marker};
+use crate::validate::APPLY_ERRORS;
 use crate::word::{PortError, Side};
 use std::time::Duration;
 
@@ -85,15 +86,17 @@ async fn drift(cx: &StepContext<'_>, to: Side) -> Result<Option<String>, PortErr
         _ => None,
     });
     let planned = learned.unwrap_or_else(|| cx.plan.blue_fingerprint.clone());
-    if to == Side::Green && cx.ports.blue.schema_fingerprint().await? != planned {
-        return Ok(Some("blue's schema to be again as it was planned: somebody changed it since".to_owned()));
-    }
-    match &cx.plan.green_fingerprint {
-        Some(planned) if *planned != cx.ports.green.schema_fingerprint().await? => {
-            Ok(Some("green's schema to be as it was planned: somebody changed it since".to_owned()))
+    if to == Side::Green {
+        let now = cx.ports.blue.schema_fingerprint().await?;
+        if now != planned {
+            let changes = planned.changes(&now);
+            return Ok(Some(format!("blue's schema to be as it was planned again: somebody changed it since ({changes})")));
         }
-        _ => Ok(None),
     }
+    let Some(planned) = &cx.plan.green_fingerprint else { return Ok(None) };
+    let now = cx.ports.green.schema_fingerprint().await?;
+    let why = || format!("green's schema to be as it was planned: somebody changed it since ({})", planned.changes(&now));
+    Ok((now != *planned).then(why))
 }
 
 async fn transactions(cx: &StepContext<'_>, from: Side) -> Result<Option<String>, PortError> {
@@ -131,7 +134,7 @@ async fn flow_is_close(cx: &StepContext<'_>, from: Side) -> Result<Option<String
         new.ensure_subscribed(name).await?;
     }
     if !subscription.streaming {
-        return Ok(Some(format!("{} to follow {from}: its subscription is not streaming", from.other())));
+        return Ok(Some(format!("{} to follow {from}: {}", from.other(), why_not(cx, from, subscription.last_error).await)));
     }
     if !marker::crosses(cx, from, cx.plan.window.max_pause() / 2).await? {
         return Ok(Some(format!("{} to catch up with {from}", from.other())));
@@ -142,4 +145,18 @@ async fn flow_is_close(cx: &StepContext<'_>, from: Side) -> Result<Option<String
     let lag = old.wal_lsn().await?.bytes_since(slot.confirmed_flush);
     Ok((lag > cx.plan.window.max_lag_bytes)
         .then(|| format!("{}'s lag to come under {} bytes", from.other(), cx.plan.window.max_lag_bytes)))
+}
+
+/// Why the flow from this side stands still, as far as it can be told.
+async fn why_not(cx: &StepContext<'_>, from: Side, last_error: Option<String>) -> String {
+    // The rows that green refuses are looked for on blue; the other way the server's own words have to do.
+    let validator = cx.ports.validators.iter().find(|validator| from == Side::Blue && validator.name() == APPLY_ERRORS);
+    let found = match validator {
+        Some(validator) => validator.check(&|_, _, _| ()).await.map(|findings| findings.differences).unwrap_or_default(),
+        None => Vec::new(),
+    };
+    if found.is_empty() {
+        return last_error.unwrap_or_else(|| "its subscription is not streaming".to_owned());
+    }
+    found.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }

@@ -1,0 +1,10 @@
+//! The binary as an operator meets it, on real servers: every command by hand, and everything that a person gets wrong.
+
+#![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests start programs and say where they cannot go on")]
+
+mod life;
+mod mistakes;
+mod names;
+mod standby;
+mod trouble;
+mod world;
