@@ -13,7 +13,7 @@ use crate::{schema, wire};
 use anyhow::{Context, anyhow, bail};
 
 pub(super) async fn run(shared: &Shared, args: &RestoreArgs) -> anyhow::Result<Exit> {
-    let Some(playbook) = super::playbook::load_or_say(shared, &args.playbook)? else { return Ok(Exit::Playbook) };
+    let Some(playbook) = super::playbook::load_or_say(shared, &args.playbook) else { return Ok(Exit::Playbook) };
     let (store, source) = wire::store(&playbook).await?;
     let host = match &args.on {
         None => store.host().clone(),
@@ -55,7 +55,8 @@ async fn resolve(shared: &Shared, store: &dyn SnapshotStore, target: &str) -> an
         && let Target::Point(name) = &parsed
         && !store.notes().points().await?.iter().any(|point| point.name == *name)
         && let Ok(id) = run.parse()
-        && let Ok(stored) = state::load(state::open(shared)?.as_ref(), &id).await
+        && let Some(journal) = state::find(shared)?
+        && let Ok(stored) = state::load(journal.as_ref(), &id).await
     {
         for record in &stored.records {
             if let crate::run::Event::FactLearned { fact: crate::run::Fact::RestorePoint { name, lsn }, .. } = &record.event {
@@ -182,7 +183,8 @@ async fn other_schema(shared: &Shared, target: &Target, at: &Endpoint) -> anyhow
     let Target::Point(name) = target else { return Ok(None) };
     let run = name.strip_prefix(crate::plan::PREFIX).and_then(|run| run.parse().ok());
     let Some(run) = run else { return Ok(None) };
-    let Ok(stored) = state::load(state::open(shared)?.as_ref(), &run).await else { return Ok(None) };
+    let Some(journal) = state::find(shared)? else { return Ok(None) };
+    let Ok(stored) = state::load(journal.as_ref(), &run).await else { return Ok(None) };
     let session = crate::postgres::client::Session::open(
         at,
         &crate::postgres::client::SessionOptions::named("greenlight/restore"),

@@ -10,7 +10,6 @@ use crate::snapshot::{Backup, BackupState, Need, SnapshotStore, Source, newest_b
 use crate::word::{Clock, Endpoint, PortError, SystemClock};
 use crate::{validate, wire};
 use anyhow::bail;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a segment may take into the archive.
@@ -24,7 +23,7 @@ pub(super) async fn run(shared: &Shared, command: &SnapshotCommand) -> anyhow::R
         SnapshotCommand::Prune(args) => &args.playbook,
         SnapshotCommand::Point(args) | SnapshotCommand::Forget(args) => &args.playbook,
     };
-    let Some(playbook) = super::playbook::load_or_say(shared, path)? else { return Ok(Exit::Playbook) };
+    let Some(playbook) = super::playbook::load_or_say(shared, path) else { return Ok(Exit::Playbook) };
     let (store, source) = wire::store(&playbook).await?;
     let store = store.as_ref();
     match command {
@@ -222,10 +221,14 @@ async fn prune(shared: &Shared, args: &PruneArgs, playbook: &Playbook, store: &d
 
 /// What open runs and recorded restore points need.
 async fn needs(shared: &Shared, store: &dyn SnapshotStore) -> anyhow::Result<Vec<Need>> {
-    let journal: Arc<dyn Journal> = state::open(shared)?;
     let mut over = Vec::new();
     let mut needs = Vec::new();
-    for entry in journal.runs().await? {
+    let journal = state::find(shared)?;
+    let runs = match &journal {
+        Some(journal) => journal.runs().await?,
+        None => Vec::new(),
+    };
+    for (entry, journal) in runs.iter().zip(journal.iter().cycle()) {
         let stored = state::load(journal.as_ref(), &entry.run).await?;
         if stored.run.outcome.is_some() {
             over.push(stored.plan.names.restore_point.clone());

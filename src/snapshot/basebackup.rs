@@ -248,7 +248,7 @@ impl SnapshotStore for Basebackup {
         let names: Vec<String> =
             archived.segments.iter().filter(|s| s.number < first).map(|s| s.name(oldest.segment_bytes)).collect();
         let script = r#"cd "$1" && while read -r name; do rm -f -- "$name" || exit 1; done"#;
-        let lines = names.iter().map(|name| format!("{name}\n")).collect::<String>();
+        let lines = names.iter().fold(String::new(), |lines, name| lines + name + "\n");
         self.notes.host.feed("remove WAL that no backup needs", script, &[&text(&self.wal_folder())], &lines).await?;
         Ok(names.len() as u64)
     }

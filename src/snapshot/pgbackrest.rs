@@ -56,7 +56,7 @@ impl Pgbackrest {
         Ok(self.stanza_info(&[]).await?.archive.into_iter().next_back().map(|archive| archive.id))
     }
 
-    fn backup(&self, of: &BackupInfo, info: &Info, segment_bytes: u64) -> Option<Backup> {
+    fn backup(of: &BackupInfo, info: &Info, segment_bytes: u64) -> Option<Backup> {
         let db = info.db.iter().find(|db| db.id == of.database.id)?;
         let stop = Segment::parse(of.archive.stop.as_deref()?, segment_bytes)?;
         Some(Backup {
@@ -182,7 +182,7 @@ impl SnapshotStore for Pgbackrest {
         for of in &info.backup {
             // Segments of another size than usual are told apart by their names only when that size is known.
             let segment_bytes = segment_bytes(of).unwrap_or(16 << 20);
-            let backup = self.backup(of, &info, segment_bytes);
+            let backup = Self::backup(of, &info, segment_bytes);
             backups.push(backup.ok_or_else(|| PortError::refused(format!("read what pgBackRest says of backup {}", of.label)))?);
         }
         backups.sort_by_key(|backup| backup.began_at);

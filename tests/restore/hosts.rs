@@ -1,6 +1,4 @@
 //! Where the files are on another machine: by the system's ssh, against a real sshd with a key and known hosts of its own.
-#![expect(clippy::unwrap_used, reason = "test code outside of test functions")]
-
 use crate::world::{Kind, LIMIT, World, ask, free_port};
 use greenlight::plan::HostSpec;
 use greenlight::process;

@@ -1,6 +1,4 @@
 //! `kill -9` in the middle: nothing is left running that nobody waits for, and the same command goes on.
-#![expect(clippy::unwrap_used, reason = "test code outside of test functions")]
-
 use crate::world::{Kind, LIMIT, World, ask, endpoint};
 use greenlight::process;
 use greenlight::snapshot::BackupState;

@@ -1,7 +1,5 @@
 //! A restored server has exactly what was committed up to the point, not one row more.
 
-#![expect(clippy::unwrap_used, reason = "test code outside of test functions")]
-
 use crate::world::{Kind, World, ask, connect};
 use greenlight::snapshot::restore::{self, Target};
 use std::sync::Arc;

@@ -1,7 +1,5 @@
 //! A server that archives, a store for it, and a writer that knows what was committed when.
 
-#![expect(clippy::unwrap_used, reason = "test code outside of test functions")]
-
 use greenlight::plan::{HostSpec, WalSpec};
 use greenlight::postgres::programs::Installed;
 use greenlight::process;
@@ -131,8 +129,13 @@ impl World {
 
     /// The command line, with this world's playbook after the first words.
     pub(crate) fn command(&self, words: &[&str], more: &[&str]) -> tokio::process::Command {
+        let playbook = self.playbook().display().to_string();
+        self.bare_command(&[words, &[playbook.as_str()], more].concat())
+    }
+
+    pub(crate) fn bare_command(&self, words: &[&str]) -> tokio::process::Command {
         let mut command = process::new_command(Path::new(env!("CARGO_BIN_EXE_greenlight")));
-        command.args(words).arg(self.playbook()).args(more).arg("--state").arg(self.path("state"));
+        command.args(words).arg("--state").arg(self.path("state"));
         command.env("BLUE_PASSWORD", PASSWORD);
         command
     }

@@ -120,7 +120,7 @@ impl Watch<'_> {
             }
             let at = match &session {
                 Some(open) => match self.standing(open).await {
-                    Ok((at, true)) => return session.map(|open| (open, at)).ok_or_else(|| self.died(String::new())),
+                    Ok((at, true)) => return session.map(|open| (open, at)).ok_or_else(|| self.died("")),
                     Ok((at, false)) => Some(at),
                     Err(error) if error.failure == Failure::Refused => return Err(error),
                     Err(_) => None,
@@ -132,7 +132,7 @@ impl Watch<'_> {
                 (self.progress)("replaying", at.bytes_since(self.from), self.plan.replay_bytes());
             }
             if session.is_none() && self.plan.place.postmaster().await?.is_none() {
-                return Err(self.died(self.log_tail().await));
+                return Err(self.died(&self.log_tail().await));
             }
             if self.clock.monotonic().saturating_sub(seen.1) > SILENCE_MAX {
                 let why = format!("nothing was replayed for {} min, past {}", SILENCE_MAX.as_secs() / 60, seen.0);
@@ -174,7 +174,7 @@ impl Watch<'_> {
         self.plan.place.host.sh("read the server's log", script, &[&log]).await.unwrap_or_default()
     }
 
-    fn died(&self, log: String) -> PortError {
+    fn died(&self, log: &str) -> PortError {
         let why = log.trim().replace('\n', "; ");
         let hint = if why.contains("before configured recovery target was reached") {
             "the archive ends before the target: name an earlier one, or `latest`"
