@@ -105,3 +105,31 @@ async fn a_proof_leaves_nothing_but_its_measure_whatever_it_found() {
     let plan = world.check(&Target::Latest, &world.place("restored")).await;
     assert!(plan.estimated_ms().is_some());
 }
+
+#[test]
+fn the_ready_playbook_for_restores_is_right() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/playbooks/restore.yaml")).unwrap();
+    let text = text.replace("/etc/pgbouncer/", "");
+    std::fs::create_dir(folder.path().join("migrations")).unwrap();
+    for file in ["migrations/1_a.up.sql", "migrations/1_a.down.sql", "pgbouncer.ini"] {
+        std::fs::write(folder.path().join(file), "").unwrap();
+    }
+    let load = |text: &str| {
+        std::fs::write(folder.path().join("restore.yaml"), text).unwrap();
+        greenlight::playbook::load(&folder.path().join("restore.yaml"), &|_| Some("secret".to_owned()))
+    };
+    let playbook = load(&text).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
+    let snapshot = playbook.snapshot.unwrap();
+    assert_eq!(snapshot.host.to_string(), "ssh://postgres@backup.example.com");
+    assert_eq!(snapshot.retention, RetentionSpec { count: 7, age_secs: Some(14 * 24 * 3600) });
+    assert!(snapshot.prove && snapshot.max_age_secs == 24 * 3600);
+    for (wrong, why) in [
+        (text.replace("store: basebackup", "store: pgbackrest"), "`snapshot.stanza` is missing"),
+        (text.replace("store: basebackup", "store: basebackup\n  stanza: shop"), "is not for the store `basebackup`"),
+        (text.replace("ssh://postgres@", ""), "backup.example.com"),
+    ] {
+        let problems = load(&wrong).unwrap_err().render(false);
+        assert!(problems.contains(why), "{problems}");
+    }
+}

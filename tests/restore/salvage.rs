@@ -1,24 +1,21 @@
 //! What came after the point is found, written, and brought back.
 
-use crate::world::{Kind, World, ask};
+use crate::world::{Kind, LIMIT, World, ask};
 use greenlight::snapshot::restore::{self, Target};
 use greenlight::snapshot::salvage::{self, OnConflict, TableDifference};
+use greenlight::word::Endpoint;
 use std::fs;
+
+const TABLES: &str = "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE SCHEMA \"Odd\"; \
+    CREATE TABLE \"Odd\".\"Line items\" (a int, b text, kept bigint REFERENCES kept, m mood, j jsonb, x bytea, f float8, \
+        t timestamptz, n numeric[], twice int GENERATED ALWAYS AS (a * 2) STORED, PRIMARY KEY (b, a)); \
+    CREATE TABLE numbered (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, v text); \
+    CREATE TABLE keyless (v text)";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_after_the_point_are_listed_written_and_applied() {
     let Some(world) = World::up(15, Kind::Archive).await else { return };
-    world
-        .ask(
-            "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE SCHEMA \"Odd\"; \
-             CREATE TABLE \"Odd\".\"Line items\" (a int, b text COLLATE \"en_US.utf8\", kept bigint REFERENCES kept, m mood, j jsonb, \
-                x bytea, f float8, t timestamptz, n numeric[], twice int GENERATED ALWAYS AS (a * 2) STORED, PRIMARY KEY (b, a)); \
-             CREATE TABLE numbered (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, v text); \
-             CREATE TABLE keyless (v text)"
-                .replace(" COLLATE \"en_US.utf8\"", "")
-                .as_str(),
-        )
-        .await;
+    world.ask(TABLES).await;
     let line = |a: i32, kept: i64| {
         format!(
             "INSERT INTO \"Odd\".\"Line items\" VALUES ({a}, E'it''s \\\\ \"{a}\"\\nä', {kept}, 'sad', '{{\"a\": [1]}}', '\\x00ff', 0.1, '2026-01-05 10:00+01', '{{1.50,NULL}}')"
@@ -63,32 +60,33 @@ async fn rows_after_the_point_are_listed_written_and_applied() {
     }
     assert_eq!(ask(&restored, "SELECT count(*) FROM kept").await, ["1"], "a try leaves nothing");
     // Written as SQL it can be run by hand, twice.
-    let mut script = String::new();
+    let mut statements = Vec::new();
     salvage::compare(numbered, &damaged, &restored, |change| {
-        script += &format!("{};\n", salvage::sql(numbered, &change.values, OnConflict::Keep));
+        statements.push(salvage::sql(numbered, &change.values, OnConflict::Keep));
         Ok(())
     })
     .await
     .unwrap();
-    ask(&restored, &format!("{script}{script}")).await;
+    let script = statements.join("; ");
+    ask(&restored, &format!("{script}; {script}")).await;
     assert_eq!(ask(&restored, "SELECT v FROM numbered ORDER BY id").await, ["one", "two", "three", "four"]);
     for table in &tables {
         salvage::apply(table, &damaged, &restored, &restored, OnConflict::Overwrite, true).await.unwrap();
     }
     assert_eq!(ask(&restored, there).await, world.ask(there).await);
     assert_eq!(ask(&restored, "SELECT v FROM numbered ORDER BY id").await, ["changed", "two", "three", "four"]);
+    lists_by_command_line(&world, &damaged, &restored).await;
+}
 
-    let url =
-        |at: &greenlight::word::Endpoint| format!("postgresql://postgres:${{env:BLUE_PASSWORD}}@127.0.0.1:{}/postgres", at.port);
-    ask(&restored, "DELETE FROM kept WHERE id = 2 AND false; DELETE FROM \"Odd\".\"Line items\" WHERE a = 2").await;
-    let out = world.path("out").display().to_string();
-    let mut command =
-        world.command(&["salvage", "--damaged", &url(&damaged), "--restored", &url(&restored), "--format", "csv", "--out"], &[]);
-    // The playbook's place among the arguments is the folder's here.
-    let _ = fs::remove_file(world.path("shop.yaml"));
-    let output = greenlight::process::output(&mut command, crate::world::LIMIT).await.unwrap();
+async fn lists_by_command_line(world: &World, damaged: &Endpoint, restored: &Endpoint) {
+    ask(restored, "DELETE FROM \"Odd\".\"Line items\" WHERE a = 2").await;
+    let url = |at: &Endpoint| format!("postgresql://postgres:${{env:BLUE_PASSWORD}}@127.0.0.1:{}/postgres", at.port);
+    let out = world.path("out");
+    let (damaged, restored, folder) = (url(damaged), url(restored), out.display().to_string());
+    let words = ["salvage", "--damaged", &damaged, "--restored", &restored, "--format", "csv", "--out", &folder];
+    let output = greenlight::process::output(&mut world.bare_command(&words), LIMIT).await.unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(said.contains("Line items\": 1 only on the damaged server"), "{said} {}", String::from_utf8_lossy(&output.stderr));
-    let csv = fs::read_to_string(world.path("shop.yaml").join("\"Odd\".\"Line items\".csv")).unwrap();
-    assert!(csv.starts_with("greenlight_change,\"a\",\"b\"") && csv.contains("missing,\"2\",\"it's \\ \"\"2\"\""), "{csv} {out}");
+    let csv = fs::read_to_string(out.join("\"Odd\".\"Line items\".csv")).unwrap();
+    assert!(csv.starts_with("greenlight_change,\"a\",\"b\"") && csv.contains("missing,\"2\",\"it's \\ \"\"2\"\""), "{csv}");
 }

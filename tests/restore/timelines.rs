@@ -3,7 +3,7 @@
 use crate::world::{Kind, LIMIT, World, ask, endpoint, free_port};
 use greenlight::provider::LocalServer;
 use greenlight::snapshot::restore::Target;
-use greenlight::word::{Endpoint, Lsn};
+use greenlight::word::{Clock, Endpoint, Lsn};
 use std::fs;
 
 /// A standby of `from` that follows it by streaming, and archives where blue does once it is promoted: what a careless
@@ -44,8 +44,6 @@ async fn archive(world: &World, at: &Endpoint) {
         world.clock.sleep(std::time::Duration::from_millis(20)).await;
     }
 }
-
-use greenlight::word::Clock;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn recovery_stays_on_the_timeline_that_is_meant_after_one_and_after_two_cutovers() {
