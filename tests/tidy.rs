@@ -41,7 +41,7 @@ const LAYERS: &[Layer] = &[
     layer("process", "", "", "tokio_postgres rusqlite"),
     // What is decided, as data and functions of data.
     layer("schema", "", "migrate plan", PURE),
-    layer("run", "plan", "", PURE),
+    layer("run", "schema plan", "", PURE),
     layer("plan", "schema run", "migrate postgres", PURE),
     layer("playbook", "schema plan", "migrate", "tokio:: tokio_postgres rusqlite std::net std::process std::env"),
     // Ports and what implements them. All may speak to a server through `postgres`, none knows another or a step.

@@ -30,6 +30,7 @@ pub use exit::Exit;
 
 use crate::engine::EngineError;
 use crate::journal::JournalError;
+use crate::migrate::shadow::ShadowError;
 use crate::word::{EndpointError, PortError};
 use arguments::{Command, Output};
 use clap::CommandFactory;
@@ -84,7 +85,8 @@ pub fn fault(shared: &Shared, error: &anyhow::Error) -> Exit {
 
 /// Errors of ours are fragments that read after "could not".
 fn in_words(cause: &(dyn Error + 'static)) -> String {
-    if cause.is::<PortError>() || cause.is::<EndpointError>() || cause.is::<EngineError>() || cause.is::<JournalError>() {
+    let of_port = cause.is::<PortError>() || cause.is::<EndpointError>() || cause.is::<ShadowError>();
+    if of_port || cause.is::<EngineError>() || cause.is::<JournalError>() {
         format!("could not {cause}")
     } else {
         cause.to_string()
@@ -101,6 +103,11 @@ fn journal_error<'a>(cause: &'a (dyn Error + 'static)) -> Option<&'a JournalErro
 fn hint_of(cause: &(dyn Error + 'static)) -> Option<String> {
     if let Some(error) = cause.downcast_ref::<PortError>() {
         return error.hint.clone();
+    }
+    match cause.downcast_ref::<ShadowError>() {
+        Some(ShadowError::Unavailable(error)) => return error.hint.clone(),
+        Some(ShadowError::Migration(_)) => return Some("mend it and plan again; neither blue nor green was touched".to_owned()),
+        None => {}
     }
     Some(match journal_error(cause)? {
         JournalError::Held { .. } => {
@@ -119,6 +126,9 @@ fn hint_of(cause: &(dyn Error + 'static)) -> Option<String> {
 fn exit_of(cause: &(dyn Error + 'static)) -> Option<Exit> {
     if let Some(EngineError::Unreadable { .. }) = cause.downcast_ref() {
         return Some(Exit::Journal);
+    }
+    if let Some(ShadowError::Migration(_)) = cause.downcast_ref() {
+        return Some(Exit::Refused);
     }
     if cause.is::<state::Unknown>() || cause.is::<EndpointError>() {
         return Some(Exit::Usage);

@@ -30,9 +30,9 @@ pub(super) fn make(shared: &Shared) -> anyhow::Result<Arc<SqliteJournal>> {
 
 /// The journal, if there is one. Who only looks leaves no folder behind.
 pub(super) fn find(shared: &Shared) -> anyhow::Result<Option<Arc<SqliteJournal>>> {
-    let there =
-        shared.state.join(FILE).try_exists().with_context(|| format!("could not look into `{}`", shared.state.display()))?;
-    if there { make(shared).map(Some) } else { Ok(None) }
+    // What cannot be looked at is opened, which says why not.
+    let absent = matches!(shared.state.join(FILE).try_exists(), Ok(false));
+    if absent { Ok(None) } else { make(shared).map(Some) }
 }
 
 /// The journal of which a run is wanted.

@@ -60,7 +60,7 @@ pub(super) async fn run(shared: &Shared, args: &BenchArgs) -> anyhow::Result<Exi
     let playbook = write_playbook(&world, &Soak { secs: 3600, gated: false })?;
     let ledger = Ledger::start(&world.routes(), LedgerOptions { clients: CLIENTS, rate: f64::from(args.rate) });
     ledger.wait_for(1000, PATIENCE).await?;
-    let (drill, attach_wal_bytes) = Box::pin(attach(&world, &playbook)).await?;
+    let (drill, attach_wal_bytes, memory) = Box::pin(attach(&world, &playbook)).await?;
     let mut floor = Vec::new();
     for round in 1..=args.rounds {
         print::say(&format!("round {round} of {}", args.rounds));
@@ -73,7 +73,6 @@ pub(super) async fn run(shared: &Shared, args: &BenchArgs) -> anyhow::Result<Exi
     let report = ledger.stop().await;
     let lost = report.lost(&world.endpoint(Side::Green)).await?;
     let moved = drill.moved().await?;
-    let memory = coordinator_memory(&world, &playbook).await?;
     let summary = Summary {
         machine: machine(),
         postgres: versions(&world, Side::Green).await?,
@@ -108,15 +107,15 @@ pub(super) async fn run(shared: &Shared, args: &BenchArgs) -> anyhow::Result<Exi
     Ok(if summary.lost_writes == 0 { Exit::Completed } else { Exit::Fault })
 }
 
-/// Attaches green and moves to it for the first time. The drill, and the WAL that blue wrote from its claim to green's first
-/// marker, without what the writers wrote in an equal time before.
-async fn attach(world: &World, playbook: &std::path::Path) -> anyhow::Result<(Drill, u64)> {
-    let drill = Drill::begin(playbook, &world.dir().join("state"), true).await?;
-    drill.go_to_wait(None).await?;
-    let records = drill.moved().await?;
-    ensure!(records.len() == 1, "the first window did not open");
+/// Attaches green and moves to it for the first time, with a coordinator of its own. The run, the WAL that blue keeps for
+/// green after it, and the coordinator's peak memory, both in bytes.
+async fn attach(world: &World, playbook: &std::path::Path) -> anyhow::Result<(Drill, u64, u64)> {
+    let state = world.dir().join("state");
+    let memory = coordinator_memory(&state, playbook).await?;
+    let drill = Drill::adopt(&state).await?;
+    ensure!(drill.moved().await?.len() == 1, "the first window did not open");
     let slot = drill.ports.blue.slot(&drill.plan.names.forward).await?;
-    Ok((drill, slot.map_or(0, |slot| slot.retained_bytes)))
+    Ok((drill, slot.map_or(0, |slot| slot.retained_bytes), memory))
 }
 
 /// From the publication on blue to the first marker on green, in milliseconds.
@@ -151,11 +150,11 @@ async fn measure_floor(ports: &Ports) -> anyhow::Result<Vec<f64>> {
     Ok(floor)
 }
 
-/// The peak memory of a coordinator process of its own, as the system accounts it, through a status and a plan of the run.
-async fn coordinator_memory(world: &World, playbook: &std::path::Path) -> anyhow::Result<u64> {
+/// The peak memory of a coordinator, as the system accounts it, from the playbook to the soak: in bytes.
+async fn coordinator_memory(state: &std::path::Path, playbook: &std::path::Path) -> anyhow::Result<u64> {
     let program = std::env::current_exe()?;
     let mut command = crate::process::new_command(&program);
-    command.arg("--state").arg(world.dir().join("state")).arg("run").arg(playbook).arg("--no-wait");
+    command.arg("--state").arg(state).arg("run").arg(playbook).arg("--no-wait");
     let mut child = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn()?;
     let status = format!("/proc/{}/status", child.id().unwrap_or_default());
     let (clock, mut peak) = (SystemClock::new(), 0);

@@ -49,6 +49,18 @@ impl Drill {
         let journal = Arc::new(SqliteJournal::open(state)?);
         let event = Event::RunCreated { plan: Box::new(plan.clone()), by: "the lab".to_owned() };
         journal.create(&event, SystemClock::new().now()).await?;
+        Drill::drive(plan, journal, state, quiet).await
+    }
+
+    /// Goes on with the newest run below `state`, which another process has begun. Quiet.
+    pub(super) async fn adopt(state: &Path) -> anyhow::Result<Drill> {
+        let journal = Arc::new(SqliteJournal::open(state)?);
+        let entry = journal.runs().await?.into_iter().next().ok_or_else(|| anyhow!("there is no run to go on with"))?;
+        let plan = crate::cli::state::load(journal.as_ref(), &entry.run).await?.plan;
+        Drill::drive(plan, journal, state, true).await
+    }
+
+    async fn drive(plan: Plan, journal: Arc<SqliteJournal>, state: &Path, quiet: bool) -> anyhow::Result<Drill> {
         let epoch = Arc::new(AtomicU64::new(0));
         let ports = wire::ports(&plan, &epoch, state).await?;
         Ok(Drill { plan, ports, journal, epoch, quiet })
