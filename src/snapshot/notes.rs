@@ -26,12 +26,16 @@ pub struct Estimate {
     pub replay_ms: u64,
 }
 
+/// Bytes from which on a measure says something about more of them.
+const MEANINGFUL: u64 = 16 << 20;
+
 impl Estimate {
     /// What a restore of so much would take, in milliseconds, at the same pace.
     pub fn of(&self, copy_bytes: u64, replay_bytes: u64) -> u64 {
         let scaled = |ms: u64, done: u64, all: u64| {
-            let part = u128::from(ms) * u128::from(all) / u128::from(done.max(1));
-            u64::try_from(part).unwrap_or(u64::MAX)
+            // What was so little took its time for other reasons than its size.
+            let part = u128::from(ms) * u128::from(all.max(done)) / u128::from(done.max(MEANINGFUL));
+            u64::try_from(part).unwrap_or(u64::MAX).max(ms.min(1000))
         };
         scaled(self.copy_ms, self.copied_bytes, copy_bytes).saturating_add(scaled(
             self.replay_ms,

@@ -61,7 +61,7 @@ impl Pgbackrest {
         let stop = Segment::parse(of.archive.stop.as_deref()?, segment_bytes)?;
         Some(Backup {
             id: of.label.clone(),
-            state: if of.error == Some(true) { BackupState::Partial } else { BackupState::Whole },
+            state: BackupState::Whole,
             timeline: stop.timeline,
             start: of.lsn.as_ref()?.start,
             stop: of.lsn.as_ref()?.stop,
@@ -212,6 +212,10 @@ impl SnapshotStore for Pgbackrest {
         let said = self.ask(&attempted, &["verify", "--output=text", "--verbose", "--log-level-console=off"], LONG).await?;
         let damaged = || PortError::refused(attempted.clone()).hint("take a new one, and see what damaged it");
         let line = said.lines().find(|line| line.trim_start().starts_with(&format!("backup: {},", backup.id)));
+        let info = self.stanza_info(&[]).await?;
+        if info.backup.iter().any(|of| of.label == backup.id && of.error == Some(true)) {
+            return Err(damaged().because("pages of the server itself were damaged when pgBackRest took it"));
+        }
         match line {
             Some(line) if line.contains("status: valid") => Ok(()),
             Some(line) => Err(damaged().because(line.trim().to_owned())),

@@ -126,6 +126,7 @@ impl Bench {
             ours = ours.min(took);
             verify = verify.min(verified);
         }
+        print::say(&format!("restore: {ours:.0} ms and {verify:.0} ms to verify; by hand {by_hand:.0} ms"));
         Ok(RestoreTimes {
             data_mib: backup.bytes >> 20,
             wal_mib: until.bytes_since(before) >> 20,
