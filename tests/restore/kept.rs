@@ -29,7 +29,13 @@ async fn a_receiver_that_dies_is_started_again_and_nothing_is_missing() {
     world.write(3).await;
     world.store.ensure_archiving().await.unwrap();
     world.archive().await;
-    world.write(4).await;
+    let four = world.write(4).await;
+    let received = format!("SELECT count(*) FROM pg_stat_replication WHERE write_lsn >= '{}'", four.after);
+    let until = world.clock.monotonic() + LIMIT;
+    while world.ask(&received).await != ["1"] {
+        assert!(world.clock.monotonic() < until, "the last row is not received");
+        world.clock.sleep(Duration::from_millis(50)).await;
+    }
     assert_eq!(world.rows_at(Target::Latest, None).await, [1, 2, 3, 4], "also what is in the segment that is being received");
     let made = world.store.made_on_server().await.unwrap();
     assert!(made.iter().any(|made| made.contains("slot greenlight_wal_shop_1") && made.contains("in use")), "{made:?}");
