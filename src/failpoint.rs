@@ -20,6 +20,11 @@ pub const NAMES: &[&str] = &[
     "window-resumed",
     "settle-fenced",
     "settle-subscribed",
+    "backup-begun",
+    "backup-copied",
+    "restore-claimed",
+    "restore-fetched",
+    "restore-started",
 ];
 
 /// Does what the environment says for this place.

@@ -41,7 +41,7 @@
 //!  wire ........... playbook -> trait objects; the only place that names both sides
 //!  engine ......... the loop, the lease, the guard; the only place that awaits a step
 //!  step ........... what each step does, through ports
-//!  postgres, journal, migrate, provider, route, validate: ports, each with what implements it
+//!  postgres, journal, migrate, provider, route, snapshot, validate: ports, each with what implements it
 //!  run, plan, playbook, schema ... what is decided, as data and functions of data; no I/O
 //!  word ........... names without behaviour
 //! ```
@@ -67,6 +67,7 @@ pub mod migrate;
 pub mod postgres;
 pub mod provider;
 pub mod route;
+pub mod snapshot;
 pub mod validate;
 
 pub mod cli;

@@ -128,13 +128,13 @@ fn no_password_is_shown_wherever_it_stands() {
     let sources = [
         fine.replace("${env:BLUE_PASSWORD}", "geheim"),
         fine.replace("${env:BLUE_PASSWORD}", "geheim${env:BLUE_PASSWORD}"),
-        fine.replace("greenlight:${env:BLUE_PASSWORD}@db1.example.com", "greenlight@db1.example.com")
+        fine.replace("gl_admin:${env:BLUE_PASSWORD}@db1.example.com", "gl_admin@db1.example.com")
             .replace("?sslmode", "?password=geheim&sslmode"),
         fine.replace("blue:\n", "blue:\n  password: geheim\n"),
-        fine.replace("url: postgresql://greenlight:${env:BLUE_PASSWORD}@", "url: [postgresql://greenlight:geheim@"),
-        fine.replace("strategy: sync", "strategy: sync # postgresql://greenlight:geheim@db1/shop\n  nonsense: 1"),
+        fine.replace("url: postgresql://gl_admin:${env:BLUE_PASSWORD}@", "url: [postgresql://gl_admin:geheim@"),
+        fine.replace("strategy: sync", "strategy: sync # postgresql://gl_admin:geheim@db1/shop\n  nonsense: 1"),
         fine.replace(
-            "url: postgresql://greenlight:${env:BLUE_PASSWORD}@db1.example.com:5432/shop",
+            "url: postgresql://gl_admin:${env:BLUE_PASSWORD}@db1.example.com:5432/shop",
             "url: host=db1 user=a password=geheim",
         ),
     ];

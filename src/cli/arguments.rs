@@ -88,6 +88,13 @@ pub(super) enum Command {
     Abandon(AbandonArgs),
     /// List, and with `--remove` take away, what lost runs left on a server.
     Sweep(SweepArgs),
+    /// Backups and archived WAL: take, list, verify, prove, prune.
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
+    /// Make a new server from a backup, at a point in time; it stands there for inspection. Nothing that runs is touched.
+    Restore(RestoreArgs),
+    /// Rows that a damaged server has and a restored one has not: list them, write them, apply them to a server.
+    Salvage(SalvageArgs),
     /// What happened: timeline, windows by phase, validation, deviations from the plan.
     Report(ReportArgs),
     /// The records of a run.
@@ -227,6 +234,137 @@ pub(super) struct SweepArgs {
     pub remove: bool,
 }
 
+#[derive(Debug, Subcommand)]
+pub(super) enum SnapshotCommand {
+    /// Take a backup, verify it, and see that WAL reaches the archive now.
+    Take(SnapshotTakeArgs),
+    /// The backups, the restore points, what can be reached, and what was made on the server.
+    List(SnapshotArgs),
+    /// Read backups against their manifests.
+    Verify(VerifyArgs),
+    /// Restore to a throwaway server, run the playbook's assertions on it, and remove it.
+    Prove(SnapshotArgs),
+    /// Which backups the playbook's retention lets go; what open runs and restore points need stays.
+    Prune(PruneArgs),
+    /// Name this moment, to restore to.
+    Point(PointArgs),
+    /// Keep nothing for this restore point any more.
+    Forget(PointArgs),
+    /// Take away what the store made on the server: the receiver of WAL and its slot.
+    Stop(SnapshotArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SnapshotArgs {
+    pub playbook: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SnapshotTakeArgs {
+    pub playbook: PathBuf,
+    /// Restore it to a throwaway server, also where the playbook does not ask for it.
+    #[arg(long)]
+    pub prove: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct VerifyArgs {
+    pub playbook: PathBuf,
+    /// One backup; every whole one when left out.
+    pub backup: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PruneArgs {
+    pub playbook: PathBuf,
+    /// Remove them; without it they are only listed.
+    #[arg(long)]
+    pub remove: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PointArgs {
+    pub playbook: PathBuf,
+    pub name: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RestoreArgs {
+    pub playbook: PathBuf,
+    /// `latest`, a time with its zone (2026-01-05T10:00:00+01:00), a place in the log (16/B374D848), `xid:735`, `point:NAME`,
+    /// or `run:r1a2b3c4`: just before that run's first change.
+    #[arg(long, value_name = "POINT", required_unless_present_any = ["promote", "discard"])]
+    pub to: Option<String>,
+    /// The data folder, absolute, which must be empty or absent.
+    #[arg(long, value_name = "DIR")]
+    pub into: PathBuf,
+    /// A free port.
+    #[arg(long, required_unless_present_any = ["promote", "discard"])]
+    pub port: Option<u16>,
+    /// The machine: `local`, or `ssh://user@host`. That of the store when left out.
+    #[arg(long, value_name = "HOST")]
+    pub on: Option<String>,
+    /// The folder of the PostgreSQL programs on that machine.
+    #[arg(long, value_name = "DIR", requires = "on")]
+    pub bin_dir: Option<PathBuf>,
+    /// The timeline to follow, where the archive holds several. The backup's own when left out.
+    #[arg(long)]
+    pub timeline: Option<u32>,
+    /// Say everything that can be known before, and do nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Open the restored server for writing.
+    #[arg(long, conflicts_with_all = ["to", "discard"])]
+    pub promote: bool,
+    /// Stop the restored server and remove its folder.
+    #[arg(long, conflicts_with_all = ["to", "promote"])]
+    pub discard: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SalvageArgs {
+    /// URL of the damaged server; `${env:NAME}` and `${file:/path}` stand for secrets.
+    #[arg(long, value_name = "URL")]
+    pub damaged: String,
+    /// URL of the restored server.
+    #[arg(long, value_name = "URL")]
+    pub restored: String,
+    /// Only this table, as `public.orders`; may be given several times.
+    #[arg(long)]
+    pub table: Vec<String>,
+    /// Write the rows into this folder, a file for each table.
+    #[arg(long, value_name = "DIR", conflicts_with = "apply_to")]
+    pub out: Option<PathBuf>,
+    /// How to write them.
+    #[arg(long, value_enum, default_value = "sql")]
+    pub format: SalvageFormat,
+    /// Put the rows into the server at this URL; each table in one transaction, which is taken back without `--commit`.
+    #[arg(long, value_name = "URL")]
+    pub apply_to: Option<String>,
+    /// Where that server has a row of the same key.
+    #[arg(long, value_enum, default_value = "keep")]
+    pub on_conflict: Conflict,
+    /// Keep what was put in.
+    #[arg(long, requires = "apply_to")]
+    pub commit: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum SalvageFormat {
+    Sql,
+    Csv,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Conflict {
+    /// The row stays as it is.
+    Keep,
+    /// The row takes the salvaged values.
+    Overwrite,
+    /// Nothing of the table is written.
+    Stop,
+}
+
 #[derive(Debug, Args)]
 pub(super) struct ReportArgs {
     #[command(flatten)]
@@ -285,6 +423,9 @@ pub(super) struct BenchArgs {
     /// Tables for the measurement of preflight and plan.
     #[arg(long, default_value = "10000")]
     pub tables: u32,
+    /// MiB of data, and of WAL, for the measurement of a restore.
+    #[arg(long, default_value = "1024")]
+    pub restore_mib: u64,
 }
 
 #[derive(Debug, Args)]

@@ -10,13 +10,17 @@ mod guard;
 mod init;
 mod journal;
 mod lab;
+mod meter;
 mod plan;
 mod playbook;
 mod print;
 mod report;
 mod request;
+mod restore;
 mod run;
+mod salvage;
 mod screen;
+mod snapshot;
 mod state;
 mod status;
 mod sweep;
@@ -40,7 +44,7 @@ pub async fn run(arguments: Arguments) -> Exit {
         Command::Schema => Ok(playbook::schema()),
         Command::Init(command) => init::run(&shared, &command).await,
         Command::Plan(command) => plan::run(&shared, &command).await,
-        Command::Run(command) => run::run(&shared, &command).await,
+        Command::Run(command) => Box::pin(run::run(&shared, &command)).await,
         Command::Status(command) => status::run(&shared, &command).await,
         Command::Approve(command) => request::approve(&shared, &command).await,
         Command::Retry(command) => request::retry(&shared, &command).await,
@@ -49,6 +53,9 @@ pub async fn run(arguments: Arguments) -> Exit {
         Command::Finish(command) => request::finish(&shared, &command).await,
         Command::Abandon(command) => request::abandon(&shared, &command).await,
         Command::Sweep(command) => sweep::run(&shared, &command).await,
+        Command::Snapshot(command) => Box::pin(snapshot::run(&shared, &command)).await,
+        Command::Restore(command) => Box::pin(restore::run(&shared, &command)).await,
+        Command::Salvage(command) => Box::pin(salvage::run(&shared, &command)).await,
         Command::Report(command) => report::run(&shared, &command).await,
         Command::Journal(command) => journal::run(&shared, &command).await,
         Command::Completions { shell } => completions(shell),

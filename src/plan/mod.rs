@@ -15,6 +15,7 @@ mod line;
 mod names;
 mod preflight;
 pub mod render;
+mod snapshot;
 mod statements;
 mod survey;
 
@@ -24,6 +25,7 @@ pub use gate::{Day, Gate, OpenHours};
 pub use init::{FirstLook, first_playbook};
 pub use judgement::{Basis, SchemaWork};
 pub use names::{Names, PREFIX, SCHEMA, shadow_database};
+pub use snapshot::{HostSpec, RetentionSpec, SnapshotSpec, StoreSpec, WalSpec};
 pub use survey::*;
 
 use crate::migrate::Migration;

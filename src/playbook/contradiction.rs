@@ -14,6 +14,7 @@ pub(super) fn find(root: &Node, checker: &mut Checker<'_>) {
     routes(root, checker);
     validation(root, checker);
     hours(root, checker);
+    snapshot(root, checker);
     let accepted = root.at(&["accept"]).map_or(&[][..], Node::items);
     twice(accepted.iter(), "is accepted twice", checker);
 }
@@ -119,6 +120,27 @@ fn hours(root: &Node, checker: &mut Checker<'_>) {
             );
         }
         twice(hours.at(&["days"]).map_or(&[][..], Node::items).iter(), "stands here twice", checker);
+    }
+}
+
+/// What is for one store only.
+fn snapshot(root: &Node, checker: &mut Checker<'_>) {
+    let Some(store) = root.at(&["snapshot", "store"]).and_then(Node::text) else { return };
+    let Some(section) = root.at(&["snapshot"]) else { return };
+    let others: &[&str] = match store {
+        "basebackup" => &["stanza", "config"],
+        "pgbackrest" => &["wal"],
+        _ => &[],
+    };
+    for key in others {
+        if let Some(entry) = section.entry(key) {
+            let flaw = Flaw::new(format!("`snapshot.{key}` is not for the store `{store}`")).help("remove it");
+            checker.push(flaw, &entry.key_span);
+        }
+    }
+    if store == "pgbackrest" && section.entry("stanza").is_none() {
+        let flaw = Flaw::new("`snapshot.stanza` is missing").help("write the name of pgBackRest's stanza");
+        checker.push(flaw, &section.span);
     }
 }
 

@@ -20,8 +20,8 @@ pub use problem::{Problem, Problems};
 pub use reference::{Environment, resolve_url};
 
 use crate::plan::{
-    AssertionSpec, Gate, HistorySpec, LimitsSpec, OnFailure, OpenHours, RouteKind, RouteSpec, ServerSpec, SoakSpec, StandbySpec,
-    ValidateSpec, WindowSpec,
+    AssertionSpec, Gate, HistorySpec, LimitsSpec, OnFailure, OpenHours, RetentionSpec, RouteKind, RouteSpec, ServerSpec,
+    SnapshotSpec, SoakSpec, StandbySpec, StoreSpec, ValidateSpec, WalSpec, WindowSpec,
 };
 use crate::word::Template;
 use problem::Flaw;
@@ -59,6 +59,7 @@ pub struct Playbook {
     pub soak: SoakSpec,
     pub on_failure: OnFailure,
     pub limits: LimitsSpec,
+    pub snapshot: Option<SnapshotSpec>,
     pub accept: Vec<Accept>,
 }
 
@@ -198,6 +199,7 @@ fn compose(shape: Shape, path: &Path, folder: &Path, accept: Vec<Accept>) -> Res
             then_finish: matches!(shape.soak.then, shape::AfterSoak::Finish),
         },
         on_failure: shape.on_failure,
+        snapshot: shape.snapshot.map(|snapshot| snapshot_spec(snapshot, folder)).transpose()?,
         limits: LimitsSpec { wal_kept_bytes_max: scalar::read_size(&shape.limits.wal_kept)? },
         accept,
     })
@@ -224,6 +226,28 @@ fn validate_spec(shape: shape::Validate) -> Result<ValidateSpec, Flaw> {
         parallel: shape.parallel,
         exclude: shape.exclude.iter().map(|name| scalar::read_relation(name)).collect::<Result<_, _>>()?,
         assertions: assertions.map(|a| AssertionSpec { name: a.name, query: a.query, expect: a.expect }).collect(),
+    })
+}
+
+fn snapshot_spec(shape: shape::Snapshot, folder: &Path) -> Result<SnapshotSpec, Flaw> {
+    let store = match shape.store {
+        shape::Store::Basebackup => StoreSpec::Basebackup { wal: shape.wal.unwrap_or(WalSpec::ArchiveCommand) },
+        shape::Store::Pgbackrest => StoreSpec::Pgbackrest {
+            stanza: shape.stanza.ok_or_else(|| Flaw::new("`snapshot.stanza` is missing"))?,
+            config: shape.config.map(PathBuf::from),
+        },
+    };
+    let age = shape.retention.age.as_deref().map(scalar::read_duration).transpose()?;
+    Ok(SnapshotSpec {
+        store,
+        host: scalar::read_host(&shape.host)?,
+        dir: shape.dir.into(),
+        url: shape.url.map(Template),
+        bin_dir: shape.bin_dir.map(PathBuf::from),
+        ssh_config: shape.ssh_config.map(|file| folder.join(file)),
+        retention: RetentionSpec { count: shape.retention.count, age_secs: age.map(|age| age.as_secs()) },
+        max_age_secs: scalar::read_duration(&shape.max_age)?.as_secs(),
+        prove: shape.prove,
     })
 }
 

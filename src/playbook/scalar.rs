@@ -4,6 +4,7 @@
 //! plan holds cannot come apart.
 
 use super::problem::{Flaw, quoted};
+use crate::plan::HostSpec;
 use crate::word::RelationName;
 use jiff::{SignedDuration, civil, tz::TimeZone};
 use schemars::{Schema, SchemaGenerator, json_schema};
@@ -28,6 +29,7 @@ pub(super) const MIGRATIONS: &str = "migrations-folder";
 pub(super) const FILE: &str = "existing-file";
 pub(super) const PROGRAMS: &str = "postgresql-programs-folder";
 pub(super) const NEW_FOLDER: &str = "absolute-path";
+pub(super) const HOST: &str = "host-of-files";
 pub(super) const STRATEGY: &str = "strategy";
 
 pub(super) fn duration(_: &mut SchemaGenerator) -> Schema {
@@ -127,6 +129,12 @@ pub(super) fn programs(_: &mut SchemaGenerator) -> Schema {
 
 pub(super) fn new_folder(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "format": NEW_FOLDER, "pattern": "^/.", "examples": ["/var/lib/postgresql/17/green"]})
+}
+
+pub(super) fn host(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string", "format": HOST, "pattern": "^(local|ssh://.+)$", "examples": ["local", "ssh://postgres@db1.example.com"]
+    })
 }
 
 pub(super) fn strategy(_: &mut SchemaGenerator) -> Schema {
@@ -250,6 +258,13 @@ pub(super) fn read_object(text: &str) -> Result<(), Flaw> {
     } else {
         Err(Flaw::new(format!("{} cannot be a name in PostgreSQL", quoted(text))).help("write 1 to 63 bytes, without quotes"))
     }
+}
+
+pub(super) fn read_host(text: &str) -> Result<HostSpec, Flaw> {
+    HostSpec::parse(text).map_err(|_| {
+        Flaw::new(format!("{} is no host", quoted(text)))
+            .help("write `local`, or `ssh://user@host` with `:port` where it is not 22")
+    })
 }
 
 pub(super) fn read_query(text: &str) -> Result<(), Flaw> {

@@ -5,7 +5,7 @@
 //! since only then does every problem have its own place.
 
 use super::scalar;
-use crate::plan::{Day, LongTransactions, OnFailure};
+use crate::plan::{Day, LongTransactions, OnFailure, WalSpec};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +45,9 @@ pub(super) struct Shape {
     pub validate: Validate,
     /// The short pause in which the writer changes.
     pub window: Window,
+    /// Where backups and archived WAL are kept, for `greenlight snapshot` and `greenlight restore`.
+    #[serde(default)]
+    pub snapshot: Option<Snapshot>,
     /// Where the run waits for a person or for certain hours.
     #[serde(default)]
     pub gates: Gates,
@@ -337,4 +340,88 @@ pub(super) struct Limits {
     /// way back, so that the disk does not fill. Has no default: it depends on that disk.
     #[schemars(schema_with = "scalar::size")]
     pub wal_kept: String,
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Snapshot {
+    /// What takes and keeps the backups.
+    pub store: Store,
+    /// The machine on which the backups are: `local`, or `ssh://user@host:port` by the system's own ssh, with its
+    /// configuration, keys and known hosts. Greenlight works as that user, who must be able to run PostgreSQL's programs.
+    #[schemars(schema_with = "scalar::host")]
+    #[serde(default = "local")]
+    pub host: String,
+    /// The folder on that machine: backups and WAL of `basebackup`; for either store the records of restore points and the
+    /// throwaway server of a proof.
+    #[schemars(schema_with = "scalar::new_folder")]
+    pub dir: String,
+    /// How WAL comes into `wal` below `dir`. For `basebackup` only.
+    #[serde(default)]
+    pub wal: Option<WalSpec>,
+    /// The stanza. For `pgbackrest` only.
+    #[schemars(schema_with = "scalar::name")]
+    #[serde(default)]
+    pub stanza: Option<String>,
+    /// pgBackRest's configuration file on that machine, where it is not the usual one.
+    #[schemars(schema_with = "scalar::new_folder")]
+    #[serde(default)]
+    pub config: Option<String>,
+    /// How that machine reaches blue, where that differs from `blue.url`.
+    #[schemars(schema_with = "scalar::peer_url")]
+    #[serde(default)]
+    pub url: Option<String>,
+    /// The folder of the PostgreSQL programs on that machine. Found by themselves when absent.
+    #[schemars(schema_with = "scalar::new_folder")]
+    #[serde(default)]
+    pub bin_dir: Option<String>,
+    /// A configuration file for ssh, in place of the user's own.
+    #[schemars(schema_with = "scalar::file")]
+    #[serde(default)]
+    pub ssh_config: Option<String>,
+    /// Which backups `greenlight snapshot prune` leaves. What an open run or a restore point needs stays in any case.
+    #[serde(default)]
+    pub retention: Retention,
+    /// A change does not begin on a backup that is older; a new one is taken then.
+    #[schemars(schema_with = "scalar::duration")]
+    #[serde(default = "a_day")]
+    pub max_age: String,
+    /// Restore each new backup to a throwaway server, start it, and run the assertions on it.
+    #[serde(default)]
+    pub prove: bool,
+}
+
+fn local() -> String {
+    "local".to_owned()
+}
+
+fn a_day() -> String {
+    "24h".to_owned()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Store {
+    /// PostgreSQL's own programs: `pg_basebackup` into a folder, and WAL beside it.
+    Basebackup,
+    /// pgBackRest, as it is configured.
+    Pgbackrest,
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Retention {
+    /// So many of the newest backups stay.
+    #[schemars(range(min = 1, max = 10_000), example = 7)]
+    pub count: u32,
+    /// Also those from which a point of this last time can be reached.
+    #[schemars(schema_with = "scalar::duration")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub age: Option<String>,
+}
+
+impl Default for Retention {
+    fn default() -> Retention {
+        Retention { count: 7, age: None }
+    }
 }

@@ -13,6 +13,7 @@ pub mod sweep;
 
 mod alter;
 mod claim;
+pub(crate) mod conninfo;
 mod fence;
 mod health;
 pub(crate) mod passfile;

@@ -117,6 +117,15 @@ impl Installed {
         fit.map_or_else(|| Err(self.missing(name, major)), |folder| folder.program(name))
     }
 
+    /// A program that reads or writes the files of a server of this very major version, such as `pg_waldump`.
+    ///
+    /// # Errors
+    /// `Refused` when there is none.
+    pub fn exact(&self, name: &str, major: u32) -> Result<PathBuf, PortError> {
+        let fit = self.folders.iter().find(|folder| folder.major == major && folder.has(name));
+        fit.map_or_else(|| Err(self.missing(name, major)), |folder| folder.program(name))
+    }
+
     fn missing(&self, name: &str, major: u32) -> PortError {
         let folders: Vec<String> = self.folders.iter().map(|f| format!("{} ({})", f.bin.display(), f.major)).collect();
         let found = if folders.is_empty() { "none".to_owned() } else { folders.join(", ") };
@@ -140,6 +149,12 @@ fn bins_below(parent: &Path, prefix: &str) -> Vec<PathBuf> {
     found.into_iter().map(|(_, bin)| bin).collect()
 }
 
+/// What `pg_basebackup --progress` says in a line such as `  24215/30941 kB (78%), 0/1 tablespace`: bytes so far and in all.
+pub fn copied(line: &str) -> Option<(u64, u64)> {
+    let (done, all) = line.trim_start().split_once(" kB ")?.0.split_once('/')?;
+    Some((done.parse::<u64>().ok()? * 1024, all.parse::<u64>().ok()? * 1024))
+}
+
 /// From a text such as `postgres (PostgreSQL) 15.18 (Debian 15.18-1)` or `pg_dump (PostgreSQL) 19devel`.
 fn major_of(text: &str) -> Option<u32> {
     let version = text.split_once("(PostgreSQL) ")?.1;
@@ -156,6 +171,12 @@ mod tests {
         assert_eq!(major_of("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n"), Some(15));
         assert_eq!(major_of("pg_dump (PostgreSQL) 19devel\n"), Some(19));
         assert_eq!(major_of("pgbouncer 1.18.0"), None);
+    }
+
+    #[test]
+    fn the_progress_of_a_copy_is_read_from_what_the_program_prints() {
+        assert_eq!(copied("  24215/30941 kB (78%), 0/1 tablespace"), Some((24_215 * 1024, 30_941 * 1024)));
+        assert_eq!(copied("pg_basebackup: error: connection to server failed"), None);
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! Who can create, promote, restart and remove a server. The port is `Provider`.
 
 mod configuration;
-mod conninfo;
 mod local;
 pub mod processes;
 mod server;

@@ -3,21 +3,19 @@
 //! It knows the folder and PostgreSQL's programs and nothing of runs. **Invariant:** a server is signalled only when its
 //! process works in this very folder, whatever a left-behind `postmaster.pid` says.
 
-use super::{conninfo, processes, processes::Signal};
+use super::{processes, processes::Signal};
 use crate::postgres::{
-    passfile,
-    programs::{Installed, Programs},
+    conninfo, passfile,
+    programs::{Installed, Programs, copied},
 };
 use crate::process;
-use crate::word::{Clock, Endpoint, PortError, Secret};
+use crate::word::{Clock, Endpoint, Failure, PortError, Secret};
 use std::{
     fmt, fs, io,
     path::{Path, PathBuf},
-    process::Stdio,
     sync::Arc,
     time::Duration,
 };
-use tokio::io::{AsyncBufReadExt, BufReader};
 
 /// What Greenlight itself puts into a data folder begins with this; it is never carried over into a copy.
 pub(super) const OWN: &str = "greenlight.";
@@ -339,30 +337,11 @@ pub(super) fn setting_line(name: &str, value: &str) -> String {
 }
 
 async fn copy_with_progress(command: &mut tokio::process::Command, progress: CopyProgress<'_>) -> Result<(), PortError> {
-    let uncertain = || PortError::uncertain("copy the server with `pg_basebackup`");
-    let mut child = command
-        .stderr(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .map_err(|e| PortError::refused("start `pg_basebackup`").because(e))?;
-    let mut said: Vec<String> = Vec::new();
-    if let Some(stderr) = child.stderr.take() {
-        let mut lines = BufReader::new(stderr).lines();
-        while let Some(line) = lines.next_line().await.map_err(|e| uncertain().because(e))? {
-            match copied(&line) {
-                Some((done, all)) => progress(done, all),
-                None => said.push(line),
-            }
-        }
-    }
-    let status = child.wait().await.map_err(|e| uncertain().because(e))?;
-    if status.success() { Ok(()) } else { Err(uncertain().because(said[said.len().saturating_sub(5)..].join("; "))) }
-}
-
-/// From a line such as `  24215/30941 kB (78%), 0/1 tablespace`: bytes so far and in all.
-fn copied(line: &str) -> Option<(u64, u64)> {
-    let (done, all) = line.trim_start().split_once(" kB ")?.0.split_once('/')?;
-    Some((done.parse::<u64>().ok()? * 1024, all.parse::<u64>().ok()? * 1024))
+    let mut tell = |line: &str| copied(line).map(|(done, all)| progress(done, all)).is_some();
+    process::run_telling(command, &mut tell).await.map_err(|error| match error.failure {
+        Failure::Uncertain => PortError::uncertain("copy the server with `pg_basebackup`").because(error),
+        _ => error,
+    })
 }
 
 /// Moves everything in `from` up into `to`, but for what Greenlight put into the server that was copied.
@@ -381,12 +360,6 @@ fn move_up(from: &Path, to: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_progress_of_a_copy_is_read_from_what_the_program_prints() {
-        assert_eq!(copied("  24215/30941 kB (78%), 0/1 tablespace"), Some((24_215 * 1024, 30_941 * 1024)));
-        assert_eq!(copied("pg_basebackup: error: connection to server failed"), None);
-    }
 
     #[test]
     fn settings_are_quoted() {

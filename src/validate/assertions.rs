@@ -1,4 +1,4 @@
-//! The playbook's own assertions, on green: a query's one value, as text.
+//! The playbook's own assertions, on green or on a restored server: a query's one value, as text.
 
 use super::{Difference, Findings, Progress, Validator};
 use crate::plan::AssertionSpec;
@@ -13,7 +13,9 @@ const LIMIT: Duration = Duration::from_mins(5);
 
 #[derive(Debug)]
 pub(super) struct Assertions {
-    pub(super) green: Endpoint,
+    /// The server for people, such as `green`.
+    pub(super) on: &'static str,
+    pub(super) at: Endpoint,
     pub(super) application_name: String,
     pub(super) list: Vec<AssertionSpec>,
 }
@@ -40,14 +42,14 @@ impl Validator for Assertions {
 
 impl Assertions {
     async fn value(&self, assertion: &AssertionSpec) -> Result<Option<String>, PortError> {
-        let attempted = || format!("ask green about `{}`", assertion.name);
+        let attempted = || format!("ask {} about `{}`", self.on, assertion.name);
         let mut options = SessionOptions::ours(&self.application_name, LIMIT, Duration::from_secs(10));
         // The query is the playbook's: names resolve as they do for applications, and nothing is written.
         options
             .settings
             .retain(|(name, _)| !matches!(*name, "search_path" | "default_transaction_read_only" | "greenlight.pass"));
         options.settings.push(("default_transaction_read_only", "on".to_owned()));
-        let session = Session::open(&self.green, &options, "green").await?;
+        let session = Session::open(&self.at, &options, self.on).await?;
         let answer = session.client().simple_query(&assertion.query).await;
         let answer = answer.map_err(|error| failure::of_call(attempted(), Effect::Read, &error))?;
         let mut rows = answer.into_iter().filter_map(|message| match message {

@@ -17,7 +17,7 @@ mod violations;
 
 pub use apply_errors::APPLY_ERRORS;
 
-use crate::plan::Plan;
+use crate::plan::{AssertionSpec, Plan};
 use crate::postgres::Server;
 use crate::word::{Clock, Endpoint, PortError};
 use async_trait::async_trait;
@@ -99,6 +99,21 @@ pub fn all(plan: &Plan, at: [&Endpoint; 2], servers: [&Arc<dyn Server>; 2], cloc
             tables: plan.tables.clone(),
             crossing: Arc::new(crossing::Crossing::new(blue, green, clock)),
         }),
-        Arc::new(assertions::Assertions { green: at[1].clone(), application_name, list: plan.validate.assertions.clone() }),
+        Arc::new(assertions::Assertions {
+            on: "green",
+            at: at[1].clone(),
+            application_name,
+            list: plan.validate.assertions.clone(),
+        }),
     ]
+}
+
+/// The playbook's assertions alone, on a server that belongs to no run.
+pub fn assertions(on: &'static str, at: &Endpoint, list: &[AssertionSpec]) -> Arc<dyn Validator> {
+    Arc::new(assertions::Assertions {
+        on,
+        at: at.clone(),
+        application_name: "greenlight/validate".to_owned(),
+        list: list.to_vec(),
+    })
 }

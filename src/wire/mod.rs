@@ -3,9 +3,11 @@
 
 mod look;
 mod ports;
+mod store;
 
 pub use look::{first_playbook, make_plan, route_versions};
 pub use ports::ports;
+pub use store::{host, store, store_of};
 
 use crate::playbook;
 use crate::postgres::programs::Installed;

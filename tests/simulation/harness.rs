@@ -133,7 +133,7 @@ fn drive_to_the_end(world: &Shared, journal: &MemoryJournal, run: &RunId) -> Opt
             Some(Ok(Stop::Closed(outcome))) => return Some(outcome),
             Some(Ok(Stop::Interrupted)) => return None,
             // Another one, with ports for the plan as it holds now.
-            Some(Ok(Stop::Replanned)) | None | Some(Err(EngineError::Journal(_))) => {}
+            None | Some(Ok(Stop::Replanned) | Err(EngineError::Journal(_))) => {}
             Some(other) => world.lock().violated(format!("the engine came back with {other:?}")),
         }
         if world.lock().violation.is_some() {

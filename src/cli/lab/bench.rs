@@ -43,6 +43,7 @@ struct Summary {
     coordinator_memory_bytes: u64,
     plan_tables: u32,
     plan_secs: f64,
+    restore: super::bench_restore::RestoreTimes,
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -53,7 +54,8 @@ struct Spread {
 }
 
 pub(super) async fn run(shared: &Shared, args: &BenchArgs) -> anyhow::Result<Exit> {
-    let (plan_secs, _) = time_plan(args).await.context("could not time the plan of many tables")?;
+    let restore = super::bench_restore::measure(&args.lab, args.restore_mib).await.context("could not time a restore")?;
+    let (plan_secs, _) = Box::pin(time_plan(args)).await.context("could not time the plan of many tables")?;
     let world = World::up(&options(&args.lab, "shop").await?, &print::say).await?;
     let playbook = write_playbook(&world, &Soak { secs: 3600, gated: false })?;
     let ledger = Ledger::start(&world.routes(), LedgerOptions { clients: CLIENTS, rate: f64::from(args.rate) });
@@ -90,6 +92,7 @@ pub(super) async fn run(shared: &Shared, args: &BenchArgs) -> anyhow::Result<Exi
         coordinator_memory_bytes: memory,
         plan_tables: args.tables,
         plan_secs,
+        restore,
     };
     let path = write(&summary, "bench")?;
     match shared.output {
@@ -270,6 +273,15 @@ fn table(summary: &Summary) -> String {
         format!("attachment: {:.0} ms, {} bytes of WAL kept for green", summary.attach_ms, summary.attach_wal_bytes),
         format!("coordinator's memory: {} MiB", summary.coordinator_memory_bytes / 1_048_576),
         format!("preflight and plan of {} tables: {:.1} s", summary.plan_tables, summary.plan_secs),
+        format!(
+            "restore of {} MiB and {} MiB of WAL: {:.0} ms, {:.0} ms of it verifying; copy and recovery by hand {:.0} ms; ratio {:.2}",
+            summary.restore.data_mib,
+            summary.restore.wal_mib,
+            summary.restore.restore_ms,
+            summary.restore.verify_ms,
+            summary.restore.by_hand_ms,
+            summary.restore.to_by_hand
+        ),
         format!("PostgreSQL {}, {}; {}", summary.postgres, summary.pgbouncer, summary.machine),
     ];
     format!("{table}\n{}", lines.join("\n"))

@@ -47,7 +47,7 @@ pub(super) async fn run(shared: &Shared, args: &LabArgs) -> anyhow::Result<Exit>
     ledger.wait_for(BETWEEN, PATIENCE).await?;
 
     print::say("\n== planning, and moving to green");
-    let drill = Drill::begin(&playbook, &world.dir().join("state"), false).await?;
+    let drill = Box::pin(Drill::begin(&playbook, &world.dir().join("state"), false)).await?;
     drill.go_to_wait(None).await?;
     ledger.wait_for(BETWEEN, PATIENCE).await?;
     print::say("\n== moving back to blue");

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const SYSTEM_ROOTS: [&str; 3] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 
 /// The connection string for `to`, for a replication connection that calls itself `application_name`.
-pub(super) fn replication(to: &Endpoint, application_name: &str, passfile: Option<&Path>) -> String {
+pub(crate) fn replication(to: &Endpoint, application_name: &str, passfile: Option<&Path>) -> String {
     let root_cert =
         to.root_cert_file().map(Path::to_owned).or_else(|| SYSTEM_ROOTS.iter().map(PathBuf::from).find(|path| path.is_file()));
     let verified = matches!(to.tls, TlsMode::VerifyCa | TlsMode::VerifyFull);
@@ -35,7 +35,7 @@ pub(super) fn replication(to: &Endpoint, application_name: &str, passfile: Optio
 ///
 /// # Errors
 /// `Refused` for a password that such a file cannot hold.
-pub(super) fn passfile(password: &str) -> Result<String, PortError> {
+pub(crate) fn passfile(password: &str) -> Result<String, PortError> {
     if password.contains(['\n', '\r', '\0']) {
         return Err(PortError::refused("write the password file").because("the password holds a line break"));
     }

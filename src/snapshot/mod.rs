@@ -1,0 +1,161 @@
+//! Backups and archived WAL of one server: taken, verified, kept, and restored to a point in time. The port is
+//! `SnapshotStore`; each kind of store is one file.
+//!
+//! A restore never touches what runs: it makes a new server in an empty folder, which carries a marker of ours from the
+//! first byte on. Nothing is ever removed from a folder without one.
+//!
+//! **Invariant:** a point is called recoverable only when it was looked up in the archive; what could not be looked at is
+//! said to be unknown.
+
+mod archiving;
+mod basebackup;
+mod host;
+mod keep;
+mod notes;
+mod pgbackrest;
+mod prove;
+mod receive;
+pub mod restore;
+pub mod salvage;
+
+mod source;
+mod wal;
+mod waldump;
+
+pub use basebackup::Basebackup;
+pub use host::Host;
+pub use keep::{Need, removable};
+pub use notes::{Estimate, Notes, Point};
+pub use pgbackrest::Pgbackrest;
+pub use prove::{Proof, prove};
+pub use source::Source;
+pub use wal::{Archived, History, Reach, Segment, reach};
+
+use crate::word::{Lsn, PortError, Timestamp};
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// Told what is being done and how far it has come: done and all, in bytes; all is 0 where it is not known.
+pub type Progress<'a> = &'a (dyn Fn(&str, u64, u64) + Send + Sync);
+
+/// A copy of a whole server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backup {
+    pub id: String,
+    pub state: BackupState,
+    pub timeline: u32,
+    /// WAL from here on is needed to use it, in the store's own copy or in the archive.
+    pub start: Lsn,
+    /// It is consistent from here on: no earlier point can be reached with it.
+    pub stop: Lsn,
+    pub began_at: Timestamp,
+    /// By the server's clock, not before `stop` was reached.
+    pub ended_at: Timestamp,
+    /// What it takes when it is restored.
+    pub bytes: u64,
+    pub major: u32,
+    pub system_identifier: u64,
+    pub segment_bytes: u64,
+    /// The WAL between start and stop lies in the backup itself.
+    pub holds_own_wal: bool,
+    pub verified_at: Option<Timestamp>,
+    /// Folders outside the data folder, which a restore would have to share with the server.
+    pub tablespaces: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BackupState {
+    /// Being taken now.
+    Working,
+    /// Begun and not finished: nothing in it is of worth.
+    Partial,
+    Whole,
+}
+
+/// That WAL reaches the archive: which segment was seen to arrive, and how long that took.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArchiveProof {
+    pub segment: String,
+    /// Everything before this is in the archive.
+    pub until: Lsn,
+    pub took: Duration,
+}
+
+#[async_trait]
+pub trait SnapshotStore: Send + Sync + fmt::Debug {
+    /// Where it is, for people.
+    fn place(&self) -> String;
+    fn host(&self) -> &Host;
+    /// What Greenlight keeps beside the backups.
+    fn notes(&self) -> &Notes;
+
+    /// Every backup of this store, oldest first, also those that were begun and not finished.
+    async fn backups(&self) -> Result<Vec<Backup>, PortError>;
+    /// Takes a backup and verifies it. Not repeatable; what a crash leaves is listed as `Partial` and removed by `prune`.
+    async fn take(&self, progress: Progress<'_>) -> Result<Backup, PortError>;
+    /// Reads all of it against its manifest.
+    ///
+    /// # Errors
+    /// `Refused` when it is damaged, with what is.
+    async fn verify(&self, backup: &Backup) -> Result<(), PortError>;
+    /// Removes this backup.
+    async fn remove(&self, backup: &Backup) -> Result<(), PortError>;
+    /// Removes the WAL that no backup from `oldest` on needs. How many files went.
+    async fn remove_wal_before(&self, oldest: &Backup) -> Result<u64, PortError>;
+
+    /// What carries WAL into the archive is set up and at work: looked at, or, where it is ours to start, started.
+    async fn ensure_archiving(&self) -> Result<(), PortError>;
+    /// Ends a segment on the server and waits until it is in the archive.
+    async fn prove_archiving(&self, limit: Duration) -> Result<ArchiveProof, PortError>;
+    async fn archived(&self, segment_bytes: u64) -> Result<Archived, PortError>;
+    /// The command by which a server on the store's host gets a WAL file: PostgreSQL's `%f` and `%p` stand for its name and
+    /// the place for it.
+    fn restore_command(&self) -> String;
+    /// The same for a server whose data folder this is, on another host perhaps.
+    fn restore_command_at(&self, on: &Host, folder: &Path) -> String;
+    /// Copies the backup, and with it what `restore_command_at` needs, into a folder which holds nothing but our marker.
+    async fn fetch(&self, backup: &Backup, on: &Host, folder: &Path, progress: Progress<'_>) -> Result<(), PortError>;
+    /// The program that a `fetch` into this folder runs there, and one of its arguments: by these one that is under way is
+    /// found.
+    fn fetching(&self, on: &Host, folder: &Path) -> (&'static str, PathBuf);
+
+    /// What this store made on the server, for people; and its removal.
+    async fn made_on_server(&self) -> Result<Vec<String>, PortError>;
+    async fn remove_from_server(&self) -> Result<(), PortError>;
+}
+
+/// A backup that is whole, at most `age_max` old, and verified now; a new one is taken where there is none.
+///
+/// # Errors
+/// As `take` and `verify`. A damaged backup is not passed over in silence: it is an error, since older ones may be
+/// damaged too.
+pub async fn ensure_backup(
+    store: &dyn SnapshotStore,
+    age_max: Duration,
+    now: Timestamp,
+    progress: Progress<'_>,
+) -> Result<Backup, PortError> {
+    let young = |backup: &Backup| {
+        let age = now.duration_since(backup.ended_at);
+        backup.state == BackupState::Whole && Duration::try_from(age).unwrap_or_default() <= age_max
+    };
+    match store.backups().await?.into_iter().rev().find(young) {
+        Some(backup) => {
+            progress("verifying the backup", 0, 0);
+            store.verify(&backup).await?;
+            Ok(backup)
+        }
+        None => store.take(progress).await,
+    }
+}
+
+/// The newest whole backup from which recovery can come to `point`; `None`: every backup ended later.
+pub fn newest_before(backups: &[Backup], before: impl Fn(&Backup) -> bool) -> Option<&Backup> {
+    backups.iter().rev().find(|backup| backup.state == BackupState::Whole && before(backup))
+}

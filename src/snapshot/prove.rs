@@ -1,0 +1,92 @@
+//! The proof of a backup: it is restored to a throwaway server, which is started, looked at, and removed. How long that
+//! took is the estimate for the real thing.
+
+use super::host::{Host, text};
+use super::restore::{self, Place, Restored, Target};
+use super::{Estimate, Progress, SnapshotStore};
+use crate::word::{Clock, Endpoint, Lsn, PortError};
+use std::{path::Path, time::Duration};
+
+/// What was seen of a proof.
+#[derive(Clone, Debug)]
+pub struct Proof {
+    pub replayed: Lsn,
+    pub measured: Estimate,
+}
+
+/// Restores everything that is archived below the store's own folder, hands the server to `look`, and removes it whatever
+/// happened. Its measure becomes the store's estimate.
+///
+/// # Errors
+/// Whatever failed first: the restore, or what `look` found.
+pub async fn prove<F: Future<Output = Result<(), PortError>>>(
+    store: &dyn SnapshotStore,
+    like: &Endpoint,
+    clock: &dyn Clock,
+    progress: Progress<'_>,
+    look: impl FnOnce(Endpoint) -> F,
+) -> Result<Proof, PortError> {
+    let host = store.host().clone();
+    let place = Place { data_dir: store.notes().dir.join("prove"), port: free_port(&host).await?, host };
+    store.notes().make_folder("points").await?;
+    clear(store, &place, like).await?;
+    let plan = restore::check(store, &Target::Latest, None, &place, clock.now()).await?;
+    let proof = async {
+        let Restored { endpoint, replayed, measured, .. } = restore::recover(store, &plan, like, true, clock, progress).await?;
+        look(endpoint).await?;
+        Ok(Proof { replayed, measured })
+    };
+    let proof: Result<Proof, PortError> = proof.await;
+    let removed = clear(store, &place, like).await;
+    let proof = proof?;
+    removed?;
+    store.notes().set_estimate(&proof.measured).await?;
+    Ok(proof)
+}
+
+/// Also what an earlier proof left that was killed.
+async fn clear(store: &dyn SnapshotStore, place: &Place, like: &Endpoint) -> Result<(), PortError> {
+    match place.marker().await {
+        Ok(_) => restore::discard(store, place, like).await,
+        // Nothing of ours is there; what else may be there, the check of the restore says.
+        Err(_) => Ok(()),
+    }
+}
+
+/// A port of that machine on which nothing listens. Another may take it meanwhile; then the server does not start, and says so.
+async fn free_port(host: &Host) -> Result<u16, PortError> {
+    for port in 54_400..54_500 {
+        if !host.port_is_taken(port).await? {
+            return Ok(port);
+        }
+    }
+    Err(PortError::refused("find a free port between 54400 and 54500"))
+}
+
+/// Awaits a copy, and tells how large it has become meanwhile.
+pub(super) async fn watching_size(
+    host: &Host,
+    folder: &Path,
+    all: u64,
+    clock: &dyn Clock,
+    progress: Progress<'_>,
+    copy: impl Future<Output = Result<(), PortError>>,
+) -> Result<(), PortError> {
+    tokio::pin!(copy);
+    let folder = text(folder);
+    let args = [folder.as_str()];
+    loop {
+        tokio::select! {
+            done = &mut copy => return done,
+            () = clock.sleep(Duration::from_secs(1)) => (),
+        }
+        // While files come and go under it, `du` complains.
+        let said = tokio::select! {
+            done = &mut copy => return done,
+            said = host.sh("measure the copy", r#"du -sk "$1" 2>/dev/null | cut -f1"#, &args) => said,
+        };
+        if let Some(kib) = said.ok().and_then(|said| said.trim().parse::<u64>().ok()) {
+            progress("copying", kib * 1024, all);
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! The end of a restore: the server becomes one of its own, or goes.
+
+use super::configure::UNTIL_PROMOTED;
+use super::place::{Marker, Place, State};
+use crate::snapshot::SnapshotStore;
+use crate::word::{Endpoint, PortError};
+
+/// Opens the restored server for writing, on a timeline of its own. Repeatable.
+///
+/// # Errors
+/// `Uncertain` when it did not open within a minute.
+pub async fn promote(place: &Place, like: &Endpoint) -> Result<(), PortError> {
+    let marker = place.marker().await?;
+    if marker.state == State::Fetching {
+        return Err(PortError::refused(format!("promote the server in `{}`", place.data_dir.display()))
+            .because("its backup is not copied whole")
+            .hint("run the same restore again: it goes on"));
+    }
+    let place = Place { port: marker.port, ..place.clone() };
+    if place.postmaster().await?.is_none() {
+        return Err(PortError::refused(format!("promote the server in `{}`", place.data_dir.display()))
+            .because("it does not run")
+            .hint("run the same restore again: it goes on"));
+    }
+    // From here on it may serve: should we die, it must not be taken for one that can be removed.
+    place.mark(&Marker { state: State::Promoted, ..marker }).await?;
+    let session = place.session(like).await?;
+    let sql = "SELECT CASE WHEN pg_is_in_recovery() THEN pg_promote(true, 55) ELSE true END";
+    let rows = session.change("promote it", sql, &[]).await?;
+    if !rows.first().is_some_and(|row| row.get(0)) {
+        return Err(PortError::uncertain("see the restored server promoted within 55 s"));
+    }
+    for setting in UNTIL_PROMOTED {
+        session.batch(&format!("reset `{setting}`"), &format!("ALTER SYSTEM RESET {setting}")).await?;
+    }
+    session.change("read the configuration again", "SELECT pg_reload_conf()", &[]).await.map(drop)
+}
+
+/// Stops the restored server and removes its folder: only one that a restore made and nobody promoted.
+///
+/// # Errors
+/// `Refused` for any other, and while a copy into it is under way.
+pub async fn discard(store: &dyn SnapshotStore, place: &Place, like: &Endpoint) -> Result<(), PortError> {
+    let attempted = || format!("discard `{}`", place.data_dir.display());
+    let marker = place.marker().await?;
+    if marker.state == State::Promoted {
+        return Err(PortError::refused(attempted()).because("it was promoted and may serve").hint("stop and remove it by hand"));
+    }
+    let (program, argument) = store.fetching(&place.host, &place.data_dir);
+    if !place.host.started_with(program, &argument).await?.is_empty() {
+        return Err(PortError::refused(attempted()).because("a restore is copying into it").hint("end that one first"));
+    }
+    let place = Place { port: marker.port, ..place.clone() };
+    if place.postmaster().await?.is_some()
+        && let Ok(session) = place.session(like).await
+    {
+        let rows = session.read("look whether it is still in recovery", "SELECT pg_is_in_recovery()", &[]).await?;
+        if !rows.first().is_some_and(|row| row.get(0)) {
+            return Err(PortError::refused(attempted())
+                .because("somebody promoted it by hand, and it may serve")
+                .hint("stop and remove it by hand"));
+        }
+    }
+    place.stop(marker.major).await?;
+    place.empty().await?;
+    place.release().await
+}

@@ -1,0 +1,83 @@
+//! The server whose backups these are, over SQL.
+
+use super::Point;
+use crate::postgres::client::{Session, SessionOptions};
+use crate::word::{Endpoint, Lsn, PortError, Timestamp};
+use tokio_postgres::types::{PgLsn, Type};
+
+/// The server, as Greenlight reaches it and as the store's host does.
+#[derive(Clone, Debug)]
+pub struct Source {
+    pub at: Endpoint,
+    pub from_host: Endpoint,
+}
+
+/// What a backup must know of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Facts {
+    pub(super) major: u32,
+    pub(super) system_identifier: u64,
+    pub(super) segment_bytes: u64,
+    pub(super) tablespaces: Vec<String>,
+    pub(super) now: Timestamp,
+    pub(super) bytes: u64,
+}
+
+const FACTS: &str = "SELECT (current_setting('server_version_num')::int / 10000), \
+    (SELECT system_identifier FROM pg_control_system()), \
+    (SELECT bytes_per_wal_segment::bigint FROM pg_control_init()), \
+    (SELECT coalesce(array_agg(spcname::text ORDER BY 1), '{}') FROM pg_tablespace WHERE pg_tablespace_location(oid) <> ''), \
+    clock_timestamp(), (SELECT sum(pg_database_size(oid))::bigint FROM pg_database)";
+
+const TIMELINE: &str = "('x' || left(pg_walfile_name($1::pg_lsn), 8))::bit(32)::int";
+
+impl Source {
+    /// # Errors
+    /// As `Session::open`.
+    pub async fn session(&self) -> Result<Session, PortError> {
+        Session::open(&self.at, &SessionOptions::named("greenlight/snapshot"), "the server").await
+    }
+
+    pub(super) async fn facts(&self) -> Result<Facts, PortError> {
+        let attempted = "read what a backup must know";
+        let rows = self.session().await?.read(attempted, FACTS, &[]).await?;
+        let row = rows.first().ok_or_else(|| PortError::refused(attempted))?;
+        Ok(Facts {
+            major: row.get::<_, i32>(0).cast_unsigned(),
+            system_identifier: row.get::<_, i64>(1).cast_unsigned(),
+            segment_bytes: row.get::<_, i64>(2).cast_unsigned(),
+            tablespaces: row.get(3),
+            now: row.get(4),
+            bytes: row.get::<_, Option<i64>>(5).unwrap_or(0).cast_unsigned(),
+        })
+    }
+
+    /// Names this place in the log.
+    ///
+    /// # Errors
+    /// `Uncertain` when it may have been made: a second one of the same name does no harm, since the later counts.
+    pub async fn create_restore_point(&self, name: &str) -> Result<Point, PortError> {
+        let attempted = format!("create restore point `{name}`");
+        let session = self.session().await?;
+        let rows =
+            session.change(&attempted, "SELECT pg_create_restore_point($1), clock_timestamp()", &[(&name, Type::TEXT)]).await?;
+        let row = rows.first().ok_or_else(|| PortError::uncertain(attempted.clone()))?;
+        let lsn: PgLsn = row.get(0);
+        // The name is of the segment before a place on a boundary, where this record indeed ends.
+        let sql = format!("SELECT {TIMELINE}");
+        let timeline = session.read("read the timeline", &sql, &[(&lsn, Type::PG_LSN)]).await?;
+        let timeline = timeline.first().map_or(1, |row| row.get::<_, i32>(0).cast_unsigned());
+        Ok(Point { name: name.to_owned(), lsn: Lsn(lsn.into()), timeline, at: row.get(1) })
+    }
+
+    /// Ends the present segment, which has something in it, and names it; and the place where it ended.
+    pub(super) async fn switch_segment(&self) -> Result<(String, Lsn), PortError> {
+        let session = self.session().await?;
+        // An empty segment would not be switched.
+        session.change("write a record", "SELECT pg_logical_emit_message(false, 'greenlight', 'archive check')", &[]).await?;
+        let sql = "SELECT pg_walfile_name(l), l FROM pg_switch_wal() l";
+        let rows = session.change("end the segment", sql, &[]).await?;
+        let row = rows.first().ok_or_else(|| PortError::uncertain("end the segment"))?;
+        Ok((row.get(0), Lsn(row.get::<_, PgLsn>(1).into())))
+    }
+}
