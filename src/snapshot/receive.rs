@@ -15,9 +15,11 @@ use tokio_postgres::types::Type;
 const CONNECT_LIMIT: Duration = Duration::from_secs(20);
 
 /// Runs `"$@"` again and again, until the folder holds a word to stop. The first argument is that folder, the second a path
-/// that only this is started with.
-const KEEPER: &str = r#"folder=$1; shift 2
+/// that only this is started with, the third the size of a segment. A segment is filled with zeros before anything is
+/// written into it; one whose receiver was killed meanwhile would be refused for ever, and is begun anew.
+const KEEPER: &str = r#"folder=$1 bytes=$3; shift 3
 while [ ! -e "$folder/greenlight.stop" ]; do
+    find "$folder" -name '*.partial' -size +0c ! -size "${bytes}c" -exec truncate -s 0 {} +
     "$@" >>"$folder/greenlight.log" 2>&1
     [ -e "$folder/greenlight.stop" ] || sleep 2
 done"#;
@@ -47,13 +49,15 @@ pub(super) async fn ensure_running(store: &Basebackup) -> Result<(), PortError> 
 async fn start(store: &Basebackup) -> Result<(), PortError> {
     let host = &store.notes.host;
     let wal = text(&store.wal_folder());
-    let program = host.program("pg_receivewal", store.source.facts().await?.major, Version::SameOrNewer).await?;
+    let facts = store.source.facts().await?;
+    let program = host.program("pg_receivewal", facts.major, Version::SameOrNewer).await?;
     // It is needed again at each reconnection, so it stays, readable for its user alone.
     let upstream = store.upstream(&store.slot, &store.wal_folder().join("greenlight.pass")).await?;
     let script = r#"rm -f "$1/greenlight.stop"; keeper=$2; shift 2
         setsid sh -c "$keeper" greenlight-receive "$@" </dev/null >/dev/null 2>&1 &"#;
     let keeper = text(&keeper(store));
-    let mut words = vec![wal.as_str(), KEEPER, &wal, &keeper, &program, "--directory", &wal, "--slot", &store.slot];
+    let bytes = facts.segment_bytes.to_string();
+    let mut words = vec![wal.as_str(), KEEPER, &wal, &keeper, &bytes, &program, "--directory", &wal, "--slot", &store.slot];
     words.extend(["--dbname", &upstream, "--no-password", "--no-loop"]);
     host.sh("start `pg_receivewal`", script, &words).await.map(drop)
 }
