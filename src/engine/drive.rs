@@ -254,7 +254,7 @@ impl Engine {
             }
             Ok(Answer::Moved(Progress::NotYet { poll_after, note })) => {
                 // Each try is on record, so the longer the same thing is waited for, the less often it is tried.
-                let again = book.run.note.as_ref() == Some(&note);
+                let again = book.waited_for(&note);
                 let longer = if again { (book.stood() / 2).min(TRY_EVERY_MAX) } else { Duration::ZERO };
                 Event::StepWaiting { step, until: later(now, poll_after.max(longer)), note }
             }

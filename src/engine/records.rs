@@ -79,16 +79,27 @@ impl Book {
         self.journal.append(&self.id, self.run.seq, self.epoch, &event, self.clock.now()).await?;
         self.run.apply(&event);
         self.look_at_window();
-        let waits = (self.run.present_step(), self.run.note.clone());
-        if self.waits != waits {
-            (self.waits, self.since) = (waits, self.clock.monotonic());
-        }
+        self.note_what_is_waited_for();
         crate::failpoint!(&format!("record-after#{}", self.run.seq));
         Ok(())
     }
 
     fn look_at_window(&self) {
         self.window_open.store(self.run.open_window().is_some(), Ordering::SeqCst);
+    }
+
+    /// A try says nothing of what is waited for: it is the same until another note, or another step, says otherwise.
+    fn note_what_is_waited_for(&mut self) {
+        let step = self.run.present_step();
+        if self.waits.0 != step || (self.run.note.is_some() && self.waits.1 != self.run.note) {
+            self.waits = (step, self.run.note.clone());
+            self.since = self.clock.monotonic();
+        }
+    }
+
+    /// Whether it waited for just this before the present try.
+    pub(super) fn waited_for(&self, note: &str) -> bool {
+        self.waits.1.as_deref() == Some(note)
     }
 
     /// How long the run has been at the same step, waiting for the same thing, under this coordinator.

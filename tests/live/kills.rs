@@ -12,15 +12,22 @@ const SLACK: Duration = Duration::from_secs(5);
 async fn a_coordinator_that_dies_again_and_again_at_its_records_still_carries_the_run_through() {
     let mut live = Live::up(Setup::default()).await;
     live.start_writing().await;
-    let mut deaths = 0;
+    let mut deaths = 0_usize;
     let playbook = live.playbook.to_str().unwrap().to_owned();
-    for (command, at_last) in [("run", WAITS), ("rollback", WAITS), ("approve", WAITS), ("finish", COMPLETED)] {
+    let script = [
+        ("run", WAITS, Side::Green),
+        ("rollback", WAITS, Side::Blue),
+        ("approve", WAITS, Side::Green),
+        ("finish", COMPLETED, Side::Green),
+    ];
+    for (command, at_last, serving) in script {
         let mut arguments = if command == "run" { vec!["run", &playbook] } else { vec![command] };
         loop {
             let at = u64::try_from(live.records().await.len()).unwrap();
-            // The lease is one record; each process makes a few more, and dies before or after one of them.
+            // The lease is one record; each process makes a few more, and dies before or after one of them. A whole window
+            // is five: with fewer it goes back, and the next one waits the longer for it.
             let when = if deaths % 2 == 0 { "before" } else { "after" };
-            let place = format!("record-{when}#{}:kill", at + 3 + deaths / 2 % 3);
+            let place = format!("record-{when}#{}:kill", at + [3, 4, 5, 8][deaths / 2 % 4]);
             let ended = live.greenlight_with(&[arguments.as_slice(), &["--no-wait"]].concat(), &place).await;
             match ended.code {
                 KILLED => deaths += 1,
@@ -28,7 +35,11 @@ async fn a_coordinator_that_dies_again_and_again_at_its_records_still_carries_th
                 TAKEN => tokio::time::sleep(Duration::from_millis(200)).await,
                 _ => {
                     ended.expect(at_last);
-                    break;
+                    if live.serving().await == serving {
+                        break;
+                    }
+                    // Windows went back, and the next one is not tried at once.
+                    tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }
             // What was asked for is on record, or was never filed.
