@@ -38,7 +38,8 @@ async fn write(at: &Endpoint, id: i64) -> Lsn {
 /// Ends a segment there and waits until it is archived.
 async fn archive(world: &World, at: &Endpoint) {
     let segment = ask(at, "SELECT pg_walfile_name(pg_switch_wal())").await.remove(0);
-    let until = world.clock.monotonic() + LIMIT;
+    // An archiver whose command failed three times waits a minute before it tries again.
+    let until = world.clock.monotonic() + LIMIT * 4;
     while !world.wal().join(&segment).exists() {
         assert!(world.clock.monotonic() < until, "{segment} is not archived");
         world.clock.sleep(std::time::Duration::from_millis(20)).await;
