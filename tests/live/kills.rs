@@ -26,7 +26,7 @@ async fn a_coordinator_that_dies_again_and_again_at_its_records_still_carries_th
             let at = u64::try_from(live.records().await.len()).unwrap();
             // The lease is one record; each process makes a few more, and dies before or after one of them. A whole window
             // is five: with fewer it goes back, and the next one waits the longer for it.
-            let when = if deaths % 2 == 0 { "before" } else { "after" };
+            let when = if deaths.is_multiple_of(2) { "before" } else { "after" };
             let place = format!("record-{when}#{}:kill", at + [3, 4, 5, 8][deaths / 2 % 4]);
             let ended = live.greenlight_with(&[arguments.as_slice(), &["--no-wait"]].concat(), &place).await;
             match ended.code {
