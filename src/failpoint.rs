@@ -1,8 +1,7 @@
 //! Named places at which the live tests stop or kill the coordinator. Compiled in only with the feature `failpoints`; a
 //! release has none.
 //!
-//! `GREENLIGHT_FAILPOINT=name:kill` ends the process as `kill -9` would, `name:stop` freezes it as `SIGSTOP` would,
-//! `name:wait` keeps it there until the file named by `GREENLIGHT_FAILPOINT_FILE` is gone.
+//! `GREENLIGHT_FAILPOINT=name:kill` ends the process as `kill -9` would, `name:stop` freezes it as `SIGSTOP` would.
 
 /// Every place, so that a test can visit each of them.
 pub const NAMES: &[&str] = &[

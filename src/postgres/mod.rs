@@ -160,8 +160,8 @@ pub trait Server: Send + Sync + fmt::Debug {
     async fn slot(&self, name: &str) -> Result<Option<SlotState>, PortError>;
     /// Not repeatable. Its consistent point.
     async fn create_slot(&self, name: &str) -> Result<Lsn, PortError>;
-    /// Advances a slot that is not in use; to an earlier place than it has: nothing. Everything before `to` is durable when
-    /// this returns, also what an apply worker committed without waiting for the disk.
+    /// Advances a slot that is not in use; to an earlier place than it has: nothing. So that less is read and kept, and for
+    /// nothing else: the server may forget it in a crash. Where a flow begins is `set_origin`'s.
     async fn advance_slot(&self, name: &str, to: Lsn) -> Result<(), PortError>;
     /// A slot in use has its sender ended first.
     async fn ensure_no_slot(&self, name: &str) -> Result<(), PortError>;
@@ -169,7 +169,7 @@ pub trait Server: Send + Sync + fmt::Debug {
     /// Creates it, disabled, for the slot and publication of the same name on the other side, which it asks for its tables:
     /// a worker that started before they are known would skip their rows without an error.
     async fn ensure_subscription(&self, name: &str) -> Result<(), PortError>;
-    /// Sets where the subscription begins, durably; only while it is disabled.
+    /// Sets where the subscription begins, durably; only while it is disabled, and never back.
     async fn set_origin(&self, subscription: &str, lsn: Lsn) -> Result<(), PortError>;
     /// Enables it and refreshes its tables without copying.
     async fn ensure_subscribed(&self, subscription: &str) -> Result<(), PortError>;
@@ -181,6 +181,9 @@ pub trait Server: Send + Sync + fmt::Debug {
     async fn ensure_inherited_stopped(&self, subscription: &str) -> Result<(), PortError>;
 
     // --- WAL and promotion ---------------------------------------------------------------------------------------------
+    /// Makes durable all that is committed so far, also what an apply worker committed without waiting for the disk. The place
+    /// after it.
+    async fn flush_wal(&self) -> Result<Lsn, PortError>;
     /// Where the next record goes, or how far a standby has replayed.
     async fn wal_lsn(&self) -> Result<Lsn, PortError>;
     async fn replay_lsn(&self) -> Result<Lsn, PortError>;

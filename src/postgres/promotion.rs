@@ -53,6 +53,15 @@ pub(super) async fn create_restore_point(server: &PgServer, name: &str) -> Resul
 
 /// Where the next record goes, whether or not what is before it has been written out: an apply worker's commits, which do
 /// not wait for that, lie before it in any case.
+/// Apply workers commit without waiting for the disk: what they applied could be seen here and still be lost in a crash,
+/// after the other side was told that it has arrived.
+pub(super) async fn flush_wal(server: &PgServer) -> Result<Lsn, PortError> {
+    let attempted = "make everything durable";
+    let sql = "SELECT pg_current_wal_insert_lsn(), pg_logical_emit_message(true, 'greenlight', 'flush')";
+    let rows = server.session().await?.change(attempted, sql, &[]).await?;
+    cell(one(&rows)?, 0).map(lsn)
+}
+
 pub(super) async fn wal_lsn(server: &PgServer) -> Result<Lsn, PortError> {
     let sql = "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END";
     position(server, "read the log's position", sql).await

@@ -284,6 +284,10 @@ impl Server for PgServer {
         subscription::ensure_inherited_stopped(self, subscription).await
     }
 
+    async fn flush_wal(&self) -> Result<Lsn, PortError> {
+        promotion::flush_wal(self).await
+    }
+
     async fn wal_lsn(&self) -> Result<Lsn, PortError> {
         promotion::wal_lsn(self).await
     }

@@ -65,25 +65,14 @@ async fn oldest_transactions(session: &Session) -> Result<String, PortError> {
     cell(one(&rows)?, 0)
 }
 
-/// Also makes everything before `to` durable. Apply workers commit without waiting for the disk: what they applied could
-/// be seen here and still be lost in a crash, after the other side was told that it has arrived.
 pub(super) async fn advance(server: &PgServer, name: &str, to: Lsn) -> Result<(), PortError> {
     let attempted = format!("advance slot `{name}` to {to}");
     let session = server.session().await?;
     let target = PgLsn::from(to.0);
-    // The slot is not moved beyond what is on the disk either: less, and without an error, if this were not done.
-    let flush = "SELECT CASE WHEN pg_current_wal_flush_lsn() < $1 THEN pg_logical_emit_message(true, 'greenlight', 'flush') END";
     let advance = "SELECT pg_replication_slot_advance(slot_name, $2) FROM pg_replication_slots \
                    WHERE slot_name = $1 AND confirmed_flush_lsn < $2";
     let params = [(&name as _, Type::NAME), (&target as _, Type::PG_LSN)];
-    // Sent together, done in order, each in a transaction of its own.
-    let (flushed, advanced) = futures_util::future::join(
-        session.change(&attempted, flush, &[(&target, Type::PG_LSN)]),
-        session.change(&attempted, advance, &params),
-    )
-    .await;
-    flushed?;
-    if advanced?.is_empty() && read(server, name).await?.is_none() {
+    if session.change(&attempted, advance, &params).await?.is_empty() && read(server, name).await?.is_none() {
         return Err(PortError::refused(attempted).because("there is no such slot"));
     }
     Ok(())

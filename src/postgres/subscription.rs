@@ -138,7 +138,8 @@ pub(super) async fn set_origin(server: &PgServer, name: &str, lsn: Lsn) -> Resul
     let attempted = format!("set where subscription `{name}` begins to {lsn}");
     // The message makes the transaction one that waits for the disk. Otherwise a crash would forget the place, and the
     // changes since the slot's own one would come twice.
-    let sql = "SELECT pg_replication_origin_advance('pg_' || oid, $2), pg_logical_emit_message(true, 'greenlight', 'origin') \
+    let sql = "SELECT CASE WHEN coalesce(pg_replication_origin_progress('pg_' || oid, true), '0/0') < $2 \
+                 THEN pg_replication_origin_advance('pg_' || oid, $2) END, pg_logical_emit_message(true, 'greenlight', 'origin') \
                FROM pg_subscription WHERE subname = $1 AND NOT subenabled \
                  AND subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())";
     let params = [(&name as _, Type::NAME), (&PgLsn::from(lsn.0) as _, Type::PG_LSN)];

@@ -65,7 +65,9 @@ impl Basebackup {
     /// What would put segments here safely: never over one that is there, never half of one under its name.
     fn archive_command(&self) -> String {
         let wal = quoted(&text(&self.wal_folder()));
-        format!("test ! -f {wal}/%f && cp %p {wal}/%f.tmp && sync {wal}/%f.tmp && mv {wal}/%f.tmp {wal}/%f")
+        // Green has blue's last segments too: one that is there already, and the same, is archived.
+        let new = format!("test ! -f {wal}/%f && cp %p {wal}/%f.tmp && sync {wal}/%f.tmp && mv {wal}/%f.tmp {wal}/%f");
+        format!("cmp -s %p {wal}/%f || {{ {new}; }}")
     }
 
     /// A connection string for a program on the host, and the password file that it names, written there.

@@ -3,6 +3,7 @@
 use crate::world::{APPROVAL, COMPLETED, KILLED, Live, ROLLED_BACK, Setup, WAITS};
 use greenlight::run::{Event, Fact};
 use greenlight::word::Side;
+use tokio::process::Child;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn blue_and_green_and_pgbouncer_crash_during_the_sync_and_the_cutover_still_loses_nothing() {
@@ -42,19 +43,44 @@ async fn blue_and_green_and_pgbouncer_crash_during_the_sync_and_the_cutover_stil
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn green_crashes_inside_the_window_and_blue_serves_on() {
+async fn green_crashes_inside_the_window_while_the_coordinator_hangs_and_blue_serves_on() {
     let mut live = Live::up(Setup { playbook: APPROVAL, ..Setup::default() }).await;
     live.start_writing().await;
     live.run().await.expect(WAITS);
-    let stopped = live.start(&["approve", "--no-wait"], "window-drained:stop");
-    live.see_record("the window is open", |event| matches!(event, Event::FactLearned { fact: Fact::WindowOpened { .. }, .. }))
-        .await;
+    let hanging = live.start(&["approve", "--no-wait"], "window-drained:stop");
+    live.until("it hangs inside the window", async || is_stopped(&hanging)).await;
     live.lab.crash(Side::Green);
-    crate::world::wait(stopped).await.expect(KILLED);
+    crate::world::wait(hanging).await.expect(KILLED);
     live.see_writes(50).await;
     live.see_it_safe().await;
     assert_eq!((live.serving().await, live.last_window().await), (Side::Blue, (false, true)));
     live.lab.start(Side::Green).await.unwrap();
+    live.run().await.expect(WAITS);
+    assert_eq!(live.serving().await, Side::Green);
+    live.see_writes(20).await;
+    live.nothing_is_lost(Side::Green).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn green_crashes_inside_the_window_and_the_coordinator_goes_back_by_itself_and_tries_again() {
+    let mut live = Live::up(Setup { playbook: APPROVAL, ..Setup::default() }).await;
+    live.start_writing().await;
+    live.run().await.expect(WAITS);
+    let coordinator = live.start(&["approve", "--no-wait"], "window-fenced:stop");
+    live.until("it is inside the window", async || is_stopped(&coordinator)).await;
+    live.lab.crash(Side::Green);
+    let pid = coordinator.id().unwrap().to_string();
+    assert!(std::process::Command::new("kill").args(["-CONT", &pid]).status().unwrap().success());
+    live.see_record("the window went back", |event| {
+        matches!(event, Event::FactLearned { fact: Fact::WindowClosed { moved: false, by_guard: false, .. }, .. })
+    })
+    .await;
+    live.see_writes(50).await;
+    assert_eq!(live.serving().await, Side::Blue);
+    live.lab.start(Side::Green).await.unwrap();
+    // It hangs in its next window too, and is ended by the guard.
+    crate::world::wait(coordinator).await.expect(KILLED);
+    live.see_it_safe().await;
     live.run().await.expect(WAITS);
     assert_eq!(live.serving().await, Side::Green);
     live.see_writes(20).await;
@@ -72,4 +98,10 @@ async fn green_is_lost_for_good_during_the_sync_and_the_run_can_be_abandoned_wit
     live.nothing_is_lost(Side::Blue).await;
     let slots = crate::world::ask(&live.lab.endpoint(Side::Blue), "select slot_name from pg_replication_slots").await;
     assert_eq!(slots, Vec::<String>::new());
+}
+
+/// Whether the process was stopped, as `SIGSTOP` does.
+fn is_stopped(process: &Child) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.id().unwrap())).unwrap();
+    stat.rsplit_once(") ").unwrap().1.starts_with('T')
 }

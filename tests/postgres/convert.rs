@@ -141,11 +141,11 @@ async fn cut_over(old: &PgServer, new: &PgServer, flow: &str, back: &str, marker
     marker_arrives(old, new, marker).await;
     new.set_sequences(&old.sequences().await.unwrap(), 100).await.unwrap();
     new.ensure_unsubscribed(flow).await.unwrap();
-    let follow_from = new.wal_lsn().await.unwrap();
-    new.advance_slot(back, follow_from).await.unwrap();
+    let follow_from = new.flush_wal().await.unwrap();
     new.ensure_fence(Fence::Open).await.unwrap();
     assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
     old.ensure_fence(Fence::Triggers).await.unwrap();
+    old.set_origin(back, follow_from).await.unwrap();
     old.ensure_subscribed(back).await.unwrap();
     assert_eq!(old.probe_fence().await.unwrap(), FenceProbe::Holds);
     marker_arrives(new, old, marker + 1).await;

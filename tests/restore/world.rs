@@ -225,7 +225,8 @@ fn new_server(folder: &Path, store: &Path, kind: Kind) -> NewServer {
         Kind::Receive => String::new(),
         Kind::Archive => {
             let wal = format!("'{}'", store.join("wal").display().to_string().replace('\'', r"'\''").replace('%', "%%"));
-            format!("test -d {wal} && test ! -f {wal}/%f && cp %p {wal}/%f.tmp && mv {wal}/%f.tmp {wal}/%f")
+            let new = format!("test -d {wal} && test ! -f {wal}/%f && cp %p {wal}/%f.tmp && mv {wal}/%f.tmp {wal}/%f");
+            format!("cmp -s %p {wal}/%f || {{ {new}; }}")
         }
         Kind::Pgbackrest => {
             format!("pgbackrest --config={} --stanza=shop archive-push %p", folder.join("pgbackrest.conf").display())

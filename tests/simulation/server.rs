@@ -248,7 +248,7 @@ impl Server for FakeServer {
                     return Err(call.error(Failure::Refused).because("it exists already"));
                 }
                 let at = node.log.len();
-                node.slots[flow as usize] = Some(at);
+                (node.slots[flow as usize], node.slots_at_first[flow as usize]) = (Some(at), at);
                 Ok(lsn(at))
             })
             .await
@@ -306,7 +306,7 @@ impl Server for FakeServer {
         self.world
             .change(call, move |world, _| match &mut world.reach_mut(call, Inside)?.subscriptions[flow as usize] {
                 Some(found) if !found.enabled => {
-                    found.origin = place(to);
+                    found.origin = found.origin.max(place(to));
                     Ok(())
                 }
                 _ => Err(call.error(Failure::Refused).because("there is no such subscription, or it is enabled")),
@@ -330,6 +330,11 @@ impl Server for FakeServer {
     async fn ensure_inherited_stopped(&self, subscription: &str) -> Result<(), PortError> {
         assert_eq!(subscription, INHERITED);
         self.change("ensure_inherited_stopped", Inside, |node, _| node.inherited_runs = false).await
+    }
+
+    async fn flush_wal(&self) -> Result<Lsn, PortError> {
+        let call = self.call("flush_wal", Kind::Change);
+        self.world.change(call, move |world, _| Ok(lsn(world.reach(call, Inside)?.log.len()))).await
     }
 
     async fn wal_lsn(&self) -> Result<Lsn, PortError> {

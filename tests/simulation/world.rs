@@ -116,6 +116,8 @@ pub(crate) struct Node {
     pub(crate) publications: [Option<bool>; 2],
     /// Each one's place in the log.
     pub(crate) slots: [Option<usize>; 2],
+    /// Where each was made: where a crash puts it back to, when nothing was saved since.
+    pub(crate) slots_at_first: [usize; 2],
     pub(crate) physical_slot: bool,
     pub(crate) subscriptions: [Option<Subscription>; 2],
     pub(crate) inherited_runs: bool,
@@ -155,6 +157,7 @@ impl Node {
             rows: Rows::default(),
             publications: [None; 2],
             slots: [None; 2],
+            slots_at_first: [0; 2],
             physical_slot: false,
             subscriptions: [None; 2],
             inherited_runs: false,
@@ -561,7 +564,11 @@ impl World {
     /// The server is restarted: every session of it is gone.
     pub(crate) fn restart(&mut self, side: Side) {
         self.node(side).sessions.clear();
-        self.node(side).open_transaction = None;
+        let node = self.node(side);
+        node.open_transaction = None;
+        for (slot, at_first) in node.slots.iter_mut().zip(node.slots_at_first) {
+            *slot = slot.map(|_| at_first);
+        }
         for subscription in self.nodes.iter_mut().flat_map(|node| node.subscriptions.iter_mut().flatten()) {
             subscription.connected = false;
         }

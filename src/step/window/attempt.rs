@@ -1,4 +1,4 @@
-//! One try: pause, fence, marker and sequences side by side, the waiting slot, the commit point, open, repoint, resume.
+//! One try: pause, fence, marker and sequences side by side, flush, the commit point, open, repoint, resume.
 
 use super::safety::{self, By};
 use crate::postgres::{Fence, FenceProbe, Server, sequences_behind};
@@ -63,10 +63,9 @@ async fn until_commit(cx: &mut StepContext<'_>, to: Side, watch: &mut StopWatch)
     watch.lap(cx, "drain");
     crate::failpoint!("window-drained");
 
-    // The waiting flow of `new` begins after all that came from `old`.
-    let follow_from = new.wal_lsn().await?;
-    new.advance_slot(cx.plan.names.flow_from(to), follow_from).await?;
-    watch.lap(cx, "reverse slot");
+    // All that came from `old` is before this place: `old` will follow from here.
+    let follow_from = new.flush_wal().await?;
+    watch.lap(cx, "flush");
     crate::failpoint!("window-before-commit");
     watch.left(cx)?;
     Ok(follow_from)

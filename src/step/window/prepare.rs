@@ -31,7 +31,7 @@ pub(super) async fn look(cx: &mut StepContext<'_>, to: Side) -> Result<Option<St
     // The slot that `from` will follow has kept everything since the last window; moved up now, it has little to read in
     // the pause. Sequences likewise.
     let (old, new) = (cx.server(from), cx.server(to));
-    let at = new.wal_lsn().await?;
+    let at = new.flush_wal().await?;
     new.advance_slot(cx.plan.names.flow_from(to), at).await?;
     new.set_sequences(&old.sequences().await?, cx.plan.window.sequence_margin).await?;
     flow_is_close(cx, from).await

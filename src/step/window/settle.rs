@@ -17,8 +17,14 @@ pub(super) async fn follow_back(cx: &mut StepContext<'_>, serving: Side) -> Resu
         Side::Green => relax_blue(cx).await?,
         Side::Blue => restore_blue(cx).await?,
     }
-    // The slot stands where the commit point says, so the subscription needs no place of its own.
-    server.ensure_subscribed(cx.plan.names.flow_from(serving)).await?;
+    // It begins where the commit point says: after the changes that came from the follower itself. The place is the
+    // subscription's, which is durable; that of a slot may go back in a crash, and the follower would get its own rows again.
+    let name = cx.plan.names.flow_from(serving);
+    if !server.subscription(name).await?.is_some_and(|subscription| subscription.enabled) {
+        let follow_from = cx.run().follow_from().expect("the writer moved at a commit point");
+        server.set_origin(name, follow_from).await?;
+    }
+    server.ensure_subscribed(name).await?;
     crate::failpoint!("settle-subscribed");
     if let FenceProbe::Leaks { how } = server.probe_fence().await? {
         return Err(PortError::transient(format!("keep {follower} fenced")).because(how));
