@@ -53,7 +53,7 @@ const LAYERS: &[Layer] = &[
     layer("validate", "process schema plan postgres", "", "rusqlite"),
     layer("snapshot", "process schema plan postgres", "", "rusqlite"),
     // What happens.
-    layer("step", "schema plan run", "postgres migrate provider route validate", NO_WORLD),
+    layer("step", "schema plan run", "postgres migrate provider route validate snapshot", NO_WORLD),
     layer("engine", "schema plan run step", "journal postgres route provider", NO_WORLD),
     // The edge, which knows both sides.
     layer("lab", "process schema plan run playbook postgres migrate provider route validate snapshot journal engine", "", ""),

@@ -78,4 +78,8 @@ impl Records for Unwritten {
     fn run(&self) -> &Run {
         &self.0
     }
+
+    fn is_lost(&self) -> bool {
+        false
+    }
 }

@@ -2,14 +2,14 @@
 
 use super::arguments::{Output, RestoreArgs, Shared};
 use super::meter::Meter;
-use super::{Exit, print, snapshot, state};
+use super::{Exit, print, state};
 use crate::plan::HostSpec;
 use crate::playbook::Playbook;
 use crate::postgres::catalog;
 use crate::snapshot::restore::{self, Place, RestorePlan, Restored, Target};
 use crate::snapshot::{Point, SnapshotStore};
 use crate::word::{Clock, Endpoint, SystemClock};
-use crate::{schema, wire};
+use crate::{schema, validate, wire};
 use anyhow::{Context, anyhow, bail};
 
 pub(super) async fn run(shared: &Shared, args: &RestoreArgs) -> anyhow::Result<Exit> {
@@ -147,7 +147,7 @@ async fn conclude(
     done: &Restored,
 ) -> anyhow::Result<Exit> {
     let mut differences = Vec::new();
-    if let Err(error) = snapshot::holds(playbook, done.endpoint.clone()).await {
+    if let Err(error) = validate::hold(&done.endpoint, &playbook.validate.assertions).await {
         differences.push(error.chain());
     }
     differences.extend(other_schema(shared, target, &done.endpoint).await?);

@@ -116,6 +116,13 @@ fn because(reason: Option<&str>) -> String {
 
 fn fact_line(fact: &Fact) -> Option<String> {
     Some(match fact {
+        Fact::BackedUp { backup, ended_at, place, archived_ms, restore_ms } => {
+            let restore = restore_ms.map(|ms| format!("; a restore would take about {} s", ms.div_ceil(1000)));
+            format!(
+                "backup {backup} of {ended_at} in {place} is whole and verified; WAL reaches the archive in {archived_ms} ms{}",
+                restore.unwrap_or_default()
+            )
+        }
         Fact::RestorePoint { name, lsn } => format!("restore point {name} at {lsn}"),
         Fact::StandbyMade { data_dir, .. } => format!("standby made in {data_dir}"),
         Fact::SlotMade { on, name, lsn } => format!("slot {name} on {on}, from {lsn}"),

@@ -6,14 +6,10 @@ use super::{Exit, print, state};
 use crate::journal::Journal;
 use crate::playbook::Playbook;
 use crate::run::{Event, Fact};
-use crate::snapshot::{Backup, BackupState, Need, SnapshotStore, Source, newest_before, prove, reach, removable};
-use crate::word::{Clock, Endpoint, PortError, SystemClock};
+use crate::snapshot::{ARCHIVE_LIMIT, Backup, BackupState, Need, SnapshotStore, Source, newest_before, prove, reach, removable};
+use crate::word::{Clock, SystemClock};
 use crate::{validate, wire};
 use anyhow::bail;
-use std::time::Duration;
-
-/// How long a segment may take into the archive.
-const ARCHIVE_LIMIT: Duration = Duration::from_mins(2);
 
 pub(super) async fn run(shared: &Shared, command: &SnapshotCommand) -> anyhow::Result<Exit> {
     let path = match command {
@@ -96,7 +92,8 @@ async fn take(
 async fn proved(playbook: &Playbook, store: &dyn SnapshotStore, source: &Source) -> anyhow::Result<()> {
     let (clock, meter) = (SystemClock::new(), Meter::new());
     let progress = |what: &str, done: u64, all: u64| meter.tell(what, done, all);
-    let proof = prove(store, &source.at, &clock, &progress, |at| holds(playbook, at)).await;
+    let assertions = &playbook.validate.assertions;
+    let proof = prove(store, &source.at, &clock, &progress, async |at| validate::hold(&at, assertions).await).await;
     meter.clear();
     let proof = proof?;
     let (copy, replay) = (proof.measured.copy_ms, proof.measured.replay_ms);
@@ -106,17 +103,6 @@ async fn proved(playbook: &Playbook, store: &dyn SnapshotStore, source: &Source)
         playbook.validate.assertions.len()
     ));
     Ok(())
-}
-
-/// The playbook's assertions hold on this server.
-pub(super) async fn holds(playbook: &Playbook, at: Endpoint) -> Result<(), PortError> {
-    let assertions = validate::assertions("the restored server", &at, &playbook.validate.assertions);
-    let findings = assertions.check(&|_, _, _| ()).await?;
-    if findings.differences.is_empty() {
-        return Ok(());
-    }
-    let found: Vec<String> = findings.differences.iter().map(ToString::to_string).collect();
-    Err(PortError::refused("see the assertions hold on the restored server").because(found.join("; ")))
 }
 
 async fn list(shared: &Shared, store: &dyn SnapshotStore) -> anyhow::Result<Exit> {

@@ -133,6 +133,10 @@ impl Records for Book {
     fn run(&self) -> &Run {
         &self.run
     }
+
+    fn is_lost(&self) -> bool {
+        self.lost.is_some()
+    }
 }
 
 /// The guard's act: takes the run over whoever holds it, and makes an open window safe, trying again until it is.

@@ -1,7 +1,7 @@
 use super::preflight::{self, Look};
 use super::{
-    Basis, Gate, GreenSurvey, HistorySpec, LimitsSpec, Names, OnFailure, Plan, RouteSpec, ServerSpec, SoakSpec, StandbySpec,
-    Survey, ValidateSpec, WindowSpec, line,
+    Basis, Gate, GreenSurvey, HistorySpec, LimitsSpec, Names, OnFailure, Plan, RouteSpec, ServerSpec, SnapshotSpec, SoakSpec,
+    StandbySpec, Strategy, Survey, ValidateSpec, WindowSpec, line,
 };
 use crate::migrate::Migration;
 use crate::schema::{self, Catalog, FlowOptions, Seen, SeenWrite};
@@ -15,6 +15,8 @@ const FORMAT: u32 = 1;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PlanInput {
     pub name: String,
+    #[serde(default)]
+    pub strategy: Strategy,
     pub blue: ServerSpec,
     pub green: ServerSpec,
     /// Green is to be made by the run.
@@ -27,6 +29,11 @@ pub struct PlanInput {
     pub soak: SoakSpec,
     pub limits: LimitsSpec,
     pub on_failure: OnFailure,
+    /// Where it is another one than `on_failure`.
+    #[serde(default)]
+    pub on_failure_of: FailurePhases,
+    #[serde(default)]
+    pub snapshot: Option<SnapshotSpec>,
     pub before_migrate: Gate,
     pub before_window: Gate,
     /// `code` or `code:object` of findings that the operator accepts.
@@ -35,12 +42,23 @@ pub struct PlanInput {
     pub migrations: Vec<Migration>,
 }
 
+/// What happens on a failure in each part of the line; `None`: what the playbook says of all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailurePhases {
+    /// Everything before the migrations.
+    pub prepare: Option<OnFailure>,
+    pub migrate: Option<OnFailure>,
+    pub validate: Option<OnFailure>,
+    /// The window; a freeze is one, with its migrations and its comparison in it.
+    pub window: Option<OnFailure>,
+}
+
 /// The plan that follows from what a person wants and what was seen. Always a plan: what stands in the way of running it
 /// is in its findings.
 pub fn compile(input: PlanInput, survey: &Survey, run: RunId, now: Timestamp) -> Plan {
     let pending = pending(&input, survey);
     // Without a shadow nothing is known of the schema to come, until the migrations are tried on green.
-    let provisional = survey.shadow.is_err() && !pending.is_empty();
+    let provisional = survey.shadow.is_err() && !pending.is_empty() && input.strategy == Strategy::Sync;
     let basis = provisional.then(|| Box::new(Basis { input: input.clone(), survey: survey.clone() }));
     let wanted = input.clone();
     let names = Names::new(&run);
@@ -48,6 +66,7 @@ pub fn compile(input: PlanInput, survey: &Survey, run: RunId, now: Timestamp) ->
         format: FORMAT,
         run,
         name: input.name,
+        strategy: input.strategy,
         made_at: now,
         blue: input.blue,
         green: input.green,
@@ -60,6 +79,7 @@ pub fn compile(input: PlanInput, survey: &Survey, run: RunId, now: Timestamp) ->
         soak: input.soak,
         limits: input.limits,
         on_failure: input.on_failure,
+        snapshot: input.snapshot,
         names,
         steps: Vec::new(),
         tables: Vec::new(),
@@ -88,9 +108,14 @@ pub(super) fn settle(plan: &mut Plan, input: &PlanInput, survey: &Survey) {
         accepted: accepted(input, before),
         history: vec![RelationName::new(&input.history.schema, "schema_migrations")],
         major: survey.blue.major(),
+        frozen: input.strategy == Strategy::Freeze,
     };
     plan.tables = schema::flows(before, after, &seen, &options);
-    plan.sync_triggers = schema::sync_triggers(before, after);
+    plan.sync_triggers = match input.strategy {
+        Strategy::Sync => schema::sync_triggers(before, after),
+        // No row comes from blue.
+        Strategy::Freeze => Vec::new(),
+    };
     plan.green_fingerprint = survey.shadow.as_ref().ok().map(|shadow| schema::fingerprint(&shadow.after));
     plan.findings = preflight::check(&Look {
         input,
@@ -99,7 +124,7 @@ pub(super) fn settle(plan: &mut Plan, input: &PlanInput, survey: &Survey) {
         tables: &plan.tables,
         sync_triggers: &plan.sync_triggers,
     });
-    plan.steps = line::steps(plan, &survey.blue, input.before_migrate.clone(), input.before_window.clone());
+    plan.steps = line::steps(plan, &survey.blue, input);
 }
 
 /// The migrations that blue has not.

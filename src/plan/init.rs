@@ -152,6 +152,7 @@ fn wal_kept(blue: &ServerSurvey) -> u64 {
 /// What preflight says of a run of nothing, with the playbook's defaults.
 fn findings(look: &FirstLook<'_>, wal_kept: u64) -> Vec<Finding> {
     let input = PlanInput {
+        strategy: crate::plan::Strategy::Sync,
         name: "first".to_owned(),
         blue: ServerSpec { url: look.blue_url.clone(), peer_url: None },
         green: ServerSpec { url: look.green_url.clone(), peer_url: None },
@@ -164,12 +165,15 @@ fn findings(look: &FirstLook<'_>, wal_kept: u64) -> Vec<Finding> {
             long_transactions: LongTransactions::Wait,
             transaction_age_max_ms: 5_000,
             sequence_margin: 1_000,
+            reads_on_blue: false,
         },
         validate: ValidateSpec { rows: true, chunk_rows: 50_000, parallel: 2, exclude: Vec::new(), assertions: Vec::new() },
         history: HistorySpec { schema: "public".to_owned(), lock_timeout_ms: 2_000, lock_retries: 10 },
         soak: SoakSpec { for_secs: 72 * 3600, then_finish: false },
         limits: LimitsSpec { wal_kept_bytes_max: wal_kept },
         on_failure: OnFailure::Rollback,
+        on_failure_of: crate::plan::FailurePhases::default(),
+        snapshot: None,
         before_migrate: Gate::default(),
         before_window: Gate::default(),
         accept: Vec::new(),

@@ -1,30 +1,65 @@
-//! The line of steps of the strategy `sync`: what each does, how it is taken back, and what it will send.
+//! The line of steps of each strategy: what each does, how it is taken back, and what it will send.
 
 use super::figures::{bytes, count, milliseconds};
 use super::statements::Statements;
-use super::{Gate, LongTransactions, Plan, PlannedStep, Reversal, ServerSurvey, StepName};
+use super::statements::blue;
+use super::{
+    FailurePhases, Gate, LongTransactions, OnFailure, Plan, PlanInput, PlannedStep, Reversal, ServerSurvey, SnapshotSpec,
+    StepName, Strategy,
+};
 use crate::postgres::{published_forward, published_whole};
 use crate::schema::{Flow, TableFlow};
 
 /// The steps, in order. `plan` is whole but for them.
-pub(super) fn steps(plan: &Plan, blue: &ServerSurvey, before_migrate: Gate, before_window: Gate) -> Vec<PlannedStep> {
+pub(super) fn steps(plan: &Plan, blue: &ServerSurvey, input: &PlanInput) -> Vec<PlannedStep> {
     let sql = Statements::new(plan, blue);
-    let mut steps = vec![prepare_blue(&sql)];
+    let mut steps: Vec<PlannedStep> = plan.snapshot.as_ref().map(snapshot).into_iter().collect();
+    steps.push(prepare_blue(&sql));
     if let Some(standby) = &plan.standby {
         let says = format!("Copy blue into `{}` and start it there as a standby.", standby.data_dir.display());
         let way_back = "The standby is stopped and its folder removed; its slot on blue is dropped.";
         steps.push(step(StepName::CreateStandby, says, way_back, sql.create_standby(standby)));
     }
-    steps.extend([publish_blue(plan, &sql), attach_green(&sql), subscribe_green(&sql)]);
-    if plan.provisional {
-        steps.push(shadow_green(&sql));
+    let before_window = input.before_window.clone();
+    match plan.strategy {
+        Strategy::Sync => {
+            steps.extend([publish_blue(plan, &sql), attach_green(&sql), subscribe_green(&sql)]);
+            if plan.provisional {
+                steps.push(shadow_green(&sql));
+            }
+            steps.push(narrow_flow(plan, &sql));
+            steps.push(PlannedStep { gate: input.before_migrate.clone(), ..migrate_green(plan, &sql) });
+            steps.extend([warm_green(&sql), arm_reverse(&sql), validate_green(plan, &sql)]);
+            steps.push(PlannedStep { gate: before_window, ..window(plan, &sql) });
+        }
+        Strategy::Freeze => {
+            steps.push(arm_freeze(&sql));
+            steps.push(PlannedStep { gate: before_window, ..freeze(plan, &sql) });
+        }
     }
-    steps.push(narrow_flow(plan, &sql));
-    steps.push(PlannedStep { gate: before_migrate, ..migrate_green(plan, &sql) });
-    steps.extend([warm_green(&sql), arm_reverse(&sql), validate_green(plan, &sql)]);
-    steps.push(PlannedStep { gate: before_window, ..window(plan, &sql) });
     steps.extend([soak(plan, &sql), finish(&sql)]);
+    for step in &mut steps {
+        step.on_failure = on_failure(step.name, &input.on_failure_of);
+    }
     steps
+}
+
+fn on_failure(name: StepName, of: &FailurePhases) -> Option<OnFailure> {
+    match name {
+        StepName::MigrateGreen | StepName::ShadowGreen => of.migrate,
+        StepName::WarmGreen | StepName::ValidateGreen => of.validate,
+        StepName::Window => of.window,
+        StepName::Soak | StepName::Finish => None,
+        StepName::Snapshot
+        | StepName::PrepareBlue
+        | StepName::CreateStandby
+        | StepName::PublishBlue
+        | StepName::AttachGreen
+        | StepName::SubscribeGreen
+        | StepName::NarrowFlow
+        | StepName::ArmReverse
+        | StepName::ArmFreeze => of.prepare,
+    }
 }
 
 fn step(name: StepName, says: impl Into<String>, way_back: impl Into<String>, sql: Vec<String>) -> PlannedStep {
@@ -35,6 +70,7 @@ fn step(name: StepName, says: impl Into<String>, way_back: impl Into<String>, sq
         gate: Gate::default(),
         attempts_max,
         backoff_ms,
+        on_failure: None,
         sql,
         says: says.into(),
         way_back: way_back.into(),
@@ -43,7 +79,7 @@ fn step(name: StepName, says: impl Into<String>, way_back: impl Into<String>, sq
 
 fn reversal(name: StepName) -> Reversal {
     match name {
-        StepName::WarmGreen | StepName::ValidateGreen => Reversal::Nothing,
+        StepName::Snapshot | StepName::WarmGreen | StepName::ValidateGreen => Reversal::Nothing,
         StepName::Finish => Reversal::PointOfNoReturn,
         StepName::PrepareBlue
         | StepName::CreateStandby
@@ -54,6 +90,7 @@ fn reversal(name: StepName) -> Reversal {
         | StepName::NarrowFlow
         | StepName::MigrateGreen
         | StepName::ArmReverse
+        | StepName::ArmFreeze
         | StepName::Window
         | StepName::Soak => Reversal::Revert,
     }
@@ -67,7 +104,8 @@ fn patience(name: StepName) -> (u32, u64) {
         StepName::Soak => (1_000, 1_000),
         StepName::Window | StepName::ValidateGreen => (50, 500),
         StepName::Finish => (20, 2_000),
-        StepName::PrepareBlue
+        StepName::Snapshot
+        | StepName::PrepareBlue
         | StepName::CreateStandby
         | StepName::PublishBlue
         | StepName::AttachGreen
@@ -76,8 +114,20 @@ fn patience(name: StepName) -> (u32, u64) {
         | StepName::NarrowFlow
         | StepName::MigrateGreen
         | StepName::WarmGreen
-        | StepName::ArmReverse => (8, 1_000),
+        | StepName::ArmReverse
+        | StepName::ArmFreeze => (8, 1_000),
     }
+}
+
+fn snapshot(spec: &SnapshotSpec) -> PlannedStep {
+    let proof =
+        if spec.prove { ", and restore the newest backup to a throwaway server, on which the assertions must hold" } else { "" };
+    let says = format!(
+        "See a whole backup that is at most {} old and read all of it against its manifest, or take one now; see WAL reach the \
+         archive{proof}.",
+        milliseconds(spec.max_age_secs.saturating_mul(1000)),
+    );
+    step(StepName::Snapshot, says, "Nothing to take back: a backup stays.", vec![blue("SELECT pg_switch_wal()")])
 }
 
 fn prepare_blue(sql: &Statements<'_>) -> PlannedStep {
@@ -188,6 +238,30 @@ fn window(plan: &Plan, sql: &Statements<'_>) -> PlannedStep {
         number => format!("{way_back} Except for {}, see the verdicts.", count(number, "table")),
     };
     step(StepName::Window, says, way_back, sql.window())
+}
+
+fn arm_freeze(sql: &Statements<'_>) -> PlannedStep {
+    let says = "Put blue's fence in place, still open, and see that green has it too and is close behind.";
+    let way_back = "A green that was promoted is given up: it is left taking no connections, to be rebuilt. Blue is not touched.";
+    step(StepName::ArmFreeze, says, way_back, sql.arm_freeze())
+}
+
+fn freeze(plan: &Plan, sql: &Statements<'_>) -> PlannedStep {
+    let migrations = count(plan.migrations.len(), "migration");
+    let reads =
+        if plan.window.reads_on_blue { "Blue answers reads meanwhile and refuses writes" } else { "All clients wait meanwhile" };
+    let says = format!(
+        "Freeze blue, promote green once it has replayed everything, run {migrations} on it, compare the two exactly, and move the \
+         writer. {reads}: at most {}. Before the commit point every way leads back to blue, after it forward to green.",
+        milliseconds(plan.window.max_pause_ms),
+    );
+    let way_back = "Until the commit point blue is opened again at once. After it the same window in the other direction, with every \
+                    write that green took.";
+    let way_back = match plan.tables.iter().filter(|flow| loses(flow)).count() {
+        0 => way_back.to_owned(),
+        number => format!("{way_back} Except for {}, see the verdicts.", count(number, "table")),
+    };
+    step(StepName::Window, says, way_back, sql.freeze())
 }
 
 fn loses(flow: &TableFlow) -> bool {

@@ -19,7 +19,7 @@ mod snapshot;
 mod statements;
 mod survey;
 
-pub use compile::{PlanInput, compile};
+pub use compile::{FailurePhases, PlanInput, compile};
 pub use finding::{Answer, Finding};
 pub use gate::{Day, Gate, OpenHours};
 pub use init::{FirstLook, first_playbook};
@@ -34,10 +34,36 @@ use crate::word::{RelationName, RunId, Side, Template, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::{fmt, path::PathBuf, time::Duration};
 
+/// How the change is made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Strategy {
+    /// Green, a physical standby of blue, is turned into a logical one without copying a row and is migrated while it follows
+    /// blue; the writer then moves in a pause of milliseconds, and blue follows green until the end, so that going back loses
+    /// nothing.
+    #[default]
+    Sync,
+    /// Blue stands still for as long as the migrations take: green, its physical standby, is promoted, migrated and compared
+    /// with it exactly, and then serves. Until then the way back is to open blue again; after it blue follows green.
+    Freeze,
+}
+
+impl Strategy {
+    /// As a playbook writes it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Strategy::Sync => "sync",
+            Strategy::Freeze => "freeze",
+        }
+    }
+}
+
 /// A named move of the line. Each has one file in `step/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StepName {
+    /// A backup that is whole, verified and young enough, and WAL that is seen to reach the archive.
+    Snapshot,
     /// Claim blue for this run: schema `greenlight`, marker, fence function, restore point.
     PrepareBlue,
     /// Make a physical standby with `pg_basebackup`, where the playbook asks for it.
@@ -58,6 +84,8 @@ pub enum StepName {
     /// Reverse publication and slot on green, disabled reverse subscription on blue.
     ArmReverse,
     ValidateGreen,
+    /// See that green is close behind, with everything on it that blue's fence will need. Of the strategy `freeze`.
+    ArmFreeze,
     /// The short pause in which the writer changes.
     Window,
     /// Blue follows green, rollback loses nothing.
@@ -70,6 +98,7 @@ impl StepName {
     /// The step's name for people, the same in plan, journal, status and documentation.
     pub fn title(self) -> &'static str {
         match self {
+            StepName::Snapshot => "snapshot",
             StepName::PrepareBlue => "prepare blue",
             StepName::CreateStandby => "create standby",
             StepName::PublishBlue => "publish blue",
@@ -81,6 +110,7 @@ impl StepName {
             StepName::WarmGreen => "warm green",
             StepName::ArmReverse => "arm the way back",
             StepName::ValidateGreen => "validate green",
+            StepName::ArmFreeze => "arm the freeze",
             StepName::Window => "window",
             StepName::Soak => "soak",
             StepName::Finish => "finish",
@@ -113,6 +143,9 @@ pub struct PlannedStep {
     /// Tries before a transient failure is final.
     pub attempts_max: u32,
     pub backoff_ms: u64,
+    /// What happens when it fails for good, where that is not what the plan says of all steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_failure: Option<OnFailure>,
     /// What the step will send, in order, for a person to read. Values known only at run time stand as `<...>`.
     pub sql: Vec<String>,
     /// One line: what it does and, where that is not plain, why.
@@ -187,6 +220,9 @@ pub struct WindowSpec {
     pub transaction_age_max_ms: u64,
     /// Added to each sequence's value on the side that is opened.
     pub sequence_margin: u64,
+    /// Blue goes on answering reads while it is frozen, and refuses writes; otherwise all clients wait.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reads_on_blue: bool,
 }
 
 impl WindowSpec {
@@ -242,6 +278,8 @@ pub struct Plan {
     pub run: RunId,
     /// The playbook's own name.
     pub name: String,
+    #[serde(default)]
+    pub strategy: Strategy,
     pub made_at: Timestamp,
     pub blue: ServerSpec,
     pub green: ServerSpec,
@@ -254,6 +292,9 @@ pub struct Plan {
     pub soak: SoakSpec,
     pub limits: LimitsSpec,
     pub on_failure: OnFailure,
+    /// Where backups are, and what they must be before the first change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<SnapshotSpec>,
     pub names: Names,
     pub steps: Vec<PlannedStep>,
     /// Every table of blue, how its rows flow in each direction, and the verdict.

@@ -22,7 +22,7 @@ pub(super) struct Statements<'a> {
     database: String,
 }
 
-fn blue(sql: impl AsRef<str>) -> String {
+pub(super) fn blue(sql: impl AsRef<str>) -> String {
     sql_for(Side::Blue, sql.as_ref())
 }
 
@@ -107,9 +107,7 @@ impl<'a> Statements<'a> {
             )),
         ];
         sql.extend(enable(Side::Green, &self.forward));
-        let slot = self.plan.green_physical_slot.as_ref();
-        let slot = slot.or(self.plan.standby.as_ref().map(|_| &self.plan.names.standby_slot));
-        sql.extend(slot.map(|slot| blue(format!("SELECT pg_drop_replication_slot({})", quote_literal(slot)))));
+        sql.extend(self.dropped_physical_slot());
         sql.extend(marker(Side::Blue));
         sql
     }
@@ -195,17 +193,74 @@ impl<'a> Statements<'a> {
         sql.extend(marker(Side::Blue));
         sql.push(green(format!("SELECT setval(<each sequence>, <blue's value and {} steps>)", self.plan.window.sequence_margin)));
         sql.push(green(format!("ALTER SUBSCRIPTION {} DISABLE", self.forward)));
-        let slot = quote_literal(&self.plan.names.reverse);
-        sql.push(green(format!("SELECT pg_replication_slot_advance({slot}, pg_current_wal_insert_lsn())")));
+        sql.extend(self.commit());
+        // The pause is over here. What follows turns blue into green's follower.
+        sql.push(blue(format!("ALTER DATABASE {} ALLOW_CONNECTIONS true", self.database)));
+        sql.extend(self.follow_back());
+        sql
+    }
+
+    /// The end of the pause, whatever was done in it.
+    fn commit(&self) -> Vec<String> {
+        let mut sql = vec![green("SELECT pg_current_wal_insert_lsn(), made durable: <where blue will follow from>")];
         sql.push("journal: COMMIT POINT".to_owned());
         sql.push(green(OPEN));
         sql.extend(self.routes("<green's host and port into the configuration>; RELOAD; RESUME"));
-        // The pause is over here. What follows turns blue into green's follower.
-        sql.push(blue(format!("ALTER DATABASE {} ALLOW_CONNECTIONS true", self.database)));
-        sql.extend(self.not_null(Side::Blue, "DROP", |shared| &shared.relax_on_blue));
+        sql
+    }
+
+    fn follow_back(&self) -> Vec<String> {
+        let mut sql = self.not_null(Side::Blue, "DROP", |shared| &shared.relax_on_blue);
+        sql.push(blue(format!(
+            "SELECT pg_replication_origin_advance('pg_' || oid, <that place>) FROM pg_subscription WHERE subname = {}",
+            quote_literal(&self.plan.names.reverse)
+        )));
         sql.extend(enable(Side::Blue, &self.reverse));
         sql.extend(marker(Side::Green));
         sql
+    }
+
+    pub(super) fn arm_freeze(&self) -> Vec<String> {
+        vec![
+            blue(self.fence_triggers()),
+            green("SELECT pg_last_wal_replay_lsn(), until it is past that"),
+            green("ALTER SYSTEM SET default_transaction_read_only = on; SELECT pg_reload_conf()"),
+        ]
+    }
+
+    pub(super) fn freeze(&self) -> Vec<String> {
+        let reads = self.plan.window.reads_on_blue;
+        let mut sql = self.routes("SET default_pool_size = <the server connections there are>; PAUSE");
+        sql.extend(self.close_connections(Side::Blue));
+        sql.push(blue(CLOSED));
+        sql.push(blue("<a write by every path, which must be refused>"));
+        sql.push(blue(format!("ALTER DATABASE {} ALLOW_CONNECTIONS true", self.database)));
+        if reads {
+            sql.extend(self.routes("RESUME"));
+        }
+        sql.push(green("SELECT pg_last_wal_replay_lsn(), until it is past blue's last record"));
+        sql.push(green("SELECT pg_promote()"));
+        for name in &self.plan.inherited_subscriptions {
+            let name = quote_ident(name);
+            sql.push(green(format!("ALTER SUBSCRIPTION {name} DISABLE; ALTER SUBSCRIPTION {name} SET (slot_name = NONE)")));
+        }
+        sql.push(green("ALTER SYSTEM RESET default_transaction_read_only; SELECT pg_reload_conf()"));
+        sql.extend(self.migrate_green());
+        sql.extend(self.validate_green());
+        sql.extend(self.arm_reverse());
+        if reads {
+            sql.extend(self.routes("PAUSE"));
+        }
+        sql.extend(self.commit());
+        sql.extend(self.dropped_physical_slot());
+        sql.extend(self.follow_back());
+        sql
+    }
+
+    fn dropped_physical_slot(&self) -> Option<String> {
+        let slot = self.plan.green_physical_slot.as_ref();
+        let slot = slot.or(self.plan.standby.as_ref().map(|_| &self.plan.names.standby_slot));
+        slot.map(|slot| blue(format!("SELECT pg_drop_replication_slot({})", quote_literal(slot))))
     }
 
     pub(super) fn soak(&self) -> Vec<String> {

@@ -193,7 +193,6 @@ impl Checker<'_> {
             scalar::OBJECT => one(scalar::read_object(text)),
             scalar::QUERY => one(scalar::read_query(text)),
             scalar::ACCEPT => one(scalar::read_accept(text)),
-            scalar::STRATEGY => one(scalar::read_strategy(text)),
             scalar::HOST => one(scalar::read_host(text).map(|_| ())),
             scalar::MIGRATIONS => one(migrations_folder(&self.folder.join(text))),
             scalar::FILE => one(existing_file(&self.folder.join(text))),

@@ -15,6 +15,7 @@ pub(super) fn find(root: &Node, checker: &mut Checker<'_>) {
     validation(root, checker);
     hours(root, checker);
     snapshot(root, checker);
+    strategy(root, checker);
     let accepted = root.at(&["accept"]).map_or(&[][..], Node::items);
     twice(accepted.iter(), "is accepted twice", checker);
 }
@@ -141,6 +142,33 @@ fn snapshot(root: &Node, checker: &mut Checker<'_>) {
     if store == "pgbackrest" && section.entry("stanza").is_none() {
         let flaw = Flaw::new("`snapshot.stanza` is missing").help("write the name of pgBackRest's stanza");
         checker.push(flaw, &section.span);
+    }
+}
+
+/// What is for one strategy only, and what it cannot do without.
+fn strategy(root: &Node, checker: &mut Checker<'_>) {
+    let Some(name) = root.at(&["strategy"]).and_then(Node::text) else { return };
+    let mut only = |path: [&str; 2], wanted: &str, help: &str| {
+        if name != wanted
+            && let Some(entry) = root.at(&[path[0]]).and_then(|section| section.entry(path[1]))
+        {
+            let flaw = Flaw::new(format!("`{}.{}` is for the strategy `{wanted}`", path[0], path[1]));
+            checker.push(flaw.help(help), &entry.key_span);
+        }
+    };
+    only(["window", "reads"], "freeze", "remove it: blue serves until the window, and the window is short");
+    if name == "freeze" {
+        only(["gates", "before_migrate"], "sync", "write `before_window`: the migrations run inside the freeze");
+        for phase in ["migrate", "validate"] {
+            only(["on_failure_of", phase], "sync", "write `window`: migrations and comparison are a part of the freeze");
+        }
+        if let Some(window) = root.at(&["window"])
+            && window.entry("max_pause").is_none()
+        {
+            let flaw = Flaw::new("`window.max_pause` is missing: it is how long the freeze may last");
+            checker
+                .push(flaw.help("write the time for all migrations and the comparison, such as `max_pause: 30m`"), &window.span);
+        }
     }
 }
 

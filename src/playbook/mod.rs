@@ -20,8 +20,8 @@ pub use problem::{Problem, Problems};
 pub use reference::{Environment, resolve_url};
 
 use crate::plan::{
-    AssertionSpec, Gate, HistorySpec, LimitsSpec, OnFailure, OpenHours, RetentionSpec, RouteKind, RouteSpec, ServerSpec,
-    SnapshotSpec, SoakSpec, StandbySpec, StoreSpec, ValidateSpec, WalSpec, WindowSpec,
+    AssertionSpec, FailurePhases, Gate, HistorySpec, LimitsSpec, OnFailure, OpenHours, RetentionSpec, RouteKind, RouteSpec,
+    ServerSpec, SnapshotSpec, SoakSpec, StandbySpec, StoreSpec, Strategy, ValidateSpec, WalSpec, WindowSpec,
 };
 use crate::word::Template;
 use problem::Flaw;
@@ -58,16 +58,10 @@ pub struct Playbook {
     pub before_window: Gate,
     pub soak: SoakSpec,
     pub on_failure: OnFailure,
+    pub on_failure_of: FailurePhases,
     pub limits: LimitsSpec,
     pub snapshot: Option<SnapshotSpec>,
     pub accept: Vec<Accept>,
-}
-
-/// How the change is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Strategy {
-    /// Green is migrated while it follows blue as a logical replica.
-    Sync,
 }
 
 /// A finding that the playbook accepts: `code` or `code:object`.
@@ -168,7 +162,7 @@ fn compose(shape: Shape, path: &Path, folder: &Path, accept: Vec<Accept>) -> Res
     Ok(Playbook {
         path: path.to_owned(),
         name: shape.name,
-        strategy: Strategy::Sync,
+        strategy: shape.strategy,
         blue: ServerSpec { url: Template(shape.blue.url), peer_url: template(shape.blue.peer_url) },
         green: ServerSpec { url: Template(shape.green.url), peer_url: template(shape.green.peer_url) },
         standby: create.map(|create| StandbySpec {
@@ -190,6 +184,7 @@ fn compose(shape: Shape, path: &Path, folder: &Path, accept: Vec<Accept>) -> Res
             long_transactions: shape.window.long_transactions.then,
             transaction_age_max_ms: millis(scalar::read_duration(&shape.window.long_transactions.older_than)?),
             sequence_margin: shape.window.sequence_margin,
+            reads_on_blue: shape.window.reads == shape::Reads::Blue,
         },
         validate: validate_spec(shape.validate)?,
         before_migrate: gate(shape.gates.before_migrate)?,
@@ -199,6 +194,12 @@ fn compose(shape: Shape, path: &Path, folder: &Path, accept: Vec<Accept>) -> Res
             then_finish: matches!(shape.soak.then, shape::AfterSoak::Finish),
         },
         on_failure: shape.on_failure,
+        on_failure_of: FailurePhases {
+            prepare: shape.on_failure_of.prepare,
+            migrate: shape.on_failure_of.migrate,
+            validate: shape.on_failure_of.validate,
+            window: shape.on_failure_of.window,
+        },
         snapshot: shape.snapshot.map(|snapshot| snapshot_spec(snapshot, folder)).transpose()?,
         limits: LimitsSpec { wal_kept_bytes_max: scalar::read_size(&shape.limits.wal_kept)? },
         accept,

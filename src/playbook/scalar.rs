@@ -30,7 +30,6 @@ pub(super) const FILE: &str = "existing-file";
 pub(super) const PROGRAMS: &str = "postgresql-programs-folder";
 pub(super) const NEW_FOLDER: &str = "absolute-path";
 pub(super) const HOST: &str = "host-of-files";
-pub(super) const STRATEGY: &str = "strategy";
 
 pub(super) fn duration(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "format": DURATION, "pattern": r"^\d", "examples": ["5s", "1h 30m", "72h", "500ms"]})
@@ -135,10 +134,6 @@ pub(super) fn host(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "string", "format": HOST, "pattern": "^(local|ssh://.+)$", "examples": ["local", "ssh://postgres@db1.example.com"]
     })
-}
-
-pub(super) fn strategy(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({"type": "string", "format": STRATEGY, "enum": ["sync"], "examples": ["sync"]})
 }
 
 pub(super) fn version(_: &mut SchemaGenerator) -> Schema {
@@ -280,17 +275,6 @@ pub(super) fn read_accept(text: &str) -> Result<(), Flaw> {
     if fits { Ok(()) } else { Err(Flaw::new(format!("{} is not the code of a finding", quoted(text))).help(help)) }
 }
 
-pub(super) fn read_strategy(text: &str) -> Result<(), Flaw> {
-    let help = "write `sync`: green is migrated while it follows blue";
-    match text {
-        "sync" => Ok(()),
-        "freeze" | "in-place" | "managed" => {
-            Err(Flaw::new(format!("the strategy `{text}` is not in this version of Greenlight")).help(help))
-        }
-        _ => Err(Flaw::new(format!("{} is no strategy", quoted(text))).help(help)),
-    }
-}
-
 /// The word of `words` that `text` was most likely meant to be.
 pub(super) fn nearest<W: AsRef<str>>(text: &str, words: impl IntoIterator<Item = W>) -> Option<W> {
     let lower: String = text.chars().take(60).collect::<String>().to_lowercase();
@@ -365,7 +349,6 @@ mod tests {
         }
         assert!(read_name("shop 2").is_ok());
         assert!(read_name(" ").is_err());
-        assert!(read_strategy("freeze").unwrap_err().what.contains("not in this version"));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! since only then does every problem have its own place.
 
 use super::scalar;
-use crate::plan::{Day, LongTransactions, OnFailure, WalSpec};
+use crate::plan::{Day, LongTransactions, OnFailure, Strategy, WalSpec};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -20,11 +20,8 @@ pub(super) struct Shape {
     /// A name for people, shown in plans, lists and reports.
     #[schemars(schema_with = "scalar::name")]
     pub name: String,
-    /// How the change is made. `sync`: green, a physical standby of blue, is turned into a logical one without copying a row
-    /// and is migrated while it follows blue; the writer then moves in a pause of milliseconds, and blue follows green until
-    /// the end, so that going back loses nothing.
-    #[schemars(schema_with = "scalar::strategy")]
-    pub strategy: String,
+    /// How the change is made.
+    pub strategy: Strategy,
     /// The server that serves now.
     pub blue: Blue,
     /// The server that will serve: a physical standby of blue, or one that is to be made.
@@ -56,12 +53,32 @@ pub(super) struct Shape {
     /// What happens when a step fails for good while blue serves. Once green serves, a person decides.
     #[serde(default = "rollback")]
     pub on_failure: OnFailure,
+    /// The same for one part of the run, where it is another.
+    #[serde(default)]
+    pub on_failure_of: FailureOf,
     /// Where the serving side's health goes before the run.
     pub limits: Limits,
     /// Findings of `greenlight plan` that are accepted by name, with their consequences.
     #[schemars(schema_with = "scalar::accepted")]
     #[serde(default)]
     pub accept: Vec<String>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct FailureOf {
+    /// Everything before the migrations.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prepare: Option<OnFailure>,
+    /// The migrations, but for those of a freeze, which are a part of its window.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub migrate: Option<OnFailure>,
+    /// The comparison, likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validate: Option<OnFailure>,
+    /// The window.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window: Option<OnFailure>,
 }
 
 fn rollback() -> OnFailure {
@@ -248,6 +265,19 @@ pub(super) struct Window {
     #[schemars(range(max = 1_000_000_000), example = 1000)]
     #[serde(default = "thousand")]
     pub sequence_margin: u64,
+    /// Of the strategy `freeze`: whether blue answers reads while it is frozen.
+    #[serde(default)]
+    pub reads: Reads,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Reads {
+    /// All clients wait until the writer has moved.
+    #[default]
+    None,
+    /// Blue goes on answering; a write is refused with an error.
+    Blue,
 }
 
 fn five_seconds() -> String {

@@ -70,7 +70,7 @@ pub fn decide(plan: &Plan, run: &Run, now: Timestamp) -> Decision {
         },
         (Forward, S::Gated { approved: false, held: true, .. }) => Decision::WaitForPerson { step },
         (Forward, S::Gated { approved, until, .. }) => decide_at_gate(plan, step, *approved, *until, now),
-        (Forward, S::Stuck { .. }) if plan.on_failure == OnFailure::Rollback && can_roll_back(plan, run) => {
+        (Forward, S::Stuck { .. }) if on_failure(plan, step) == OnFailure::Rollback && can_roll_back(plan, run) => {
             Decision::BeginRollback { stuck: step }
         }
         (Backward, S::Done | S::Stuck { while_going: Forward }) => Decision::Act { step, attempt: 1, poll: false },
@@ -80,6 +80,10 @@ pub fn decide(plan: &Plan, run: &Run, now: Timestamp) -> Decision {
         // `present_step` never names these.
         (Forward, S::Done | S::Reverted) | (Backward, S::Idle | S::Gated { .. } | S::Reverted) => Decision::Refuse,
     }
+}
+
+fn on_failure(plan: &Plan, step: StepNo) -> OnFailure {
+    plan.steps[step.0].on_failure.unwrap_or(plan.on_failure)
 }
 
 fn decide_at_gate(plan: &Plan, step: StepNo, approved: bool, until: Option<Timestamp>, now: Timestamp) -> Decision {

@@ -14,6 +14,15 @@ pub struct WindowPhase {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "fact", rename_all = "snake_case")]
 pub enum Fact {
+    /// A backup that is whole and verified, and WAL that was seen to reach the archive. `restore_ms`: what a restore of it would
+    /// take, by the last one that was measured.
+    BackedUp {
+        backup: String,
+        ended_at: Timestamp,
+        place: String,
+        archived_ms: u64,
+        restore_ms: Option<u64>,
+    },
     /// The run's restore point on blue.
     RestorePoint {
         name: String,

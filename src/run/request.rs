@@ -1,6 +1,6 @@
 use super::state::was_touched;
 use super::{Direction, Event, Run, StepNo, StepState};
-use crate::plan::{Plan, Reversal, StepName};
+use crate::plan::{Plan, Reversal, StepName, Strategy};
 use crate::word::{Side, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +25,7 @@ pub enum RequestKind {
     Retry,
     /// A person did the stuck step by hand.
     MarkDone { step: StepNo },
-    /// Move back to blue; the run then waits before its window.
+    /// Move back to blue; the run then waits before its window. After a freeze everything is taken back.
     Rollback,
     /// End the soak and take replication down.
     Finish,
@@ -92,8 +92,12 @@ fn rollback(plan: &Plan, run: &Run, by: String, reason: Option<String>) -> Resul
     if let Some(why) = run.way_back_given_up() {
         return Err(format!("a rollback would lose writes: {why}"));
     }
-    // Back to before the last look at whether the sides are equal, so that another window begins with a new one.
-    let until = plan.step_no(StepName::ValidateGreen).ok_or("the plan has no window")?;
+    let until = match plan.strategy {
+        // Back to before the last look at whether the sides are equal, so that another window begins with a new one.
+        Strategy::Sync => plan.step_no(StepName::ValidateGreen).ok_or("the plan has no window")?,
+        // Green does not follow blue again: it was a standby, and would be one only if it were built anew.
+        Strategy::Freeze => StepNo(0),
+    };
     Ok(Event::RollbackBegun { until, by, reason: reason.unwrap_or_else(|| "rolled back".to_owned()), without_green: false })
 }
 

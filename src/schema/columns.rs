@@ -18,6 +18,7 @@ pub(super) fn judge(
     judgement: &mut Judgement,
 ) -> SharedColumns {
     let mut shared = SharedColumns {
+        rewritten: false,
         forward: None,
         reverse: None,
         key: match key {

@@ -32,6 +32,9 @@ pub struct FlowOptions {
     pub history: Vec<RelationName>,
     /// Major version of both servers.
     pub major: u32,
+    /// Blue stands still while green is migrated: no row comes from blue meanwhile, so whatever cannot be carried is in the
+    /// way of a rollback only.
+    pub frozen: bool,
 }
 
 /// What was found of one table. The reasons stand in the order in which they were found.
@@ -82,6 +85,13 @@ fn out(table: &RelationName, why: impl Into<String>) -> TableFlow {
     TableFlow { table: table.clone(), flow: Flow::Out { because: why.clone() }, verdict: Verdict::NotSent { why } }
 }
 
+/// Its rows are on green by the copy, and cannot come back.
+fn stays(table: &RelationName, reasons: Vec<String>, accepted: bool) -> TableFlow {
+    let because = "its change cannot be carried back".to_owned();
+    let what = reasons.into_iter().map(|why| format!("every row written after the cutover: {why}")).collect();
+    TableFlow { table: table.clone(), flow: Flow::Out { because }, verdict: Verdict::RollbackWouldLose { what, accepted } }
+}
+
 fn refused(table: &RelationName, reasons: Vec<String>) -> TableFlow {
     let because = "its change cannot be carried".to_owned();
     TableFlow { table: table.clone(), flow: Flow::Out { because }, verdict: Verdict::Refused { reasons } }
@@ -101,6 +111,13 @@ fn never_sent(table: &Table) -> Option<String> {
 }
 
 impl<'a> Look<'a> {
+    fn refused(&self, table: &RelationName, reasons: Vec<String>) -> TableFlow {
+        if self.options.frozen {
+            return stays(table, reasons, self.options.accepted.contains(table));
+        }
+        refused(table, reasons)
+    }
+
     fn of_blue(&self, blue: &'a Table) -> TableFlow {
         if self.options.history.contains(&blue.name) {
             return out(&blue.name, "a migration tool's history: each side keeps its own");
@@ -109,7 +126,7 @@ impl<'a> Look<'a> {
             return out(&blue.name, why);
         }
         if let Some(reason) = self.moved(blue) {
-            return refused(&blue.name, vec![reason]);
+            return self.refused(&blue.name, vec![reason]);
         }
         match self.after.tables.get(&blue.name.to_string()) {
             None => self.dropped(blue),
@@ -162,7 +179,7 @@ impl<'a> Look<'a> {
 
     fn dropped(&self, blue: &'a Table) -> TableFlow {
         match self.copied(blue) {
-            Some(reason) => refused(&blue.name, vec![reason]),
+            Some(reason) => self.refused(&blue.name, vec![reason]),
             None => out(&blue.name, "dropped by the migration: not sent, and stays on blue as it is"),
         }
     }
@@ -171,7 +188,7 @@ impl<'a> Look<'a> {
     fn copied(&self, blue: &Table) -> Option<String> {
         let copy = self.writes(blue).find(|seen| seen.write.kind == "copy")?;
         let into = copy.write.columns.join(", ");
-        (!triggers::kept_elsewhere(blue, self.after)).then(|| {
+        (!self.options.frozen && !triggers::kept_elsewhere(blue, self.after)).then(|| {
             format!(
                 "{} copies its rows into {into}, which only green has: rows that blue writes afterwards would be missing there. \
                  Make a row trigger on it in the migration that writes them there too",
@@ -209,18 +226,24 @@ impl<'a> Look<'a> {
         shape(&pair, &mut judgement);
         let key = identity::judge(&pair, &mut judgement);
         if key == Key::None || !judgement.refused.is_empty() {
-            return refused(&blue.name, judgement.refused);
+            return self.refused(&blue.name, judgement.refused);
         }
         let mut shared = columns::judge(&pair, (self.before, self.after), &key, self.options.major, &mut judgement);
         rules::judge(&pair, &mut judgement);
         for seen in self.writes(blue) {
-            judgement.refused.extend(written(blue, green, seen));
+            if self.options.frozen {
+                judgement.loses.extend(rewritten(blue, green, seen, &mut shared));
+            } else {
+                judgement.refused.extend(written(blue, green, seen));
+            }
         }
         judgement.refused.extend(self.copied(blue));
         judgement.shims.extend(triggers::says(self.before, blue, self.after, green));
-        self.filled(blue, green, &mut judgement);
+        if !self.options.frozen {
+            self.filled(blue, green, &mut judgement);
+        }
         if !judgement.refused.is_empty() {
-            return refused(&blue.name, judgement.refused);
+            return self.refused(&blue.name, judgement.refused);
         }
         let accepted = self.options.accepted.contains(&blue.name);
         let verdict = if !judgement.refused_back.is_empty() {
@@ -253,6 +276,35 @@ impl<'a> Look<'a> {
             }
         }
     }
+}
+
+/// What a rollback would not undo of a statement's writes, done while blue stood still. What they change cannot be compared
+/// with blue.
+fn rewritten(blue: &Table, green: &Table, seen: &SeenWrite, shared: &mut super::SharedColumns) -> Option<String> {
+    let (write, by) = (&seen.write, &seen.by);
+    let changed = matches!(write.kind.as_str(), "update" | "convert") && !write.columns.is_empty();
+    if write.kind == "copy" {
+        return None;
+    }
+    if changed && triggers::old_ones(blue, &write.fires).is_empty() {
+        shared.compare.retain(|column| !write.columns.contains(&column.name));
+        let both = |column: &&String| blue.column(column).is_some() && green.column(column).is_some();
+        let both: Vec<&str> = write.columns.iter().filter(both).map(String::as_str).collect();
+        return (!both.is_empty()).then(|| {
+            format!(
+                "{by} changes `{}`: rows written after the cutover come back changed, the others as they were",
+                both.join("`, `")
+            )
+        });
+    }
+    shared.rewritten = true;
+    Some(match write.kind.as_str() {
+        "insert" => format!("{by} inserts rows: blue has none of them, nor what is changed in them later"),
+        "update" | "convert" => {
+            format!("{by} changes rows: those written after the cutover come back changed, the others as they were")
+        }
+        _ => format!("{by} removes rows: blue has them still"),
+    })
 }
 
 /// Why a statement's writes cannot be carried.

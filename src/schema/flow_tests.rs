@@ -77,7 +77,7 @@ fn catalog(tables: impl IntoIterator<Item = Table>) -> Catalog {
 }
 
 fn options() -> FlowOptions {
-    FlowOptions { accepted: Vec::new(), history: vec![RelationName::new("shop", "schema_migrations")], major: 15 }
+    FlowOptions { accepted: Vec::new(), history: vec![RelationName::new("shop", "schema_migrations")], major: 15, frozen: false }
 }
 
 fn flow_of(before: &Catalog, after: &Catalog, seen: &Seen, options: &FlowOptions) -> TableFlow {

@@ -55,6 +55,9 @@ pub struct SharedColumns {
     pub key: Vec<String>,
     /// The columns compared by validation.
     pub compare: Vec<ComparedColumn>,
+    /// The migration adds or removes rows, or changes some of which the columns cannot be told: they are not compared.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rewritten: bool,
     /// Set on green before the flow is narrowed: columns that the migration drops and that are NOT NULL without a default.
     pub relax_on_green: Vec<String>,
     /// Relaxed on the fenced blue after the window, and put back at rollback: the same columns, for rows that come back, and

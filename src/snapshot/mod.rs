@@ -9,6 +9,7 @@
 
 mod archiving;
 mod basebackup;
+mod before;
 mod host;
 mod keep;
 mod notes;
@@ -23,6 +24,7 @@ mod wal;
 mod waldump;
 
 pub use basebackup::Basebackup;
+pub use before::{ARCHIVE_LIMIT, BeforeChange, Look};
 pub use host::Host;
 pub use keep::{Need, removable};
 pub use notes::{Estimate, Notes, Point};
@@ -128,6 +130,29 @@ pub trait SnapshotStore: Send + Sync + fmt::Debug {
     /// What this store made on the server, for people; and its removal.
     async fn made_on_server(&self) -> Result<Vec<String>, PortError>;
     async fn remove_from_server(&self) -> Result<(), PortError>;
+}
+
+/// What a run wants of a store.
+#[async_trait]
+pub trait Snapshots: Send + Sync + fmt::Debug {
+    /// There is a backup that is whole, young enough and verified, proved by a restore where that is wanted, and WAL reaches
+    /// the archive. Can be repeated.
+    async fn ensure(&self, progress: Progress<'_>) -> Result<Basis, PortError>;
+    /// Everything that blue has written so far is in the archive.
+    async fn ensure_archived(&self) -> Result<ArchiveProof, PortError>;
+}
+
+/// What a change can be taken back to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Basis {
+    pub backup: String,
+    pub ended_at: Timestamp,
+    /// The store, for people.
+    pub place: String,
+    /// How long a segment took into the archive.
+    pub archived_ms: u64,
+    /// What a restore would take, where one was ever measured.
+    pub restore_ms: Option<u64>,
 }
 
 /// A backup that is whole, at most `age_max` old, and verified now; a new one is taken where there is none.

@@ -3,7 +3,7 @@
 use super::{Observed, Progress, Step, StepContext, fenced};
 use crate::postgres::{Fence, Server};
 use crate::run::{Direction, Fact};
-use crate::word::{Failure, PortError, Side};
+use crate::word::{Failure, Lsn, PortError, Side};
 use async_trait::async_trait;
 use std::{sync::Arc, time::Duration};
 
@@ -40,51 +40,59 @@ impl Step for AttachGreen {
             green.ensure_read_only_default(true).await?;
             green.promote().await?;
         }
-        let fork = green.fork_point().await?;
-        if fork.lsn < start {
-            // Somebody else promoted it earlier: what blue committed in between is neither on green nor in the slot.
-            return Err(PortError::refused("attach green")
-                .because(format!("green left blue's history at {}, before the slot's start at {start}", fork.lsn))
-                .hint("rebuild green as a standby of blue, and start a new run"));
-        }
-        if cx.run().fork_point().is_none() {
-            cx.learn(Fact::Promoted { fork: fork.lsn, timeline: fork.timeline }).await?;
-        }
-        stop_what_was_inherited(cx).await?;
+        become_a_server(cx, start).await?;
         Ok(Progress::Done)
     }
 
     async fn revert(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
-        if cx.run().without_green {
-            if cx.run().fork_point().is_some() {
-                drop_physical_slot(cx).await?;
-            } else if let Some(slot) = physical_slot(cx) {
-                let why = "whether green was promoted is not known; drop it if green does not come back as a standby";
-                leave_behind(cx, Side::Blue, &format!("physical slot {slot}"), why).await?;
-            }
-            let why = "the run was abandoned without green";
-            leave_behind(cx, Side::Green, "everything that the run made there", why).await?;
-            return Ok(Progress::Done);
-        }
-        let green = cx.server(Side::Green);
-        if green.identity().await?.in_recovery {
-            green.ensure_read_only_default(false).await?;
-            return Ok(Progress::Done);
-        }
-        // A promoted server cannot become a standby again; left open, it would be a second primary. It takes no
-        // connections from here on.
-        if green.fence().await? != Fence::Connections {
-            green.connect().await?;
-            green.ensure_fence(Fence::Connections).await?;
-            green.ensure_unclaimed().await?;
-        }
-        // Only now: until the fence stood, this was all that kept applications out.
-        green.ensure_read_only_default(false).await?;
-        drop_physical_slot(cx).await?;
-        let what = "a promoted copy of blue that takes no connections";
-        leave_behind(cx, Side::Green, what, "rebuild it as a standby before the next run").await?;
+        give_green_up(cx).await?;
         Ok(Progress::Done)
     }
+}
+
+/// A green that was promoted is closed and left to be rebuilt; one that was not is a standby as before.
+pub(super) async fn give_green_up(cx: &mut StepContext<'_>) -> Result<(), PortError> {
+    if cx.run().without_green {
+        if cx.run().fork_point().is_some() {
+            drop_physical_slot(cx).await?;
+        } else if let Some(slot) = physical_slot(cx) {
+            let why = "whether green was promoted is not known; drop it if green does not come back as a standby";
+            leave_behind(cx, Side::Blue, &format!("physical slot {slot}"), why).await?;
+        }
+        let why = "the run was abandoned without green";
+        return leave_behind(cx, Side::Green, "everything that the run made there", why).await;
+    }
+    let green = cx.server(Side::Green);
+    if green.identity().await?.in_recovery {
+        return green.ensure_read_only_default(false).await;
+    }
+    // A promoted server cannot become a standby again; left open, it would be a second primary. It takes no
+    // connections from here on.
+    if green.fence().await? != Fence::Connections {
+        green.connect().await?;
+        green.ensure_fence(Fence::Connections).await?;
+        green.ensure_unclaimed().await?;
+    }
+    // Only now: until the fence stood, this was all that kept applications out.
+    green.ensure_read_only_default(false).await?;
+    drop_physical_slot(cx).await?;
+    let what = "a promoted copy of blue that takes no connections";
+    leave_behind(cx, Side::Green, what, "rebuild it as a standby before the next run").await
+}
+
+/// What follows a promotion, once blue's log was replayed up to `start`: the place is on record, and green is fenced.
+pub(super) async fn become_a_server(cx: &mut StepContext<'_>, start: Lsn) -> Result<(), PortError> {
+    let fork = cx.ports.green.fork_point().await?;
+    if fork.lsn < start {
+        // Somebody else promoted it earlier: what blue committed in between is neither on green nor in the slot.
+        return Err(PortError::refused("attach green")
+            .because(format!("green left blue's history at {}, before {start}, to which it must have come", fork.lsn))
+            .hint("rebuild green as a standby of blue, and start a new run"));
+    }
+    if cx.run().fork_point().is_none() {
+        cx.learn(Fact::Promoted { fork: fork.lsn, timeline: fork.timeline }).await?;
+    }
+    stop_what_was_inherited(cx).await
 }
 
 /// While nobody can enter, no apply worker can start: what was inherited is stopped before green takes connections again.
@@ -102,6 +110,11 @@ async fn stop_what_was_inherited(cx: &mut StepContext<'_>) -> Result<(), PortErr
     stop_subscriptions(cx, &green).await?;
     green.ensure_read_only_default(false).await?;
     fenced(&green, Side::Green).await
+}
+
+/// The fence of this side holds, by every path.
+pub(super) async fn fenced_still(cx: &StepContext<'_>, side: Side) -> Result<(), PortError> {
+    fenced(&cx.server(side), side).await
 }
 
 /// Whether this process has a session inside, opened now if the door is open.

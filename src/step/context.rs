@@ -4,6 +4,7 @@ use crate::postgres::Server;
 use crate::provider::Provider;
 use crate::route::{Router, Target};
 use crate::run::{Fact, Run};
+use crate::snapshot::Snapshots;
 use crate::validate::Validator;
 use crate::word::{Clock, PortError, Side};
 use async_trait::async_trait;
@@ -16,6 +17,8 @@ pub struct Ports {
     pub green: Arc<dyn Server>,
     pub routes: Vec<Route>,
     pub provider: Option<Arc<dyn Provider>>,
+    /// Where the playbook says that there are backups.
+    pub snapshots: Option<Arc<dyn Snapshots>>,
     /// Migrates green.
     pub migrator: Arc<dyn Migrator>,
     /// Tries the migrations on green, where they could not be tried before the run.
@@ -74,6 +77,8 @@ pub trait Guard: Send + Sync {
 pub trait Records: Send + Sync {
     async fn learn(&mut self, fact: Fact) -> Result<(), PortError>;
     fn run(&self) -> &Run;
+    /// A fact could not be recorded: nothing may be done any more, since somebody else may be driving.
+    fn is_lost(&self) -> bool;
 }
 
 /// What a step is given.

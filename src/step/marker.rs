@@ -2,7 +2,7 @@
 
 use super::StepContext;
 use crate::postgres::Server;
-use crate::word::{PortError, Side};
+use crate::word::{Lsn, PortError, Side};
 use std::{sync::Arc, time::Duration};
 
 /// Writes a marker on `from` and awaits it on the other side. `false`: it did not come within `limit`.
@@ -39,6 +39,19 @@ pub(super) async fn arrives(
         let pause = if waited < Duration::from_millis(100) { Duration::from_micros(300) } else { Duration::from_millis(20) };
         clock.sleep(pause).await;
     }
+}
+
+/// Awaits on green, a physical standby, that blue's log is replayed up to `end`. `false`: not within `limit`.
+pub(super) async fn replays(cx: &StepContext<'_>, end: Lsn, limit: Duration) -> Result<bool, PortError> {
+    let (green, clock) = (cx.server(Side::Green), &cx.ports.clock);
+    let started = clock.monotonic();
+    while green.replay_lsn().await? < end {
+        if clock.monotonic().saturating_sub(started) >= limit {
+            return Ok(false);
+        }
+        clock.sleep(Duration::from_millis(1)).await;
+    }
+    Ok(true)
 }
 
 /// For a step that ends with a marker: done when it has crossed, to be called again when not.

@@ -25,20 +25,7 @@ impl Step for MigrateGreen {
     }
 
     async fn advance(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
-        let total = cx.plan.migrations.len();
-        let missing = missing(cx).await?;
-        for (at, migration) in missing.iter().enumerate() {
-            (cx.progress)(&format!(
-                "migration {} of {total}: {} {}",
-                total - missing.len() + at + 1,
-                migration.version,
-                migration.name
-            ));
-            let took_ms = cx.ports.migrator.apply(migration).await?;
-            // A table that the migration made has no trigger of the fence yet.
-            cx.ports.green.ensure_fence_installed().await?;
-            cx.learn(Fact::Migrated { version: migration.version.clone(), name: migration.name.clone(), took_ms }).await?;
-        }
+        migrate(cx).await?;
         // Ordinary triggers do not fire for applied rows.
         cx.ports.green.ensure_sync_triggers(&cx.plan.sync_triggers, true).await?;
         Ok(Progress::Done)
@@ -47,6 +34,25 @@ impl Step for MigrateGreen {
     async fn revert(&self, _: &mut StepContext<'_>) -> Result<Progress, PortError> {
         Ok(Progress::Done)
     }
+}
+
+/// Applies what green has not.
+pub(super) async fn migrate(cx: &mut StepContext<'_>) -> Result<(), PortError> {
+    let total = cx.plan.migrations.len();
+    let missing = missing(cx).await?;
+    for (at, migration) in missing.iter().enumerate() {
+        (cx.progress)(&format!(
+            "migration {} of {total}: {} {}",
+            total - missing.len() + at + 1,
+            migration.version,
+            migration.name
+        ));
+        let took_ms = cx.ports.migrator.apply(migration).await?;
+        // A table that the migration made has no trigger of the fence yet.
+        cx.ports.green.ensure_fence_installed().await?;
+        cx.learn(Fact::Migrated { version: migration.version.clone(), name: migration.name.clone(), took_ms }).await?;
+    }
+    Ok(())
 }
 
 async fn missing(cx: &StepContext<'_>) -> Result<Vec<Migration>, PortError> {

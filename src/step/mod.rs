@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** steps know ports, never an implementation and never the engine.
 
+mod arm_freeze;
 mod arm_reverse;
 mod attach_green;
 mod context;
@@ -13,6 +14,7 @@ mod narrow_flow;
 mod prepare_blue;
 mod publish_blue;
 mod shadow_green;
+mod snapshot;
 mod soak;
 mod subscribe_green;
 mod validate_green;
@@ -69,6 +71,7 @@ pub trait Step: Send + Sync {
 /// The behaviour of a step of the plan.
 pub fn named(name: StepName) -> &'static dyn Step {
     match name {
+        StepName::Snapshot => &snapshot::Snapshot,
         StepName::PrepareBlue => &prepare_blue::PrepareBlue,
         StepName::CreateStandby => &create_standby::CreateStandby,
         StepName::PublishBlue => &publish_blue::PublishBlue,
@@ -80,6 +83,7 @@ pub fn named(name: StepName) -> &'static dyn Step {
         StepName::WarmGreen => &warm_green::WarmGreen,
         StepName::ArmReverse => &arm_reverse::ArmReverse,
         StepName::ValidateGreen => &validate_green::ValidateGreen,
+        StepName::ArmFreeze => &arm_freeze::ArmFreeze,
         StepName::Window => &window::Window,
         StepName::Soak => &soak::Soak,
         StepName::Finish => &finish::Finish,
@@ -95,7 +99,8 @@ pub async fn end_older_sessions(cx: &StepContext<'_>, step: StepNo) -> Result<()
         return Ok(());
     }
     cx.ports.blue.ensure_sole_coordinator().await?;
-    let has_green = cx.plan.step_no(StepName::AttachGreen).is_some_and(|attach| attach.0 <= step.0);
+    let attaches = cx.plan.step_no(StepName::AttachGreen).or_else(|| cx.plan.step_no(StepName::ArmFreeze));
+    let has_green = attaches.is_some_and(|attaches| attaches.0 <= step.0);
     if has_green && !cx.run().without_green { cx.ports.green.ensure_sole_coordinator().await } else { Ok(()) }
 }
 

@@ -14,8 +14,8 @@ impl Step for PrepareBlue {
     async fn observe(&self, cx: &mut StepContext<'_>) -> Result<Observed, PortError> {
         let claimed = cx.ports.blue.claim().await?.is_some_and(|run| run == cx.plan.run.as_str());
         Ok(match (claimed, restore_point_made(cx)) {
-            (true, true) => Observed::Complete,
-            (true, false) => Observed::Partial,
+            (true, true) if cx.ports.snapshots.is_none() => Observed::Complete,
+            (true, _) => Observed::Partial,
             (false, _) => Observed::Absent,
         })
     }
@@ -27,6 +27,10 @@ impl Step for PrepareBlue {
             let name = cx.plan.names.restore_point.clone();
             let lsn = cx.ports.blue.create_restore_point(&name).await?;
             cx.learn(Fact::RestorePoint { name, lsn }).await?;
+        }
+        if let Some(snapshots) = &cx.ports.snapshots {
+            // The point is of use only once it is in the archive.
+            snapshots.ensure_archived().await?;
         }
         Ok(Progress::Done)
     }

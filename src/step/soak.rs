@@ -1,6 +1,7 @@
 //! Blue follows green, and a rollback loses nothing. Looked at again and again, and said when it changes.
 
 use super::{Observed, Progress, Step, StepContext};
+use crate::plan::Strategy;
 use crate::run::Fact;
 use crate::word::{PortError, Side};
 use async_trait::async_trait;
@@ -53,9 +54,10 @@ async fn watch_the_way_back(cx: &mut StepContext<'_>) -> Result<String, PortErro
         green.ensure_no_slot(&name).await?;
         return give_up(cx, "blue fell so far behind that green kept more WAL for it than `limits.wal_kept` allows").await;
     }
-    let forward = cx.plan.names.forward.clone();
-    let at = blue.wal_lsn().await?;
-    blue.advance_slot(&forward, at).await?;
+    if cx.plan.strategy == Strategy::Sync {
+        let at = blue.wal_lsn().await?;
+        blue.advance_slot(&cx.plan.names.forward, at).await?;
+    }
     Ok(match blue.subscription(&name).await? {
         Some(flow) if flow.enabled && flow.streaming => "blue follows green, and a rollback now would lose nothing".to_owned(),
         Some(flow) => {

@@ -10,6 +10,8 @@ use async_trait::async_trait;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+pub(super) const NAME: &str = "membership";
+
 #[derive(Debug)]
 pub(super) struct Membership {
     pub(super) blue: Arc<dyn Server>,
@@ -22,7 +24,7 @@ pub(super) struct Membership {
 #[async_trait]
 impl Validator for Membership {
     fn name(&self) -> &'static str {
-        "membership"
+        NAME
     }
 
     async fn check(&self, _: Progress<'_>) -> Result<Findings, PortError> {

@@ -17,7 +17,7 @@ mod violations;
 
 pub use apply_errors::APPLY_ERRORS;
 
-use crate::plan::{AssertionSpec, Plan};
+use crate::plan::{AssertionSpec, Plan, Strategy};
 use crate::postgres::Server;
 use crate::word::{Clock, Endpoint, PortError};
 use async_trait::async_trait;
@@ -73,7 +73,7 @@ pub trait Validator: Send + Sync + fmt::Debug {
 pub fn all(plan: &Plan, at: [&Endpoint; 2], servers: [&Arc<dyn Server>; 2], clock: &Arc<dyn Clock>) -> Vec<Arc<dyn Validator>> {
     let [blue, green] = servers;
     let application_name = format!("greenlight/{}/validate", plan.run);
-    vec![
+    let all: Vec<Arc<dyn Validator>> = vec![
         Arc::new(schema::Schema { green: green.clone(), planned: plan.green_fingerprint.clone() }),
         Arc::new(apply_errors::ApplyErrors {
             green: green.clone(),
@@ -105,7 +105,23 @@ pub fn all(plan: &Plan, at: [&Endpoint; 2], servers: [&Arc<dyn Server>; 2], cloc
             application_name,
             list: plan.validate.assertions.clone(),
         }),
-    ]
+    ];
+    // In a freeze nothing flows, and there is no flow to be a member of.
+    let of_a_flow = [APPLY_ERRORS, membership::NAME];
+    all.into_iter().filter(|validator| plan.strategy == Strategy::Sync || !of_a_flow.contains(&validator.name())).collect()
+}
+
+/// The playbook's assertions hold on this restored server.
+///
+/// # Errors
+/// `Refused` with those that do not.
+pub async fn hold(at: &Endpoint, list: &[AssertionSpec]) -> Result<(), PortError> {
+    let findings = assertions("the restored server", at, list).check(&|_, _, _| ()).await?;
+    if findings.differences.is_empty() {
+        return Ok(());
+    }
+    let found: Vec<String> = findings.differences.iter().map(ToString::to_string).collect();
+    Err(PortError::refused("see the assertions hold on the restored server").because(found.join("; ")))
 }
 
 /// The playbook's assertions alone, on a server that belongs to no run.

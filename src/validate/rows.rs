@@ -79,7 +79,7 @@ impl Validator for Rows {
 impl Rows {
     fn compared<'a>(&self, flow: &'a TableFlow) -> Option<(&'a RelationName, &'a SharedColumns)> {
         match &flow.flow {
-            Flow::Both(shared) if !self.spec.exclude.contains(&flow.table) => Some((&flow.table, shared)),
+            Flow::Both(shared) if !shared.rewritten && !self.spec.exclude.contains(&flow.table) => Some((&flow.table, shared)),
             Flow::Both(_) | Flow::Out { .. } => None,
         }
     }

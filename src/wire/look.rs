@@ -36,6 +36,7 @@ fn input(playbook: &Playbook, migrations: Vec<Migration>) -> PlanInput {
     let playbook = playbook.clone();
     PlanInput {
         name: playbook.name,
+        strategy: playbook.strategy,
         blue: playbook.blue,
         green: playbook.green,
         standby: playbook.standby,
@@ -47,6 +48,8 @@ fn input(playbook: &Playbook, migrations: Vec<Migration>) -> PlanInput {
         soak: playbook.soak,
         limits: playbook.limits,
         on_failure: playbook.on_failure,
+        on_failure_of: playbook.on_failure_of,
+        snapshot: playbook.snapshot,
         before_migrate: playbook.before_migrate,
         before_window: playbook.before_window,
         accept: playbook.accept.into_iter().map(|accept| accept.word).collect(),

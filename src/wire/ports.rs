@@ -1,6 +1,6 @@
 //! A plan's ports, as real things.
 
-use super::endpoint;
+use super::{endpoint, store_of};
 use crate::engine::ProcessGuard;
 use crate::migrate::{PgMigrator, shadow::OnGreen};
 use crate::plan::{Plan, RouteKind, RouteSpec, ServerSpec};
@@ -8,12 +8,15 @@ use crate::postgres::programs::Installed;
 use crate::postgres::{PgServer, PgServerOptions, Server};
 use crate::provider::{LocalProvider, Provider};
 use crate::route::{PgBouncer, Target};
+use crate::snapshot::{BeforeChange, Look, Snapshots};
 use crate::step::{Ports, Route};
 use crate::validate;
-use crate::word::{Clock, Endpoint, Side, SystemClock};
+use crate::word::{Clock, Endpoint, PortError, Side, SystemClock};
 use anyhow::Context;
+use futures_util::future::BoxFuture;
 use std::path::Path;
 use std::sync::{Arc, atomic::AtomicU64};
+use std::time::Duration;
 
 /// The outside world of a run. Opens no connection yet. `epoch`: the lease under which its sessions work.
 ///
@@ -52,6 +55,7 @@ pub async fn ports(plan: &Plan, epoch: &Arc<AtomicU64>, state_dir: &Path) -> any
     Ok(Ports {
         routes,
         provider,
+        snapshots: snapshots(plan, &blue_at, &clock).await?,
         migrator: Arc::new(PgMigrator::new(
             green_at.clone(),
             plan.run.clone(),
@@ -72,6 +76,24 @@ pub async fn ports(plan: &Plan, epoch: &Arc<AtomicU64>, state_dir: &Path) -> any
         clock,
         provisional: plan.provisional,
     })
+}
+
+async fn snapshots(plan: &Plan, blue: &Endpoint, clock: &Arc<dyn Clock>) -> anyhow::Result<Option<Arc<dyn Snapshots>>> {
+    let Some(spec) = &plan.snapshot else { return Ok(None) };
+    let from_host = spec.url.as_ref().map_or_else(|| Ok(blue.clone()), endpoint)?;
+    let (store, source) = store_of(spec, &plan.name, blue.clone(), from_host).await?;
+    let assertions = plan.validate.assertions.clone();
+    let look = move |at: Endpoint| -> BoxFuture<'static, Result<(), PortError>> {
+        let assertions = assertions.clone();
+        Box::pin(async move { validate::hold(&at, &assertions).await })
+    };
+    Ok(Some(Arc::new(BeforeChange {
+        store,
+        server: source.at,
+        age_max: Duration::from_secs(spec.max_age_secs),
+        prove: spec.prove.then(|| Arc::new(look) as Look),
+        clock: clock.clone(),
+    })))
 }
 
 /// How the other server reaches this one.

@@ -134,7 +134,7 @@ pub(crate) fn flows_of(report: &ShadowReport) -> Vec<TableFlow> {
     });
     let seen = Seen { writes: writes.collect(), moves: report.moves.clone() };
     let options =
-        FlowOptions { accepted: Vec::new(), history: vec![RelationName::new(history().schema, "schema_migrations")], major: 15 };
+        FlowOptions { accepted: Vec::new(), history: vec![RelationName::new(history().schema, "schema_migrations")], major: 15, frozen: false };
     flows(&report.before, &report.after, &seen, &options)
 }
 

@@ -34,6 +34,7 @@ async fn look(at: &Endpoint) -> ServerSurvey {
 fn plan(blue: ServerSurvey, green: ServerSurvey) -> Plan {
     let url = |host: &str| ServerSpec { url: Template(format!("postgresql://{host}/shop")), peer_url: None };
     let input = PlanInput {
+        strategy: greenlight::plan::Strategy::Sync,
         name: "test".to_owned(),
         blue: url("127.0.0.1:1"),
         green: url("127.0.0.1:2"),
@@ -46,12 +47,15 @@ fn plan(blue: ServerSurvey, green: ServerSurvey) -> Plan {
             long_transactions: LongTransactions::Wait,
             transaction_age_max_ms: 1_000,
             sequence_margin: 1_000,
+            reads_on_blue: false,
         },
         validate: ValidateSpec { rows: true, chunk_rows: 10_000, parallel: 2, exclude: Vec::new(), assertions: Vec::new() },
         history: HistorySpec { schema: "public".to_owned(), lock_timeout_ms: 1_000, lock_retries: 3 },
         soak: SoakSpec { for_secs: 60, then_finish: false },
         limits: LimitsSpec { wal_kept_bytes_max: 1 << 20 },
         on_failure: OnFailure::Rollback,
+        on_failure_of: greenlight::plan::FailurePhases::default(),
+        snapshot: None,
         before_migrate: Gate::default(),
         before_window: Gate::default(),
         accept: Vec::new(),

@@ -2,30 +2,16 @@
 
 use crate::{
     fault::Fault,
-    harness::{Report, Setup},
+    harness::Setup,
     plan::{PlanKind, Trial},
     script::{Script, Trouble, Wish},
-    sweep::Tally,
+    sweep::{Tally, sweep},
 };
 use greenlight::{
     plan::{OnFailure, StepName},
     run::{Fact, Outcome, StepState},
     word::Side,
 };
-
-/// The run without a fault, then with every single one.
-fn sweep(what: &str, setup: &Setup, outcome: Option<Outcome>) -> Report {
-    let plain = setup.run();
-    assert_eq!(plain.outcome, outcome, "{what}\n{}", setup.trace());
-    let mut tally = Tally::default();
-    for (at, kind) in plain.points.iter().enumerate() {
-        for fault in kind.faults() {
-            tally.run(setup.with(&[(at, *fault)]));
-        }
-    }
-    tally.conclude(what, plain.points.len());
-    plain
-}
 
 fn of(kind: PlanKind) -> Setup {
     Setup { kind, ..Setup::default() }

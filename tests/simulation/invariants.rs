@@ -7,7 +7,7 @@ use crate::{
     world::{MS, Node, SECOND, World},
 };
 use greenlight::{
-    plan::{PlannedStep, Reversal},
+    plan::{PlannedStep, Reversal, Strategy},
     provider::StandbyState,
     run::{Event, Fact, Outcome, StepState},
     word::Side,
@@ -136,7 +136,7 @@ impl World {
             Event::FactLearned { fact: Fact::WindowOpened { to, .. }, .. } => {
                 self.windows_opened += 1;
                 self.nodes[to.other() as usize].has_prepared |= self.person.script.trouble == Some(Trouble::PreparedInWindow);
-                if self.differs {
+                if self.differs && self.plan.strategy == Strategy::Sync {
                     self.violated("a window is opened though the sides differ");
                 }
                 if self.run.open_window().is_some() {
@@ -195,8 +195,10 @@ impl World {
             Some("applications can write at the commit point")
         } else if new.rows.count < self.acknowledged {
             Some("not everything has arrived at the commit point")
-        } else if new.sequence <= old.sequence {
+        } else if new.sequence < old.sequence || (new.sequence == old.sequence && self.plan.strategy == Strategy::Sync) {
             Some("a sequence is behind at the commit point")
+        } else if self.differs {
+            Some("the sides differ at the commit point")
         } else if to == Side::Green && (new.migrated != 0b11 || new.inherited_runs) {
             Some("green is not ready at the commit point")
         } else if old.read_only_default || new.read_only_default {

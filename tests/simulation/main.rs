@@ -11,6 +11,7 @@
 
 mod cases;
 mod fault;
+mod freezes;
 mod harness;
 mod invariants;
 mod journal;

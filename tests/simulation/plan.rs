@@ -4,7 +4,7 @@ use greenlight::{
     migrate::Migration,
     plan::{
         Answer, Finding, Gate, HistorySpec, LimitsSpec, LongTransactions, Names, OnFailure, Plan, PlannedStep, Reversal,
-        SchemaWork, ServerSpec, SoakSpec, StandbySpec, StepName, ValidateSpec, WindowSpec,
+        SchemaWork, ServerSpec, SoakSpec, StandbySpec, StepName, Strategy, ValidateSpec, WindowSpec,
     },
     route::Target,
     run::FORMAT,
@@ -32,6 +32,9 @@ pub(crate) struct PlanKind {
     pub(crate) makes_standby: bool,
     pub(crate) on_failure: OnFailure,
     pub(crate) wal_kept_max: u64,
+    pub(crate) strategy: Strategy,
+    /// Blue answers reads in a freeze.
+    pub(crate) reads_on_blue: bool,
     /// There was no shadow before the run, and this comes of the trial on green.
     pub(crate) trial: Option<Trial>,
 }
@@ -47,7 +50,15 @@ pub(crate) enum Trial {
 
 impl Default for PlanKind {
     fn default() -> PlanKind {
-        PlanKind { routes: 2, makes_standby: false, on_failure: OnFailure::Rollback, wal_kept_max: 1_000_000, trial: None }
+        PlanKind {
+            routes: 2,
+            makes_standby: false,
+            on_failure: OnFailure::Rollback,
+            wal_kept_max: 1_000_000,
+            strategy: Strategy::Sync,
+            reads_on_blue: false,
+            trial: None,
+        }
     }
 }
 
@@ -58,6 +69,7 @@ pub(crate) fn plan(kind: PlanKind) -> Plan {
     Plan {
         format: FORMAT,
         name: "simulated".to_owned(),
+        strategy: kind.strategy,
         made_at: Timestamp::UNIX_EPOCH,
         blue: server("blue"),
         green: server("green"),
@@ -69,12 +81,14 @@ pub(crate) fn plan(kind: PlanKind) -> Plan {
             long_transactions: LongTransactions::Wait,
             transaction_age_max_ms: 10_000,
             sequence_margin: 10,
+            reads_on_blue: kind.reads_on_blue,
         },
         validate: ValidateSpec { rows: true, chunk_rows: 1, parallel: 1, exclude: Vec::new(), assertions: Vec::new() },
         history: HistorySpec { schema: "public".to_owned(), lock_timeout_ms: 1, lock_retries: 1 },
         soak: SoakSpec { for_secs: 3_600, then_finish: false },
         limits: LimitsSpec { wal_kept_bytes_max: kind.wal_kept_max },
         on_failure: kind.on_failure,
+        snapshot: None,
         names: Names::new(&run),
         steps: steps(kind),
         tables: vec![if kind.trial.is_some() { whole_table() } else { table() }],
@@ -118,6 +132,7 @@ pub(crate) fn work(kind: PlanKind) -> SchemaWork {
 fn steps(kind: PlanKind) -> Vec<PlannedStep> {
     use {Reversal::*, StepName::*};
     let line = [
+        (Snapshot, Nothing),
         (PrepareBlue, Revert),
         (CreateStandby, Revert),
         (PublishBlue, Revert),
@@ -129,6 +144,7 @@ fn steps(kind: PlanKind) -> Vec<PlannedStep> {
         (WarmGreen, Nothing),
         (ArmReverse, Revert),
         (ValidateGreen, Nothing),
+        (ArmFreeze, Revert),
         (Window, Revert),
         (Soak, Nothing),
         (Finish, PointOfNoReturn),
@@ -139,6 +155,7 @@ fn steps(kind: PlanKind) -> Vec<PlannedStep> {
         gate: Gate { approval: name == Window, ..Gate::default() },
         attempts_max: 3,
         backoff_ms: 500,
+        on_failure: None,
         sql: Vec::new(),
         says: String::new(),
         way_back: String::new(),
@@ -146,6 +163,10 @@ fn steps(kind: PlanKind) -> Vec<PlannedStep> {
     let is_there = |name: &StepName| match name {
         CreateStandby => kind.makes_standby,
         ShadowGreen => kind.trial.is_some(),
+        Snapshot | ArmFreeze => kind.strategy == Strategy::Freeze,
+        PublishBlue | AttachGreen | SubscribeGreen | NarrowFlow | MigrateGreen | WarmGreen | ArmReverse | ValidateGreen => {
+            kind.strategy == Strategy::Sync
+        }
         _ => true,
     };
     line.into_iter().filter(|(name, _)| is_there(name)).map(planned).collect()
@@ -154,6 +175,7 @@ fn steps(kind: PlanKind) -> Vec<PlannedStep> {
 /// The same, as a plan has it that knows nothing of the migrations.
 fn whole_table() -> TableFlow {
     let shared = SharedColumns {
+        rewritten: false,
         forward: None,
         reverse: None,
         key: vec!["id".to_owned()],
@@ -170,6 +192,7 @@ fn table() -> TableFlow {
     let kept = Some(vec!["id".to_owned()]);
     let note = vec!["note".to_owned()];
     let shared = SharedColumns {
+        rewritten: false,
         forward: kept.clone(),
         reverse: kept,
         key: vec!["id".to_owned()],

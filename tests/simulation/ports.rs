@@ -9,12 +9,13 @@ use crate::{
 use async_trait::async_trait;
 use greenlight::{
     migrate::{Applied, Migration, Migrator, Shadow},
-    plan::{Plan, SchemaWork},
+    plan::{Plan, SchemaWork, Strategy},
     provider::{CopyProgress, Provider, StandbyState},
     route::{RouteState, Router, Target},
+    snapshot::{ArchiveProof, Basis, Snapshots},
     step::{Guard, Ports, Route},
     validate::{Difference, Findings, Progress, Validator},
-    word::{Clock, Failure, PortError, Side, Timestamp},
+    word::{Clock, Failure, Lsn, PortError, Side, Timestamp},
 };
 use std::{sync::Arc, time::Duration};
 
@@ -35,6 +36,7 @@ pub(crate) fn ports(world: &Shared, process: usize) -> Ports {
         blue: server(Side::Blue),
         green: server(Side::Green),
         routes: (0..routes).map(route).collect(),
+        snapshots: (plan.strategy == Strategy::Freeze).then(|| Arc::new(FakeSnapshots(one())) as Arc<dyn Snapshots>),
         provider: plan.standby.is_some().then(|| Arc::new(FakeProvider(one())) as Arc<dyn Provider>),
         migrator: Arc::new(FakeMigrator(one())),
         shadow: Arc::new(FakeShadow(one())),
@@ -331,6 +333,38 @@ impl Validator for FakeValidator {
             Ok(if broken || world.differs { different.clone() } else { equal })
         };
         self.0.world.look(call, look, Some(different.clone())).await
+    }
+}
+
+/// Blue's backups. What they are for is looked at by tests on real servers.
+#[derive(Debug)]
+struct FakeSnapshots(OfProcess);
+
+#[async_trait]
+impl Snapshots for FakeSnapshots {
+    async fn ensure(&self, progress: greenlight::snapshot::Progress<'_>) -> Result<Basis, PortError> {
+        progress("copying", 1, 2);
+        let call = self.0.call("snapshots: ensure", Some(Side::Blue), Kind::Change);
+        let basis = Basis {
+            backup: "first".to_owned(),
+            ended_at: Timestamp::UNIX_EPOCH,
+            place: "a store".to_owned(),
+            archived_ms: 1,
+            restore_ms: None,
+        };
+        self.0
+            .world
+            .change(call, move |world, _| world.node(Side::Blue).up.then_some(basis).ok_or(call.error(Failure::Transient)))
+            .await
+    }
+
+    async fn ensure_archived(&self) -> Result<ArchiveProof, PortError> {
+        let call = self.0.call("snapshots: ensure_archived", Some(Side::Blue), Kind::Change);
+        let proof = ArchiveProof { segment: "1".to_owned(), until: Lsn(1), took: Duration::from_millis(1) };
+        self.0
+            .world
+            .change(call, move |world, _| world.node(Side::Blue).up.then_some(proof).ok_or(call.error(Failure::Transient)))
+            .await
     }
 }
 

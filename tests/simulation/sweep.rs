@@ -82,12 +82,25 @@ fn every_single_fault_ends_whole() {
     tally.none_held();
 }
 
+/// The run without a fault, then with every single one.
+pub(crate) fn sweep(what: &str, setup: &Setup, outcome: Option<Outcome>) -> Report {
+    let plain = setup.run();
+    assert_eq!(plain.outcome, outcome, "{what}\n{}", setup.trace());
+    let mut tally = Tally::default();
+    for (at, kind) in plain.points.iter().enumerate() {
+        for fault in kind.faults() {
+            tally.run(setup.with(&[(at, *fault)]));
+        }
+    }
+    tally.conclude(what, plain.points.len());
+    plain
+}
+
 /// Every pair of faults of which the first strikes a call of this shard.
-fn sweep_pairs(shard: usize) {
-    let setup = Setup::default();
+pub(crate) fn sweep_pairs(setup: &Setup, shard: usize, shards: usize) -> Tally {
     let points = setup.run().points;
     let mut tally = Tally::default();
-    for (at, kind) in points.iter().enumerate().filter(|(at, _)| at % SHARDS == shard) {
+    for (at, kind) in points.iter().enumerate().filter(|(at, _)| at % shards == shard) {
         for fault in kind.faults_of_a_pair() {
             let first = tally.run(setup.with(&[(at, *fault)]));
             for (later, kind) in first.points.iter().enumerate().skip(at + 1) {
@@ -97,8 +110,8 @@ fn sweep_pairs(shard: usize) {
             }
         }
     }
-    tally.conclude(&format!("pairs of faults, part {shard} of {SHARDS}"), points.len());
-    tally.none_held();
+    tally.conclude(&format!("pairs of faults, part {shard} of {shards}"), points.len());
+    tally
 }
 
 const SHARDS: usize = 8;
@@ -107,7 +120,7 @@ macro_rules! pairs {
     ($($name:ident: $shard:expr),*) => {
         $(#[test]
         fn $name() {
-            sweep_pairs($shard);
+            sweep_pairs(&Setup::default(), $shard, SHARDS).none_held();
         })*
     };
 }

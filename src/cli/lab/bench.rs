@@ -14,12 +14,15 @@ use crate::step::Ports;
 use crate::word::{Clock, Endpoint, Side, SystemClock};
 use crate::{playbook, wire};
 use anyhow::{Context, anyhow, ensure};
+use futures_util::future::try_join_all;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 const CLIENTS: u32 = 8;
-const FLOOR_ROUNDS: u32 = 40;
+const FLOORS_A_ROUND: u32 = 2;
+/// A PAUSE closes the pool's connections. The next one is a floor only for a pool that is as full as a window finds it.
+const POOL_FILLS: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_mins(2);
 
 #[derive(Debug, Serialize)]
@@ -65,8 +68,8 @@ pub(super) async fn run(shared: &Shared, args: &BenchArgs) -> anyhow::Result<Exi
     for round in 1..=args.rounds {
         print::say(&format!("round {round} of {}", args.rounds));
         drill.go_to_wait(Some(RequestKind::Rollback)).await?;
-        if round == 1 {
-            floor = measure_floor(&drill.ports).await?;
+        for _ in 0..FLOORS_A_ROUND {
+            floor.push(measure_floor(&drill.ports).await?);
         }
         drill.go_to_wait(Some(RequestKind::Approve)).await?;
     }
@@ -125,29 +128,19 @@ async fn attach_ms(drill: &Drill) -> anyhow::Result<f64> {
 }
 
 /// PAUSE, a marker from blue to green, RESUME, in milliseconds; while blue serves and green follows.
-async fn measure_floor(ports: &Ports) -> anyhow::Result<Vec<f64>> {
+async fn measure_floor(ports: &Ports) -> anyhow::Result<f64> {
     let clock = SystemClock::new();
-    let mut floor = Vec::new();
-    for _ in 0..FLOOR_ROUNDS {
-        for route in &ports.routes {
-            route.router.settle().await?;
-        }
-        let started = clock.monotonic();
-        for route in &ports.routes {
-            route.router.pause(Duration::from_secs(5)).await?;
-        }
-        let value = clock.now().as_microsecond();
-        ports.blue.write_marker(value).await?;
-        while ports.green.read_marker().await? != Some(value) {
-            ensure!(clock.monotonic().saturating_sub(started) < Duration::from_secs(10), "the marker did not arrive");
-        }
-        for route in &ports.routes {
-            route.router.resume().await?;
-        }
-        floor.push(clock.monotonic().saturating_sub(started).as_secs_f64() * 1000.0);
-        clock.sleep(Duration::from_millis(50)).await;
+    clock.sleep(POOL_FILLS).await;
+    try_join_all(ports.routes.iter().map(|route| route.router.settle())).await?;
+    let started = clock.monotonic();
+    try_join_all(ports.routes.iter().map(|route| route.router.pause(Duration::from_secs(5)))).await?;
+    let value = clock.now().as_microsecond();
+    ports.blue.write_marker(value).await?;
+    while ports.green.read_marker().await? != Some(value) {
+        ensure!(clock.monotonic().saturating_sub(started) < Duration::from_secs(10), "the marker did not arrive");
     }
-    Ok(floor)
+    try_join_all(ports.routes.iter().map(|route| route.router.resume())).await?;
+    Ok(clock.monotonic().saturating_sub(started).as_secs_f64() * 1000.0)
 }
 
 /// The peak memory of a coordinator, as the system accounts it, from the playbook to the soak: in bytes.

@@ -188,6 +188,7 @@ pub(in crate::plan) fn assert_answers(world: &World, code: &str, answer: &str) {
 
 fn input() -> PlanInput {
     PlanInput {
+        strategy: crate::plan::Strategy::Sync,
         name: "shop-orders".to_owned(),
         blue: ServerSpec { url: Template("postgresql://gl_admin:${env:BLUE_PASSWORD}@db1:5432/shop".to_owned()), peer_url: None },
         green: ServerSpec {
@@ -211,12 +212,15 @@ fn input() -> PlanInput {
             long_transactions: LongTransactions::Wait,
             transaction_age_max_ms: 60_000,
             sequence_margin: 1_000,
+            reads_on_blue: false,
         },
         validate: ValidateSpec { rows: true, chunk_rows: 10_000, parallel: 2, exclude: Vec::new(), assertions: Vec::new() },
         history: HistorySpec { schema: "public".to_owned(), lock_timeout_ms: 2_000, lock_retries: 10 },
         soak: SoakSpec { for_secs: 3 * 86_400, then_finish: false },
         limits: LimitsSpec { wal_kept_bytes_max: 20 << 30 },
         on_failure: OnFailure::Rollback,
+        on_failure_of: crate::plan::FailurePhases::default(),
+        snapshot: None,
         before_migrate: Gate::default(),
         before_window: Gate { approval: true, ..Gate::default() },
         accept: Vec::new(),
@@ -278,6 +282,7 @@ pub(in crate::plan) fn flow(name: &str) -> TableFlow {
     TableFlow {
         table: RelationName::new("public", name),
         flow: Flow::Both(SharedColumns {
+            rewritten: false,
             forward: None,
             reverse: None,
             key: vec!["id".to_owned()],

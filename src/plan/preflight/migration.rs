@@ -16,19 +16,39 @@ pub(super) fn check(look: &Look<'_>) -> Vec<Finding> {
         return findings;
     }
     match &look.survey.shadow {
+        Err(reason) if look.is_freeze() => {
+            let seen = format!("The migrations could not be tried: {reason}.");
+            findings.push(refused("shadow", seen, "in a freeze nothing is tried on green while all wait: name a `shadow`"));
+        }
         Err(reason) => findings.extend(super::reading::check(look, reason)),
         Ok(shadow) => {
             let (migrations, statements) = (count(look.pending.len(), "migration"), count(shadow.statements.len(), "statement"));
             let seen = format!("{migrations} of {statements} went through in the shadow ({}).", shadow.stood_on);
             findings.push(fine("shadow", seen));
             findings.extend(shadow_is_not_blue(look, shadow));
-            findings.extend(backfills(look, shadow));
-            findings.extend(new_constraints(look, shadow));
+            if look.is_freeze() {
+                findings.push(expected_pause(shadow));
+            } else {
+                findings.extend(backfills(look, shadow));
+                findings.extend(new_constraints(look, shadow));
+                findings.extend(sync_triggers(look));
+            }
             findings.extend(new_sequences(look, shadow));
-            findings.extend(sync_triggers(look));
         }
     }
     findings
+}
+
+/// How long the freeze is to last, as far as it can be known.
+fn expected_pause(shadow: &ShadowReport) -> Finding {
+    let took_ms: f64 = shadow.statements.iter().map(|statement| statement.took_ms).sum();
+    let rewrites: BTreeSet<String> =
+        shadow.statements.iter().flat_map(|statement| &statement.rewrites).map(ToString::to_string).collect();
+    let rows = match rewrites.len() {
+        0 => "No table or index is rewritten.".to_owned(),
+        _ => format!("With rows it is longer for what is rewritten: {}.", few(&rewrites.into_iter().collect::<Vec<_>>())),
+    };
+    fine("expected-pause", format!("The migrations took {took_ms:.0} ms in the shadow, which has no rows. {rows}"))
 }
 
 /// Verdicts that were found on another schema than blue's would say nothing.

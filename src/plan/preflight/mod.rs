@@ -20,7 +20,7 @@ mod wakes;
 #[cfg(test)]
 pub(super) mod example;
 
-use super::{Answer, Finding, GreenSurvey, PlanInput, ServerSurvey, StepName, Survey, SyncTrigger};
+use super::{Answer, Finding, GreenSurvey, PlanInput, ServerSurvey, StepName, Strategy, Survey, SyncTrigger};
 use crate::migrate::Migration;
 use crate::schema::{Flow, SharedColumns, TableFlow};
 use crate::word::Side;
@@ -40,6 +40,10 @@ pub(super) struct Look<'a> {
 }
 
 impl<'a> Look<'a> {
+    fn is_freeze(&self) -> bool {
+        self.input.strategy == Strategy::Freeze
+    }
+
     fn blue(&self) -> &'a ServerSurvey {
         &self.survey.blue
     }

@@ -1,5 +1,6 @@
 //! One try: pause, fence, marker and sequences side by side, flush, the commit point, open, repoint, resume.
 
+use super::freeze;
 use super::safety::{self, By};
 use crate::postgres::{Fence, FenceProbe, Server, sequences_behind};
 use crate::run::{Fact, WindowPhase};
@@ -12,20 +13,32 @@ use tokio::join;
 /// The guard acts this much after the limit, so that a coordinator that is alive goes back by itself first.
 const GUARD_GRACE: Duration = Duration::from_millis(250);
 
+/// Between the last preparation and the pause: the looks, the guard's start and its logins take the machine from the clients
+/// for a moment, and a pause that begins while they catch up waits for more of them.
+const CALM: Duration = Duration::from_millis(100);
+
 /// `None`: the writer moved to `to`. `Some`: everything is as before, and why. Err after the commit point, or when it is not
 /// known whether that was recorded: the next call goes on by what the journal says.
 pub(super) async fn open(cx: &mut StepContext<'_>, to: Side) -> Result<Option<String>, PortError> {
     let max_pause = cx.plan.window.max_pause();
-    cx.ports.guard.stand_by(max_pause + GUARD_GRACE).await?;
+    cx.ports.guard.stand_by(CALM + max_pause + GUARD_GRACE).await?;
     let opened = Fact::WindowOpened { to, attempt: cx.run().windows_opened() + 1, at: cx.ports.clock.now() };
     cx.learn(opened).await?;
     let mut watch = StopWatch::new(cx);
     crate::failpoint!("window-opened");
-    let follow_from = match until_commit(cx, to, &mut watch).await {
+    let freezes = super::freezes(cx, to);
+    let tried = if freezes { freeze::until_commit(cx, &mut watch).await } else { until_commit(cx, to, &mut watch).await };
+    let follow_from = match tried {
         Ok(lsn) => lsn,
+        // What a freeze learns on its way. The guard makes it safe, or whoever has the journal.
+        Err(error) if cx.records.is_lost() => return Err(error),
         Err(error) => {
             let reason = error.chain();
             safety::make_safe(cx, &reason, By::Coordinator).await?;
+            if freezes && (cx.run().fork_point().is_some() || error.failure == Failure::Refused) {
+                // Blue serves again. Green has left its history, or will be refused again.
+                return Err(PortError { failure: Failure::Refused, ..error });
+            }
             return Ok(Some(reason));
         }
     };
@@ -39,11 +52,8 @@ pub(super) async fn open(cx: &mut StepContext<'_>, to: Side) -> Result<Option<St
 
 async fn until_commit(cx: &mut StepContext<'_>, to: Side, watch: &mut StopWatch) -> Result<Lsn, PortError> {
     let (old, new) = (cx.server(to.other()), cx.server(to));
-    try_join_all(cx.ports.routes.iter().map(|route| route.router.settle())).await?;
     let value = marker::next_value(cx, &old).await?;
-    watch.begin(cx);
-    let left = watch.left(cx)?;
-    try_join_all(cx.ports.routes.iter().map(|route| route.router.pause(left))).await?;
+    pause(cx, watch).await?;
     watch.lap(cx, "pause");
     crate::failpoint!("window-paused");
 
@@ -71,6 +81,21 @@ async fn until_commit(cx: &mut StepContext<'_>, to: Side, watch: &mut StopWatch)
     Ok(follow_from)
 }
 
+/// Every client waits from here on. The watch begins where it had not.
+pub(super) async fn pause(cx: &StepContext<'_>, watch: &mut StopWatch) -> Result<(), PortError> {
+    try_join_all(cx.ports.routes.iter().map(|route| route.router.settle())).await?;
+    if !watch.running {
+        cx.ports.clock.sleep(CALM).await;
+        watch.begin(cx);
+    }
+    let left = watch.left(cx)?;
+    try_join_all(cx.ports.routes.iter().map(|route| route.router.pause(left))).await.map(drop)
+}
+
+pub(super) async fn resume(cx: &StepContext<'_>) -> Result<(), PortError> {
+    try_join_all(cx.ports.routes.iter().map(|route| route.router.resume())).await.map(drop)
+}
+
 /// The last marker of the side that served.
 struct Marked {
     from: Side,
@@ -89,7 +114,7 @@ async fn drained(cx: &StepContext<'_>, old: &Arc<dyn Server>, new: &Arc<dyn Serv
 }
 
 /// Nobody can write to `old` any more, now or by a transaction that was prepared before.
-async fn is_tight(old: &Arc<dyn Server>, from: Side) -> Result<(), PortError> {
+pub(super) async fn is_tight(old: &Arc<dyn Server>, from: Side) -> Result<(), PortError> {
     let (prepared, probed) = join!(old.prepared_transactions(), old.probe_fence());
     let prepared = prepared?;
     if !prepared.is_empty() {
@@ -121,7 +146,7 @@ async fn finish(cx: &mut StepContext<'_>, to: Side, mut watch: StopWatch) -> Res
     try_join_all(cx.ports.routes.iter().map(|route| route.router.point_at(route.target(to)))).await?;
     watch.lap(cx, "repoint");
     crate::failpoint!("window-repointed");
-    try_join_all(cx.ports.routes.iter().map(|route| route.router.resume())).await?;
+    resume(cx).await?;
     watch.lap(cx, "resume");
     crate::failpoint!("window-resumed");
     let pause_ms = watch.total_ms(cx);
@@ -140,7 +165,8 @@ async fn finish(cx: &mut StepContext<'_>, to: Side, mut watch: StopWatch) -> Res
 }
 
 /// Measures the pause and its parts, and keeps its limit.
-struct StopWatch {
+pub(super) struct StopWatch {
+    running: bool,
     began: Duration,
     last: Duration,
     limit: Duration,
@@ -150,15 +176,16 @@ struct StopWatch {
 impl StopWatch {
     fn new(cx: &StepContext<'_>) -> StopWatch {
         let now = cx.ports.clock.monotonic();
-        StopWatch { began: now, last: now, limit: cx.plan.window.max_pause(), phases: Vec::new() }
+        StopWatch { running: false, began: now, last: now, limit: cx.plan.window.max_pause(), phases: Vec::new() }
     }
 
     fn begin(&mut self, cx: &StepContext<'_>) {
+        self.running = true;
         self.began = cx.ports.clock.monotonic();
         self.last = self.began;
     }
 
-    fn lap(&mut self, cx: &StepContext<'_>, name: &str) {
+    pub(super) fn lap(&mut self, cx: &StepContext<'_>, name: &str) {
         let now = cx.ports.clock.monotonic();
         self.phases.push(WindowPhase { name: name.to_owned(), ms: ms(now.saturating_sub(self.last)) });
         self.last = now;
@@ -169,7 +196,7 @@ impl StopWatch {
     }
 
     /// What is left of the pause's limit. Err when nothing is.
-    fn left(&self, cx: &StepContext<'_>) -> Result<Duration, PortError> {
+    pub(super) fn left(&self, cx: &StepContext<'_>) -> Result<Duration, PortError> {
         let gone = cx.ports.clock.monotonic().saturating_sub(self.began);
         self.limit.checked_sub(gone).filter(|left| !left.is_zero()).ok_or_else(|| {
             PortError::new(Failure::Transient, "finish the window")

@@ -5,6 +5,7 @@
 //! pause, the commit point: before it every way leads back, after it forward, whoever drives on.
 
 mod attempt;
+mod freeze;
 mod prepare;
 mod safety;
 mod settle;
@@ -12,6 +13,7 @@ mod settle;
 pub use safety::{By, make_safe};
 
 use super::{Observed, Progress, Step, StepContext};
+use crate::plan::Strategy;
 use crate::run::{Direction, Fact};
 use crate::word::{Failure, PortError, Side};
 use async_trait::async_trait;
@@ -67,6 +69,11 @@ fn has_moved(cx: &StepContext<'_>) -> bool {
     cx.run().follow_from().is_some()
 }
 
+/// Whether the way to `to` is through a freeze: green is still blue's standby then, and will be migrated in the pause.
+fn freezes(cx: &StepContext<'_>, to: Side) -> bool {
+    to == Side::Green && cx.plan.strategy == Strategy::Freeze
+}
+
 /// Whatever an error inside an open window says of itself, clients may be waiting: the next call, soon, makes it safe.
 fn unsure_inside_a_window(cx: &StepContext<'_>, result: Result<Progress, PortError>) -> Result<Progress, PortError> {
     match result {
@@ -86,13 +93,17 @@ async fn go(cx: &mut StepContext<'_>, to: Side) -> Result<Progress, PortError> {
                 return Ok(progress);
             }
         }
-        if let Some(why_not) = prepare::look(cx, to).await? {
+        let why_not = if freezes(cx, to) { prepare::look_before_freeze(cx).await? } else { prepare::look(cx, to).await? };
+        if let Some(why_not) = why_not {
             return Ok(Progress::NotYet { poll_after: Duration::from_secs(1), note: why_not });
         }
         if let Some(why_back) = attempt::open(cx, to).await? {
             let note = format!("another window, since the last went back: {why_back}");
             return Ok(Progress::NotYet { poll_after: pause_between(failed_in_a_row(cx)), note });
         }
+    }
+    if to == Side::Blue && cx.plan.strategy == Strategy::Freeze {
+        return settle::leave_green_fenced(cx).await;
     }
     settle::follow_back(cx, to).await
 }

@@ -1,6 +1,6 @@
 //! What must be so before anybody is paused. Unknown is never good: whatever cannot be read keeps the window shut.
 
-use crate::plan::LongTransactions;
+use crate::plan::{LongTransactions, Strategy};
 use crate::postgres::{Fence, FenceProbe};
 use crate::run::Fact;
 use crate::step::{StepContext, marker};
@@ -31,10 +31,41 @@ pub(super) async fn look(cx: &mut StepContext<'_>, to: Side) -> Result<Option<St
     // The slot that `from` will follow has kept everything since the last window; moved up now, it has little to read in
     // the pause. Sequences likewise.
     let (old, new) = (cx.server(from), cx.server(to));
-    let at = new.flush_wal().await?;
-    new.advance_slot(cx.plan.names.flow_from(to), at).await?;
+    if cx.plan.strategy == Strategy::Sync {
+        let at = new.flush_wal().await?;
+        new.advance_slot(cx.plan.names.flow_from(to), at).await?;
+    }
     new.set_sequences(&old.sequences().await?, cx.plan.window.sequence_margin).await?;
     flow_is_close(cx, from).await
+}
+
+/// The same for a freeze: green is blue's standby, close behind, and stays one until the pause.
+pub(super) async fn look_before_freeze(cx: &mut StepContext<'_>) -> Result<Option<String>, PortError> {
+    let (blue, green) = (cx.server(Side::Blue), cx.server(Side::Green));
+    connect(cx).await?;
+    // The promotion of an earlier try may be under way still.
+    green.ensure_sole_coordinator().await?;
+    if !green.identity().await?.in_recovery {
+        return Err(PortError::refused("freeze blue for green")
+            .because("green was promoted already, by a freeze that did not come to its end or by somebody else")
+            .hint("rebuild green as a standby of blue, and start a new run"));
+    }
+    if let Some(why) = routes_ready(cx, Side::Blue).await? {
+        return Ok(Some(why));
+    }
+    blue.ensure_fence_installed().await?;
+    if blue.fence().await? != Fence::Open {
+        return Ok(Some("blue is fenced, though it serves".to_owned()));
+    }
+    if let Some(why) = blue_drift(cx).await? {
+        return Ok(Some(why));
+    }
+    if let Some(why) = transactions(cx, Side::Blue).await? {
+        return Ok(Some(why));
+    }
+    let behind = blue.wal_lsn().await?.bytes_since(green.replay_lsn().await?);
+    let most = cx.plan.window.max_lag_bytes;
+    Ok((behind > most).then(|| format!("green's replay to come within {most} bytes of blue")))
 }
 
 async fn connect(cx: &StepContext<'_>) -> Result<(), PortError> {
@@ -81,22 +112,26 @@ async fn fences_ready(cx: &StepContext<'_>, from: Side, to: Side) -> Result<Opti
 /// DDL by others since planning. It would stop the flow, or be lost. Going back, blue is not compared: the run itself
 /// relaxed its columns, and whether rows fit there is seen by what arrives.
 async fn drift(cx: &StepContext<'_>, to: Side) -> Result<Option<String>, PortError> {
-    let learned = cx.run().facts.iter().rev().find_map(|fact| match fact {
-        Fact::BlueFingerprint { fingerprint } => Some(fingerprint.clone()),
-        _ => None,
-    });
-    let planned = learned.unwrap_or_else(|| cx.plan.blue_fingerprint.clone());
-    if to == Side::Green {
-        let now = cx.ports.blue.schema_fingerprint().await?;
-        if now != planned {
-            let changes = planned.changes(&now);
-            return Ok(Some(format!("blue's schema to be as it was planned again: somebody changed it since ({changes})")));
-        }
+    if to == Side::Green
+        && let Some(why) = blue_drift(cx).await?
+    {
+        return Ok(Some(why));
     }
     let Some(planned) = &cx.plan.green_fingerprint else { return Ok(None) };
     let now = cx.ports.green.schema_fingerprint().await?;
     let why = || format!("green's schema to be as it was planned: somebody changed it since ({})", planned.changes(&now));
     Ok((now != *planned).then(why))
+}
+
+async fn blue_drift(cx: &StepContext<'_>) -> Result<Option<String>, PortError> {
+    let learned = cx.run().facts.iter().rev().find_map(|fact| match fact {
+        Fact::BlueFingerprint { fingerprint } => Some(fingerprint.clone()),
+        _ => None,
+    });
+    let planned = learned.unwrap_or_else(|| cx.plan.blue_fingerprint.clone());
+    let now = cx.ports.blue.schema_fingerprint().await?;
+    let why = || format!("blue's schema to be as it was planned again: somebody changed it since ({})", planned.changes(&now));
+    Ok((now != planned).then(why))
 }
 
 async fn transactions(cx: &StepContext<'_>, from: Side) -> Result<Option<String>, PortError> {

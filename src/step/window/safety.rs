@@ -34,7 +34,7 @@ pub async fn make_safe(cx: &mut StepContext<'_>, why: &str, by: By) -> Result<()
         route.router.resume().await
     });
     results.extend(join_all(routes).await);
-    if !moved {
+    if !moved && !super::freezes(cx, window.to) {
         // A side that is lost must not keep the window open; before the next one its flow is looked at anyway.
         if let Err(error) = cx.ports.server(window.to).ensure_subscribed(cx.plan.names.flow_from(serving)).await {
             tracing::warn!(error = %error.chain(), "{} does not follow {serving} yet", window.to);
@@ -59,7 +59,9 @@ pub async fn make_safe(cx: &mut StepContext<'_>, why: &str, by: By) -> Result<()
 /// The side that was to serve is opened after the commit point only. Found open without one, it may hold writes that nobody
 /// else has, and opening the other would split the data. A side that cannot be read was not opened by us.
 async fn stays_closed(cx: &StepContext<'_>, to: Side) -> Result<(), PortError> {
-    if matches!(cx.server(to).fence().await, Ok(Fence::Open)) {
+    let server = cx.server(to);
+    // A standby has blue's fence, and takes no writes whatever that is.
+    if matches!(server.fence().await, Ok(Fence::Open)) && !matches!(server.identity().await, Ok(who) if who.in_recovery) {
         return Err(PortError::refused(format!("go back to {}", to.other()))
             .because(format!("{to} is open for writes, though the journal has no commit point"))
             .hint("find out who opened it before going on; nothing was changed"));

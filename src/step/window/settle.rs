@@ -1,10 +1,11 @@
 //! After the pause: the side that no longer serves is fenced in the way that lets changes in, follows the serving one, and
 //! every route is read through.
 
+use crate::plan::Strategy;
 use crate::postgres::{Fence, FenceProbe};
 use crate::run::Fact;
 use crate::schema::Flow;
-use crate::step::{Progress, StepContext, marker};
+use crate::step::{Progress, StepContext, attach_green, marker};
 use crate::word::{Failure, PortError, Side};
 use std::time::Duration;
 
@@ -13,6 +14,9 @@ pub(super) async fn follow_back(cx: &mut StepContext<'_>, serving: Side) -> Resu
     let server = cx.server(follower);
     server.ensure_fence(Fence::Triggers).await?;
     crate::failpoint!("settle-fenced");
+    if cx.plan.strategy == Strategy::Freeze {
+        attach_green::drop_physical_slot(cx).await?;
+    }
     match serving {
         Side::Green => relax_blue(cx).await?,
         Side::Blue => restore_blue(cx).await?,
@@ -37,6 +41,18 @@ pub(super) async fn follow_back(cx: &mut StepContext<'_>, serving: Side) -> Resu
     if !cx.run().follows_back() {
         cx.learn(Fact::FollowsBack { follower }).await?;
     }
+    Ok(Progress::Done)
+}
+
+/// Blue serves again after a freeze. Green follows nobody from here on, and is kept as it is, for reading, until it is given
+/// up by the step that is taken back next.
+pub(super) async fn leave_green_fenced(cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
+    cx.ports.green.ensure_fence(Fence::Triggers).await?;
+    restore_blue(cx).await?;
+    if let FenceProbe::Leaks { how } = cx.ports.green.probe_fence().await? {
+        return Err(PortError::transient("keep green fenced").because(how));
+    }
+    routes_answer(cx, Side::Blue).await?;
     Ok(Progress::Done)
 }
 
