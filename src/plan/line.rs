@@ -39,12 +39,12 @@ pub(super) fn steps(plan: &Plan, blue: &ServerSurvey, input: &PlanInput) -> Vec<
     }
     steps.extend([soak(plan, &sql), finish(&sql)]);
     for step in &mut steps {
-        step.on_failure = on_failure(step.name, &input.on_failure_of);
+        step.on_failure = on_failure(step.name, input.on_failure_of);
     }
     steps
 }
 
-fn on_failure(name: StepName, of: &FailurePhases) -> Option<OnFailure> {
+fn on_failure(name: StepName, of: FailurePhases) -> Option<OnFailure> {
     match name {
         StepName::MigrateGreen | StepName::ShadowGreen => of.migrate,
         StepName::WarmGreen | StepName::ValidateGreen => of.validate,

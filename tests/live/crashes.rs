@@ -1,9 +1,8 @@
 //! Servers and PgBouncers that crash at the worst time, and come back.
 
-use crate::world::{APPROVAL, COMPLETED, KILLED, Live, ROLLED_BACK, Setup, WAITS};
+use crate::world::{APPROVAL, COMPLETED, KILLED, Live, ROLLED_BACK, Setup, WAITS, go_on, is_stopped};
 use greenlight::run::{Event, Fact};
 use greenlight::word::Side;
-use tokio::process::Child;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn blue_and_green_and_pgbouncer_crash_during_the_sync_and_the_cutover_still_loses_nothing() {
@@ -69,8 +68,7 @@ async fn green_crashes_inside_the_window_and_the_coordinator_goes_back_by_itself
     let coordinator = live.start(&["approve", "--no-wait"], "window-fenced:stop");
     live.until("it is inside the window", async || is_stopped(&coordinator)).await;
     live.lab.crash(Side::Green);
-    let pid = coordinator.id().unwrap().to_string();
-    assert!(std::process::Command::new("kill").args(["-CONT", &pid]).status().unwrap().success());
+    go_on(&coordinator);
     live.see_record("the window went back", |event| {
         matches!(event, Event::FactLearned { fact: Fact::WindowClosed { moved: false, by_guard: false, .. }, .. })
     })
@@ -98,10 +96,4 @@ async fn green_is_lost_for_good_during_the_sync_and_the_run_can_be_abandoned_wit
     live.nothing_is_lost(Side::Blue).await;
     let slots = crate::world::ask(&live.lab.endpoint(Side::Blue), "select slot_name from pg_replication_slots").await;
     assert_eq!(slots, Vec::<String>::new());
-}
-
-/// Whether the process was stopped, as `SIGSTOP` does.
-fn is_stopped(process: &Child) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.id().unwrap())).unwrap();
-    stat.rsplit_once(") ").unwrap().1.starts_with('T')
 }

@@ -9,6 +9,7 @@
 )]
 
 mod crashes;
+mod freeze;
 mod hazards;
 mod kills;
 mod provisional;

@@ -8,7 +8,7 @@ use greenlight::run::{Event, Fact, Record, Run, replay};
 use greenlight::word::{Endpoint, Side};
 use std::{
     ffi::OsStr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -18,12 +18,17 @@ use tokio_postgres::{NoTls, SimpleQueryMessage};
 /// How long anything may take before the test gives up: a hang, not a measure.
 pub(crate) const LIMIT: Duration = Duration::from_secs(90);
 
-/// The window's limit in these playbooks.
+/// What a freeze may last: a migration, on a machine that is busy with tests.
+pub(crate) const FREEZE_MAX: Duration = Duration::from_secs(60);
+
+/// The window's limit in the other playbooks.
 pub(crate) const MAX_PAUSE: Duration = Duration::from_secs(2);
 
 /// The exit codes that `greenlight --help` lists.
 pub(crate) const COMPLETED: Option<i32> = Some(0);
 pub(crate) const WAITS: Option<i32> = Some(5);
+pub(crate) const PROBLEMS: Option<i32> = Some(3);
+pub(crate) const HELD: Option<i32> = Some(6);
 pub(crate) const ROLLED_BACK: Option<i32> = Some(7);
 pub(crate) const TAKEN: Option<i32> = Some(8);
 /// Killed by a signal.
@@ -36,6 +41,12 @@ pub(crate) struct Setup {
     /// A migration besides those of the shop.
     pub(crate) migration: Option<&'static str>,
     pub(crate) wal_kept: &'static str,
+    pub(crate) strategy: &'static str,
+    /// Lines of the section `window`.
+    pub(crate) window: &'static str,
+    /// Blue archives its WAL, and the playbook says that backups are kept.
+    pub(crate) snapshot: bool,
+    pub(crate) with_green: bool,
 }
 
 /// A person opens the window.
@@ -43,7 +54,16 @@ pub(crate) const APPROVAL: &str = "gates:\n  before_window: {approval: true}\n";
 
 impl Default for Setup {
     fn default() -> Setup {
-        Setup { major: 15, playbook: "", migration: None, wal_kept: "20GiB" }
+        Setup {
+            major: 15,
+            playbook: "",
+            migration: None,
+            wal_kept: "20GiB",
+            strategy: "sync",
+            window: "",
+            snapshot: false,
+            with_green: true,
+        }
     }
 }
 
@@ -70,7 +90,6 @@ impl Live {
     pub(crate) async fn up(setup: Setup) -> Live {
         let dir = PathBuf::from(format!("/tmp/greenlight-live-{}", greenlight::word::RunId::random()));
         let options = Options {
-            dir,
             installed: installed().await,
             major: setup.major,
             pgbouncer: find_pgbouncer(Some(OsStr::new("/usr/sbin"))).unwrap(),
@@ -78,8 +97,9 @@ impl Live {
             fsync: false,
             scale: 0.01,
             database: "shop".to_owned(),
-            with_green: true,
-            settings: Vec::new(),
+            with_green: setup.with_green,
+            settings: if setup.snapshot { archiving(&dir) } else { Vec::new() },
+            dir,
         };
         let lab = World::up(&options, &|_| ()).await.unwrap_or_else(|e| panic!("{}", e.chain()));
         let migrations = lab.dir().join("migrations");
@@ -206,6 +226,18 @@ impl Live {
     }
 }
 
+/// Whether the process was stopped, as `SIGSTOP` does.
+pub(crate) fn is_stopped(process: &Child) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.id().unwrap())).unwrap();
+    stat.rsplit_once(") ").unwrap().1.starts_with('T')
+}
+
+/// Lets a stopped process go on.
+pub(crate) fn go_on(process: &Child) {
+    let pid = process.id().unwrap().to_string();
+    assert!(std::process::Command::new("kill").args(["-CONT", &pid]).status().unwrap().success());
+}
+
 pub(crate) async fn wait(child: Child) -> Ended {
     let output = tokio::time::timeout(LIMIT * 3, child.wait_with_output()).await.expect("the program does not end").unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -262,14 +294,32 @@ fn text(lab: &World, setup: &Setup) -> String {
         })
         .collect();
     format!(
-        "version: 1\nname: shop\nstrategy: sync\nblue: {{url: {}}}\ngreen: {{url: {}}}\nmigrations: {{dir: migrations}}\n\
+        "version: 1\nname: shop\nstrategy: {}\nblue: {{url: {}}}\ngreen: {{url: {}}}\nmigrations: {{dir: migrations}}\n\
          routes:\n{}{}soak: {{for: 1h, then: wait}}\nlimits: {{wal_kept: {}}}\n\
-         accept: [no-archive, \"backfill:public.customers\"]\nwindow:\n  max_pause: {}s\n  max_lag: 4MiB\n",
+         accept: [no-archive, green-archive, \"backfill:public.customers\"]\nwindow:\n  max_pause: {}s\n  max_lag: 4MiB\n{}{}",
+        setup.strategy,
         quoted(&lab.url(Side::Blue)),
         quoted(&lab.url(Side::Green)),
         routes.concat(),
         setup.playbook,
         setup.wal_kept,
-        MAX_PAUSE.as_secs(),
+        if setup.strategy == "sync" { MAX_PAUSE.as_secs() } else { FREEZE_MAX.as_secs() },
+        setup.window,
+        if setup.snapshot { snapshot(lab) } else { String::new() },
     )
+}
+
+/// The archive beside the servers, from before there is any.
+fn archiving(dir: &Path) -> Vec<(String, String)> {
+    let wal = dir.join("backups/wal");
+    let (wal, folder) = (wal.display(), dir.join("backups").display().to_string());
+    let new = format!("mkdir -p {wal} && chmod 777 {folder} {wal} && cp %p {wal}/%f.tmp && mv {wal}/%f.tmp {wal}/%f");
+    [("archive_mode", "on".to_owned()), ("archive_command", format!("cmp -s %p {wal}/%f || {{ {new}; }}"))]
+        .map(|(name, value)| (name.to_owned(), value))
+        .to_vec()
+}
+
+fn snapshot(lab: &World) -> String {
+    let dir = lab.dir().join("backups");
+    format!("snapshot: {{store: basebackup, dir: {dir:?}, wal: archive_command, max_age: 1h, prove: true}}\n")
 }

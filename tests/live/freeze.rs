@@ -1,0 +1,129 @@
+//! The strategy `freeze` on real servers: blue stands still under clients that want to write, its standby is promoted,
+//! migrated, compared and served from.
+
+use crate::world::{COMPLETED, HELD, KILLED, Live, PROBLEMS, ROLLED_BACK, Setup, WAITS, go_on, is_stopped};
+use greenlight::word::Side;
+
+fn freeze() -> Setup {
+    Setup { strategy: "freeze", ..Setup::default() }
+}
+
+/// Goes through where there are no rows, and fails on the shop's.
+const FAILS: &str = "ALTER TABLE customers ADD CONSTRAINT only_few CHECK (id < 3);\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_blue_is_replaced_and_taken_back_without_losing_a_row() {
+    let mut live = Live::up(Setup { snapshot: true, ..freeze() }).await;
+    live.start_writing().await;
+    live.run().await.expect(WAITS).says("is whole and verified");
+    assert_eq!((live.serving().await, live.last_window().await), (Side::Green, (true, false)));
+    live.see_writes(50).await;
+    live.until("the way back is lossless", async || {
+        live.greenlight(&["status"]).await.expect(COMPLETED).said.contains("a rollback now would lose nothing")
+    })
+    .await;
+    live.greenlight(&["rollback", "--no-wait"]).await.expect(ROLLED_BACK);
+    assert_eq!(live.serving().await, Side::Blue);
+    live.see_writes(50).await;
+    let report = live.nothing_is_lost(Side::Blue).await;
+    assert_eq!(report.errors.len(), 0, "{:?}", report.errors);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blue_answers_reads_while_it_is_frozen_and_the_run_finishes() {
+    let mut live = Live::up(Setup { window: "  reads: blue\n", ..freeze() }).await;
+    live.start_writing().await;
+    let frozen = live.start(&["run", live.playbook.to_str().unwrap(), "--no-wait"], "freeze-promoted:stop");
+    live.until("blue is frozen", async || is_stopped(&frozen)).await;
+    let through = live.lab.through(0);
+    assert_ne!(crate::world::ask(&through, "SELECT count(*) FROM customers").await, ["0"]);
+    let refused = crate::world::connect(&through).await.batch_execute("DELETE FROM customers WHERE false").await.unwrap_err();
+    assert_eq!(refused.code().unwrap().code(), "25006", "{refused}");
+    go_on(&frozen);
+    crate::world::wait(frozen).await.expect(WAITS);
+    assert_eq!(live.serving().await, Side::Green);
+    live.see_writes(50).await;
+    live.greenlight(&["finish", "--no-wait"]).await.expect(COMPLETED);
+    live.nothing_is_lost(Side::Green).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_that_fails_in_the_freeze_ends_with_blue_serving() {
+    let mut live = Live::up(Setup { migration: Some(FAILS), ..freeze() }).await;
+    live.start_writing().await;
+    live.run().await.expect(ROLLED_BACK).says("only_few");
+    assert_eq!((live.serving().await, live.last_window().await), (Side::Blue, (false, false)));
+    live.see_writes(50).await;
+    live.nothing_is_lost(Side::Blue).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_that_fails_is_held_with_blue_serving_where_the_playbook_says_so() {
+    let playbook = "on_failure_of: {window: hold}\n";
+    let mut live = Live::up(Setup { migration: Some(FAILS), playbook, ..freeze() }).await;
+    live.start_writing().await;
+    live.run().await.expect(HELD).says("only_few");
+    assert_eq!(live.serving().await, Side::Blue);
+    live.see_writes(50).await;
+    live.greenlight(&["retry", "--no-wait"]).await.expect(HELD).says("rebuild green");
+    live.see_writes(50).await;
+    live.greenlight(&["abandon", "--no-wait"]).await.expect(ROLLED_BACK);
+    live.nothing_is_lost(Side::Blue).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_before_the_promotion_the_guard_opens_blue_and_the_next_freeze_goes_through() {
+    let mut live = Live::up(freeze()).await;
+    live.start_writing().await;
+    for place in ["window-opened", "window-paused", "window-fenced", "freeze-replayed"] {
+        live.run_with(&format!("{place}:kill")).await.expect(KILLED);
+        live.see_writes(20).await;
+        live.see_it_safe().await;
+        assert_eq!((live.serving().await, live.last_window().await), (Side::Blue, (false, true)), "{place}");
+    }
+    live.run().await.expect(WAITS);
+    assert_eq!(live.serving().await, Side::Green);
+    live.see_writes(50).await;
+    live.nothing_is_lost(Side::Green).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_between_promotion_and_commit_point_the_guard_opens_blue_and_the_run_is_taken_back() {
+    for place in ["freeze-promoted", "freeze-migrated", "freeze-compared", "window-before-commit"] {
+        let mut live = Live::up(freeze()).await;
+        live.start_writing().await;
+        live.run_with(&format!("{place}:kill")).await.expect(KILLED);
+        live.see_writes(20).await;
+        live.see_it_safe().await;
+        assert_eq!((live.serving().await, live.last_window().await), (Side::Blue, (false, true)), "{place}");
+        live.run().await.expect(ROLLED_BACK).says("rebuild green");
+        live.see_writes(20).await;
+        live.nothing_is_lost(Side::Blue).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_after_the_commit_point_of_a_freeze_green_serves() {
+    for place in ["window-committed", "window-open", "window-resumed", "settle-fenced", "settle-subscribed"] {
+        let mut live = Live::up(freeze()).await;
+        live.start_writing().await;
+        live.run_with(&format!("{place}:kill")).await.expect(KILLED);
+        live.see_writes(20).await;
+        live.see_it_safe().await;
+        assert_eq!(live.serving().await, Side::Green, "{place}");
+        live.run().await.expect(WAITS);
+        live.greenlight(&["rollback", "--no-wait"]).await.expect(ROLLED_BACK);
+        live.see_writes(20).await;
+        live.nothing_is_lost(Side::Blue).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_freeze_is_planned_with_what_it_takes_and_refused_without_a_limit() {
+    let live = Live::up(freeze()).await;
+    let playbook = live.playbook.to_str().unwrap().to_owned();
+    live.greenlight(&["plan", &playbook]).await.expect(COMPLETED).says("Freeze blue").says("expected-pause");
+    let text = std::fs::read_to_string(&live.playbook).unwrap();
+    std::fs::write(&live.playbook, text.replace("  max_pause: 60s\n", "")).unwrap();
+    live.greenlight(&["check", &playbook]).await.expect(PROBLEMS).says("how long the freeze may last");
+}
