@@ -4,9 +4,10 @@ use super::{
     StandbySpec, Strategy, Survey, ValidateSpec, WindowSpec, line,
 };
 use crate::migrate::Migration;
-use crate::schema::{self, Catalog, FlowOptions, Seen, SeenWrite};
+use crate::schema::{self, Catalog, FlowOptions, Seen, SeenWrite, Table, TableFlow};
 use crate::word::{RelationName, RunId, Template, Timestamp};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// The format of plans that this version writes.
 const FORMAT: u32 = 1;
@@ -111,6 +112,9 @@ pub(super) fn settle(plan: &mut Plan, input: &PlanInput, survey: &Survey) {
         frozen: input.strategy == Strategy::Freeze,
     };
     plan.tables = schema::flows(before, after, &seen, &options);
+    if input.strategy == Strategy::Freeze {
+        plan.validate.exclude = [input.validate.exclude.clone(), untouched(&plan.tables, survey)].concat();
+    }
     plan.sync_triggers = match input.strategy {
         Strategy::Sync => schema::sync_triggers(before, after),
         // No row comes from blue.
@@ -125,6 +129,24 @@ pub(super) fn settle(plan: &mut Plan, input: &PlanInput, survey: &Survey) {
         sync_triggers: &plan.sync_triggers,
     });
     plan.steps = line::steps(plan, &survey.blue, input);
+}
+
+/// The tables that no statement of the migrations locks for more than reading. Green's are copies of blue's files, and to read
+/// all of them once more would only make a freeze longer.
+fn untouched(tables: &[TableFlow], survey: &Survey) -> Vec<RelationName> {
+    let Ok(shadow) = &survey.shadow else { return Vec::new() };
+    let root = |name: &RelationName| {
+        let table = shadow.before.tables.get(&name.to_string());
+        table.and_then(Table::root).unwrap_or(name).clone()
+    };
+    let mut touched = BTreeSet::new();
+    for statement in &shadow.statements {
+        let reads = |mode: &str| matches!(mode, "AccessShareLock" | "RowShareLock");
+        touched.extend(statement.locks.iter().filter(|lock| !reads(&lock.mode)).map(|lock| root(&lock.table)));
+        touched.extend(statement.writes.iter().map(|write| root(&write.table)));
+        touched.extend(statement.rewrites.iter().map(root));
+    }
+    tables.iter().map(|flow| flow.table.clone()).filter(|table| !touched.contains(table)).collect()
 }
 
 /// The migrations that blue has not.

@@ -248,11 +248,16 @@ fn arm_freeze(sql: &Statements<'_>) -> PlannedStep {
 
 fn freeze(plan: &Plan, sql: &Statements<'_>) -> PlannedStep {
     let migrations = count(plan.migrations.len(), "migration");
+    let compared =
+        match published_whole(&plan.tables).iter().filter(|table| !plan.validate.exclude.contains(&table.table)).count() {
+            _ if !plan.validate.rows => "the schemas".to_owned(),
+            number => format!("{} that they touch with blue's", count(number, "table")),
+        };
     let reads =
         if plan.window.reads_on_blue { "Blue answers reads meanwhile and refuses writes" } else { "All clients wait meanwhile" };
     let says = format!(
-        "Freeze blue, promote green once it has replayed everything, run {migrations} on it, compare the two exactly, and move the \
-         writer. {reads}: at most {}. Before the commit point every way leads back to blue, after it forward to green.",
+        "Freeze blue, promote green once it has replayed everything, run {migrations} on it, compare {compared} exactly, and move \
+         the writer. {reads}: at most {}. Before the commit point every way leads back to blue, after it forward to green.",
         milliseconds(plan.window.max_pause_ms),
     );
     let way_back = "Until the commit point blue is opened again at once. After it the same window in the other direction, with every \

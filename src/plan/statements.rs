@@ -2,7 +2,7 @@
 //! for each of many objects stands once.
 
 use super::figures::count;
-use super::{Plan, RouteKind, SCHEMA, ServerSurvey, StandbySpec, shadow_database, sql_for};
+use super::{Plan, RouteKind, SCHEMA, ServerSurvey, StandbySpec, Strategy, shadow_database, sql_for};
 use crate::postgres::{PublishedTable, published_forward, published_reverse, published_whole};
 use crate::schema::{Flow, SharedColumns};
 use crate::word::{RelationName, Side, quote_ident, quote_literal};
@@ -264,17 +264,21 @@ impl<'a> Statements<'a> {
     }
 
     pub(super) fn soak(&self) -> Vec<String> {
+        if self.plan.strategy == Strategy::Freeze {
+            return Vec::new();
+        }
         let slot = quote_literal(&self.plan.names.forward);
         vec![blue(format!("SELECT pg_replication_slot_advance({slot}, <blue's position>), so that a waiting slot keeps no log"))]
     }
 
     pub(super) fn finish(&self) -> Vec<String> {
         let names = &self.plan.names;
-        let mut sql = vec![
-            blue(drop_subscription(&self.reverse)),
-            blue(format!("SELECT pg_drop_replication_slot({})", quote_literal(&names.forward))),
-            blue(format!("DROP PUBLICATION {}", self.forward)),
-        ];
+        let flows = self.plan.strategy == Strategy::Sync;
+        let mut sql = vec![blue(drop_subscription(&self.reverse))];
+        if flows {
+            sql.push(blue(format!("SELECT pg_drop_replication_slot({})", quote_literal(&names.forward))));
+            sql.push(blue(format!("DROP PUBLICATION {}", self.forward)));
+        }
         if !self.plan.migrations.is_empty() {
             let history = RelationName::new(&self.plan.history.schema, "schema_migrations").sql();
             let versions: Vec<String> = self.plan.migrations.iter().map(|migration| quote_literal(&migration.version)).collect();
@@ -287,7 +291,9 @@ impl<'a> Statements<'a> {
         sql.push(blue(format!("DROP TRIGGER greenlight_fence ON <each table>; DROP SCHEMA {SCHEMA} CASCADE")));
         sql.push(green(format!("SELECT pg_drop_replication_slot({})", quote_literal(&names.reverse))));
         sql.push(green(format!("DROP PUBLICATION {}", self.reverse)));
-        sql.push(green(drop_subscription(&self.forward)));
+        if flows {
+            sql.push(green(drop_subscription(&self.forward)));
+        }
         for trigger in &self.plan.sync_triggers {
             sql.push(green(format!("ALTER TABLE {} ENABLE TRIGGER {}", trigger.table.sql(), quote_ident(&trigger.name))));
         }

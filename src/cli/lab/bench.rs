@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 const CLIENTS: u32 = 8;
+const FREEZES: u32 = 7;
 const FLOORS_A_ROUND: u32 = 2;
 /// A PAUSE closes the pool's connections. The next one is a floor only for a pool that is as full as a window finds it.
 const POOL_FILLS: Duration = Duration::from_secs(1);
@@ -46,19 +47,25 @@ struct Summary {
     coordinator_memory_bytes: u64,
     plan_tables: u32,
     plan_secs: f64,
+    freeze: super::bench_freeze::FreezeTimes,
     restore: super::bench_restore::RestoreTimes,
+    /// The phases, in the order in which they come.
+    #[serde(skip)]
+    order: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
-struct Spread {
-    median: f64,
-    p99: f64,
-    max: f64,
+pub(super) struct Spread {
+    pub(super) median: f64,
+    pub(super) p99: f64,
+    pub(super) max: f64,
 }
 
 pub(super) async fn run(shared: &Shared, args: &BenchArgs) -> anyhow::Result<Exit> {
     let restore = super::bench_restore::measure(&args.lab, args.restore_mib).await.context("could not time a restore")?;
     let (plan_secs, _) = Box::pin(time_plan(args)).await.context("could not time the plan of many tables")?;
+    let freeze = Box::pin(super::bench_freeze::measure(&args.lab, FREEZES, f64::from(args.rate))).await;
+    let freeze = freeze.context("could not time freezes")?;
     let world = World::up(&options(&args.lab, "shop").await?, &print::say).await?;
     let playbook = write_playbook(&world, &Soak { secs: 3600, gated: false })?;
     let ledger = Ledger::start(&world.routes(), LedgerOptions { clients: CLIENTS, rate: f64::from(args.rate) });
@@ -95,7 +102,9 @@ pub(super) async fn run(shared: &Shared, args: &BenchArgs) -> anyhow::Result<Exi
         coordinator_memory_bytes: memory,
         plan_tables: args.tables,
         plan_secs,
+        freeze,
         restore,
+        order: moved.first().map(|moved| moved.phases.iter().map(|phase| phase.name.clone()).collect()).unwrap_or_default(),
     };
     let path = write(&summary, "bench")?;
     match shared.output {
@@ -107,7 +116,7 @@ pub(super) async fn run(shared: &Shared, args: &BenchArgs) -> anyhow::Result<Exi
     }
     print::say(&format!("written to {}", path.display()));
     world.down()?;
-    Ok(if summary.lost_writes == 0 { Exit::Completed } else { Exit::Fault })
+    Ok(if summary.lost_writes + summary.freeze.lost_writes == 0 { Exit::Completed } else { Exit::Fault })
 }
 
 /// Attaches green and moves to it for the first time, with a coordinator of its own. The run, the WAL that blue keeps for
@@ -216,7 +225,7 @@ fn rate(report: &LedgerReport) -> f64 {
     clippy::cast_sign_loss,
     reason = "a rank among few values"
 )]
-fn spread(values: impl Iterator<Item = f64>) -> Spread {
+pub(super) fn spread(values: impl Iterator<Item = f64>) -> Spread {
     let mut values: Vec<f64> = values.collect();
     values.sort_unstable_by(f64::total_cmp);
     let at =
@@ -248,10 +257,14 @@ fn table(summary: &Summary) -> String {
         ]);
     };
     row("window", &summary.window_ms);
-    for (name, spread) in &summary.phases_ms {
-        row(&format!("  {name}"), spread);
+    for name in &summary.order {
+        row(&format!("  {name}"), &summary.phases_ms[name]);
     }
     row("floor", &summary.floor_ms);
+    row("freeze", &summary.freeze.pause_ms);
+    row("  migrations", &summary.freeze.migrations_ms);
+    row("  comparison", &summary.freeze.comparison_ms);
+    row("  the rest", &summary.freeze.rest_ms);
     let lines = [
         format!(
             "{} windows ({} and {}), {:.0} transactions a second",
@@ -263,6 +276,13 @@ fn table(summary: &Summary) -> String {
         format!("window to floor: {:.1}", summary.window_to_floor),
         format!("longest client wait: {:.0} ms; failed requests: {}", summary.longest_client_wait_ms, summary.failed_requests),
         format!("acknowledged writes: {}; lost: {}", summary.acknowledged_writes, summary.lost_writes),
+        format!(
+            "{} freezes: acknowledged writes {}; lost {}; failed requests {}",
+            summary.freeze.freezes,
+            summary.freeze.acknowledged_writes,
+            summary.freeze.lost_writes,
+            summary.freeze.failed_requests
+        ),
         format!("attachment: {:.0} ms, {} bytes of WAL kept for green", summary.attach_ms, summary.attach_wal_bytes),
         format!("coordinator's memory: {} MiB", summary.coordinator_memory_bytes / 1_048_576),
         format!("preflight and plan of {} tables: {:.1} s", summary.plan_tables, summary.plan_secs),

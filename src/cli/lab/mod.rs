@@ -1,6 +1,7 @@
 //! `greenlight lab`: a throwaway world of real servers, and what is shown and measured in it.
 
 mod bench;
+mod bench_freeze;
 mod bench_restore;
 mod demo;
 mod drill;

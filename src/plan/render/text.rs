@@ -1,6 +1,6 @@
 use super::{address, asks_for};
 use crate::plan::figures::{bytes, capital, count, few, milliseconds};
-use crate::plan::{Answer, Finding, OnFailure, Plan, PlannedStep, Reversal, StepName};
+use crate::plan::{Answer, Finding, OnFailure, Plan, PlannedStep, Reversal, StepName, Strategy};
 use crate::schema::{TableFlow, Verdict};
 use std::collections::BTreeMap;
 
@@ -184,14 +184,22 @@ impl Page {
             OnFailure::Rollback => "takes everything back while blue serves, and is held for a person otherwise",
             OnFailure::Hold => "is held for a person",
         };
+        let max_pause = milliseconds(plan.window.max_pause_ms);
         let lines = [
             (
                 "pause",
-                format!(
-                    "tens of milliseconds are to be expected, {} are the limit: then blue is opened again, and the run waits for \
+                if plan.strategy == Strategy::Freeze {
+                    format!(
+                        "what the migrations and the comparison take, {max_pause} are the limit: then blue is opened again, and green \
+                         is given up"
+                    )
+                } else {
+                    format!(
+                        "tens of milliseconds are to be expected, {} are the limit: then blue is opened again, and the run waits for \
                      its next chance",
-                    milliseconds(plan.window.max_pause_ms)
-                ),
+                        max_pause
+                    )
+                },
             ),
             ("lag", format!("under {} before the pause begins", bytes(plan.window.max_lag_bytes))),
             ("WAL kept", format!("at most {wal} by the run's slot on the serving side; then the run gives it up")),
