@@ -561,6 +561,7 @@ fn plan(run: &RunId) -> Plan {
         limits: LimitsSpec { wal_kept_bytes_max: 10 << 30 },
         on_failure: OnFailure::Rollback,
         snapshot: None,
+        green_snapshot: None,
         names: Names::new(run),
         steps: vec![
             step(StepName::PrepareBlue, Reversal::Revert),

@@ -123,6 +123,9 @@ fn fact_line(fact: &Fact) -> Option<String> {
                 restore.unwrap_or_default()
             )
         }
+        Fact::Recoverable { backup, since, place } => {
+            format!("green can be recovered to any moment from {since} on: backup {backup} in {place}")
+        }
         Fact::RestorePoint { name, lsn } => format!("restore point {name} at {lsn}"),
         Fact::StandbyMade { data_dir, .. } => format!("standby made in {data_dir}"),
         Fact::SlotMade { on, name, lsn } => format!("slot {name} on {on}, from {lsn}"),
@@ -216,6 +219,9 @@ fn next(plan: &Plan, run: &Run, step: StepNo) -> String {
             "mend it and `greenlight retry {name}`, or do it by hand and `greenlight mark-done {name} --step {step} --reason WHY`, or {abandon}"
         ),
         _ if run.direction == Direction::Backward => "`greenlight run` goes on with it".to_owned(),
+        _ if plan.green_snapshot.is_some() && run.serving() == Side::Green && run.recoverable_since().is_none() => {
+            format!("`greenlight run` goes on with it, {rollback}; `finish` waits for green's first backup")
+        }
         _ if plan.steps[step.0].name == StepName::Soak => format!("`greenlight finish {name}` ends the soak, {rollback}"),
         _ if run.serving() == Side::Green => format!("`greenlight run` goes on with it, {rollback}"),
         _ => format!("`greenlight run` goes on with it, {abandon}"),

@@ -35,6 +35,8 @@ pub struct PlanInput {
     pub on_failure_of: FailurePhases,
     #[serde(default)]
     pub snapshot: Option<SnapshotSpec>,
+    #[serde(default)]
+    pub green_snapshot: Option<SnapshotSpec>,
     pub before_migrate: Gate,
     pub before_window: Gate,
     /// `code` or `code:object` of findings that the operator accepts.
@@ -81,6 +83,7 @@ pub fn compile(input: PlanInput, survey: &Survey, run: RunId, now: Timestamp) ->
         limits: input.limits,
         on_failure: input.on_failure,
         snapshot: input.snapshot,
+        green_snapshot: input.green_snapshot,
         names,
         steps: Vec::new(),
         tables: Vec::new(),
@@ -127,6 +130,7 @@ pub(super) fn settle(plan: &mut Plan, input: &PlanInput, survey: &Survey) {
         pending: &plan.migrations,
         tables: &plan.tables,
         sync_triggers: &plan.sync_triggers,
+        now: plan.made_at,
     });
     plan.steps = line::steps(plan, &survey.blue, input);
 }

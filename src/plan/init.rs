@@ -174,6 +174,7 @@ fn findings(look: &FirstLook<'_>, wal_kept: u64) -> Vec<Finding> {
         on_failure: OnFailure::Rollback,
         on_failure_of: crate::plan::FailurePhases::default(),
         snapshot: None,
+        green_snapshot: None,
         before_migrate: Gate::default(),
         before_window: Gate::default(),
         accept: Vec::new(),
@@ -185,6 +186,7 @@ fn findings(look: &FirstLook<'_>, wal_kept: u64) -> Vec<Finding> {
         shadow: Err("nothing is to be migrated".to_owned()),
         routes: Vec::new(),
         applied: Vec::new(),
+        snapshots: None,
     };
     let mut findings = compile(input, &survey, RunId::random(), Timestamp::UNIX_EPOCH).findings;
     // The first playbook does name one.

@@ -295,6 +295,9 @@ pub struct Plan {
     /// Where backups are, and what they must be before the first change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<SnapshotSpec>,
+    /// Where green's backups are, from the cutover on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub green_snapshot: Option<SnapshotSpec>,
     pub names: Names,
     pub steps: Vec<PlannedStep>,
     /// Every table of blue, how its rows flow in each direction, and the verdict.

@@ -1,6 +1,6 @@
 use crate::migrate::{Applied, ShadowReport};
 use crate::schema::Catalog;
-use crate::word::{Lsn, RelationName};
+use crate::word::{Lsn, RelationName, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -14,6 +14,29 @@ pub struct Survey {
     pub routes: Vec<RouteSurvey>,
     /// Migrations that blue's history table shows as applied.
     pub applied: Vec<Applied>,
+    /// Of the store that the playbook names. Err: why it could not be looked at.
+    #[serde(default)]
+    pub snapshots: Option<Result<SnapshotSurvey, String>>,
+}
+
+/// What a store of backups holds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SnapshotSurvey {
+    /// Where it is, for people.
+    pub place: String,
+    pub newest: Option<NewestBackup>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NewestBackup {
+    pub id: String,
+    pub ended_at: Timestamp,
+    pub bytes: u64,
+    /// Up to where the archive holds the log without a gap, and how much that is from the backup on.
+    pub recoverable_to: Lsn,
+    pub replay_bytes: u64,
+    /// What a restore up to there would take, where one was ever measured.
+    pub restore_ms: Option<u64>,
 }
 
 /// Green is there already, or is to be made.

@@ -14,7 +14,9 @@ pub(super) fn find(root: &Node, checker: &mut Checker<'_>) {
     routes(root, checker);
     validation(root, checker);
     hours(root, checker);
-    snapshot(root, checker);
+    snapshot(root, &["snapshot"], checker);
+    snapshot(root, &["green", "snapshot"], checker);
+    archives(root, checker);
     strategy(root, checker);
     let accepted = root.at(&["accept"]).map_or(&[][..], Node::items);
     twice(accepted.iter(), "is accepted twice", checker);
@@ -124,10 +126,26 @@ fn hours(root: &Node, checker: &mut Checker<'_>) {
     }
 }
 
+/// Two timelines in one archive would lead a recovery to the latest astray.
+fn archives(root: &Node, checker: &mut Checker<'_>) {
+    for key in ["dir", "stanza"] {
+        let of_blue = root.at(&["snapshot", key]).and_then(Node::text);
+        let of_green = root.at(&["green", "snapshot", key]);
+        if let (Some(of_blue), Some(node)) = (of_blue, of_green)
+            && node.text() == Some(of_blue)
+        {
+            let flaw = Flaw::new(format!("`green.snapshot.{key}` is that of blue's backups"));
+            checker
+                .push(flaw.help("give green an archive of its own: after its promotion it writes another timeline"), &node.span);
+        }
+    }
+}
+
 /// What is for one store only.
-fn snapshot(root: &Node, checker: &mut Checker<'_>) {
-    let Some(store) = root.at(&["snapshot", "store"]).and_then(Node::text) else { return };
-    let Some(section) = root.at(&["snapshot"]) else { return };
+fn snapshot(root: &Node, path: &[&str], checker: &mut Checker<'_>) {
+    let Some(section) = root.at(path) else { return };
+    let Some(store) = section.at(&["store"]).and_then(Node::text) else { return };
+    let path = path.join(".");
     let others: &[&str] = match store {
         "basebackup" => &["stanza", "config"],
         "pgbackrest" => &["wal"],
@@ -135,12 +153,12 @@ fn snapshot(root: &Node, checker: &mut Checker<'_>) {
     };
     for key in others {
         if let Some(entry) = section.entry(key) {
-            let flaw = Flaw::new(format!("`snapshot.{key}` is not for the store `{store}`")).help("remove it");
+            let flaw = Flaw::new(format!("`{path}.{key}` is not for the store `{store}`")).help("remove it");
             checker.push(flaw, &entry.key_span);
         }
     }
     if store == "pgbackrest" && section.entry("stanza").is_none() {
-        let flaw = Flaw::new("`snapshot.stanza` is missing").help("write the name of pgBackRest's stanza");
+        let flaw = Flaw::new(format!("`{path}.stanza` is missing")).help("write the name of pgBackRest's stanza");
         checker.push(flaw, &section.span);
     }
 }

@@ -61,6 +61,7 @@ pub struct Playbook {
     pub on_failure_of: FailurePhases,
     pub limits: LimitsSpec,
     pub snapshot: Option<SnapshotSpec>,
+    pub green_snapshot: Option<SnapshotSpec>,
     pub accept: Vec<Accept>,
 }
 
@@ -201,6 +202,7 @@ fn compose(shape: Shape, path: &Path, folder: &Path, accept: Vec<Accept>) -> Res
             window: shape.on_failure_of.window,
         },
         snapshot: shape.snapshot.map(|snapshot| snapshot_spec(snapshot, folder)).transpose()?,
+        green_snapshot: shape.green.snapshot.map(|snapshot| snapshot_spec(snapshot, folder)).transpose()?,
         limits: LimitsSpec { wal_kept_bytes_max: scalar::read_size(&shape.limits.wal_kept)? },
         accept,
     })

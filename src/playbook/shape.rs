@@ -109,6 +109,10 @@ pub(super) struct Green {
     #[schemars(schema_with = "scalar::peer_url")]
     #[serde(default)]
     pub peer_url: Option<String>,
+    /// Where green's backups and archived WAL are, from the cutover on. The first backup is taken in the soak, and `finish` waits
+    /// for it. Green archives into an archive of its own.
+    #[serde(default)]
+    pub snapshot: Option<Snapshot>,
     /// Make the standby with `pg_basebackup`. Without this key it must be there and follow blue.
     #[serde(default)]
     pub create: Option<Create>,

@@ -23,6 +23,13 @@ pub enum Fact {
         archived_ms: u64,
         restore_ms: Option<u64>,
     },
+    /// Green was backed up after it began to serve, and its WAL reaches an archive: from `since` on it can be recovered to any
+    /// moment.
+    Recoverable {
+        backup: String,
+        since: Timestamp,
+        place: String,
+    },
     /// The run's restore point on blue.
     RestorePoint {
         name: String,

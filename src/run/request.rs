@@ -63,12 +63,19 @@ pub fn answer(plan: &Plan, run: &Run, request: &Request) -> Result<Event, String
             _ => Err(format!("step {step} is not stuck")),
         },
         RequestKind::Rollback => rollback(plan, run, by, reason),
-        RequestKind::Finish => match present {
-            Some((step, _)) if run.direction == Direction::Forward && plan.steps[step.0].name == StepName::Soak => {
-                Ok(Event::FinishOrdered { by, reason })
+        RequestKind::Finish => {
+            match present {
+                Some((step, _)) if run.direction == Direction::Forward && plan.steps[step.0].name == StepName::Soak => {
+                    if plan.green_snapshot.is_some() && run.recoverable_since().is_none() {
+                        return Err("green cannot be recovered to a point in time yet: its first backup is not there, and after `finish` \
+                                blue is no way back any more; `greenlight status` shows when it is"
+                        .to_owned());
+                    }
+                    Ok(Event::FinishOrdered { by, reason })
+                }
+                _ => Err("the run does not soak: there is nothing to finish yet".to_owned()),
             }
-            _ => Err("the run does not soak: there is nothing to finish yet".to_owned()),
-        },
+        }
         RequestKind::Abandon { without_green } => {
             if past_return(plan, run) {
                 return Err("`finish` has begun: the ways back are gone".to_owned());

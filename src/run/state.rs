@@ -271,6 +271,15 @@ impl Run {
         })
     }
 
+    /// From when on green can be recovered to any moment; `None`: it was not seen to be so since it began to serve.
+    pub fn recoverable_since(&self) -> Option<Timestamp> {
+        let committed = self.facts.iter().rposition(|fact| matches!(fact, Fact::WindowCommitted { .. }))?;
+        self.facts[committed..].iter().find_map(|fact| match fact {
+            Fact::Recoverable { since, .. } => Some(*since),
+            _ => None,
+        })
+    }
+
     /// Whether the side that does not serve was seen to follow the serving one since the last commit point.
     pub fn follows_back(&self) -> bool {
         let last = self.facts.iter().rposition(|fact| matches!(fact, Fact::WindowCommitted { .. }));

@@ -376,6 +376,33 @@ fn rows_written_by_a_migration_flow_only_into_what_green_has_alone() {
     assert_verdict(&gone, "refused", "copies its rows into shop.new");
 }
 
+#[test]
+fn of_a_frozen_blue_everything_is_on_green_and_what_cannot_come_back_needs_a_word() {
+    let frozen = FlowOptions { frozen: true, ..options() };
+    let (before, after) = (catalog([t(&["a text"])]), catalog([t(&["a text", "b text"])]));
+    let flow = |seen: &Seen| flow_of(&before, &after, seen, &frozen);
+    assert_verdict(&flow(&wrote("update", &["b"], &[])), "shim", "");
+    assert!(!verdict(&flow(&wrote("update", &["b"], &[]))).1.contains("fills"));
+    let changed = flow(&wrote("update", &["a", "b"], &[]));
+    assert_verdict(&changed, "loses", "`1_x.up.sql` line 3 changes `a`");
+    assert_eq!(shared(&changed).compare.iter().map(|column| &column.name).collect::<Vec<_>>(), ["id"]);
+    for (kind, says) in
+        [("update", "changes rows"), ("insert", "inserts rows"), ("delete", "removes rows"), ("truncate", "removes rows")]
+    {
+        let flow = flow(&wrote(kind, &[], &[]));
+        assert_verdict(&flow, "loses", says);
+        assert!(shared(&flow).rewritten, "{kind}");
+    }
+    assert!(!shared(&flow(&wrote("copy", &["shop.new"], &[]))).rewritten);
+    // What would be refused while rows come from blue keeps them from coming back, and nothing more.
+    let bare = catalog([without_key(&["a text"])]);
+    assert_verdict(&flow_of(&bare, &bare, &Seen::default(), &frozen), "loses", "every row written after the cutover");
+    let (boolean, integer) = (catalog([t(&["a boolean"])]), catalog([t(&["a integer"])]));
+    assert_verdict(&flow_of(&boolean, &integer, &Seen::default(), &frozen), "loses", "`boolean` cannot flow into `integer`");
+    let accepted = FlowOptions { accepted: vec![RelationName::new("shop", "t")], ..frozen };
+    assert_verdict(&flow_of(&bare, &bare, &Seen::default(), &accepted), "accepted", "");
+}
+
 fn trigger(name: &str, row_level: bool) -> Trigger {
     let definition = format!("CREATE TRIGGER {name} BEFORE UPDATE ON shop.t FOR EACH ROW EXECUTE FUNCTION shop.{name}()");
     Trigger { name: name.to_owned(), definition, enabled: "O".to_owned(), row_level }

@@ -1,10 +1,14 @@
 //! What must be so before a run changes anything: a backup, its proof, and the archive at work.
 
 use super::{ArchiveProof, Basis, Progress, SnapshotStore, Snapshots, ensure_backup, prove};
-use crate::word::{Clock, Endpoint, PortError};
+use crate::word::{Clock, Endpoint, PortError, Timestamp};
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use std::{fmt, sync::Arc, time::Duration};
+use tokio::{sync::Mutex, task::JoinHandle};
+
+/// Between two tries of a backup that failed.
+const RETRY: Duration = Duration::from_secs(30);
 
 /// How long a segment may take into the archive.
 pub const ARCHIVE_LIMIT: Duration = Duration::from_mins(2);
@@ -21,6 +25,15 @@ pub struct BeforeChange {
     /// The backup is restored to a throwaway server, at which this looks.
     pub prove: Option<Look>,
     pub clock: Arc<dyn Clock>,
+    pub beside: Mutex<Beside>,
+}
+
+/// A backup that is taken beside everything else.
+#[derive(Debug, Default)]
+pub struct Beside {
+    under_way: Option<JoinHandle<Result<Basis, PortError>>>,
+    /// Why the last try failed, and when: told until one succeeds.
+    failed: Option<(String, Duration)>,
 }
 
 impl fmt::Debug for BeforeChange {
@@ -29,9 +42,18 @@ impl fmt::Debug for BeforeChange {
     }
 }
 
-#[async_trait]
-impl Snapshots for BeforeChange {
-    async fn ensure(&self, progress: Progress<'_>) -> Result<Basis, PortError> {
+/// What is asked for.
+#[derive(Clone)]
+struct Wish {
+    store: Arc<dyn SnapshotStore>,
+    server: Endpoint,
+    age_max: Duration,
+    prove: Option<Look>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Wish {
+    async fn fulfil(&self, progress: Progress<'_>) -> Result<Basis, PortError> {
         // First, so that no WAL is missing between the backup and the archive.
         self.store.ensure_archiving().await?;
         let backup = ensure_backup(self.store.as_ref(), self.age_max, self.clock.now(), progress).await?;
@@ -50,8 +72,58 @@ impl Snapshots for BeforeChange {
             restore_ms: estimate.map(|estimate| estimate.of(backup.bytes, replay)),
         })
     }
+}
+
+impl BeforeChange {
+    fn wish(&self, age_max: Duration) -> Wish {
+        Wish {
+            store: self.store.clone(),
+            server: self.server.clone(),
+            age_max,
+            prove: self.prove.clone(),
+            clock: self.clock.clone(),
+        }
+    }
+}
+
+#[async_trait]
+impl Snapshots for BeforeChange {
+    async fn ensure(&self, progress: Progress<'_>) -> Result<Basis, PortError> {
+        self.wish(self.age_max).fulfil(progress).await
+    }
+
+    async fn ensure_since(&self, since: Timestamp) -> Result<Option<Basis>, PortError> {
+        let mut beside = self.beside.lock().await;
+        let now = self.clock.monotonic();
+        match beside.under_way.take_if(|task| task.is_finished()) {
+            Some(ended) => match ended.await.unwrap_or_else(|error| Err(PortError::transient("take a backup").because(error))) {
+                Ok(basis) => return Ok(Some(basis)),
+                Err(error) => beside.failed = Some((error.chain(), now)),
+            },
+            None if beside.under_way.is_none()
+                && beside.failed.as_ref().is_none_or(|(_, at)| now.saturating_sub(*at) >= RETRY) =>
+            {
+                let age_max = Duration::try_from(self.clock.now().duration_since(since)).unwrap_or_default();
+                let wish = self.wish(age_max);
+                beside.under_way = Some(tokio::spawn(async move { wish.fulfil(&|_, _, _| ()).await }));
+            }
+            None => {}
+        }
+        match &beside.failed {
+            Some((why, _)) => Err(PortError::transient("take a backup").because(why.clone())),
+            None => Ok(None),
+        }
+    }
 
     async fn ensure_archived(&self) -> Result<ArchiveProof, PortError> {
         self.store.prove_archiving(ARCHIVE_LIMIT).await
+    }
+}
+
+impl Drop for BeforeChange {
+    fn drop(&mut self) {
+        if let Some(task) = self.beside.get_mut().under_way.take() {
+            task.abort();
+        }
     }
 }

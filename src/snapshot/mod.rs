@@ -24,7 +24,7 @@ mod wal;
 mod waldump;
 
 pub use basebackup::Basebackup;
-pub use before::{ARCHIVE_LIMIT, BeforeChange, Look};
+pub use before::{ARCHIVE_LIMIT, BeforeChange, Beside, Look};
 pub use host::Host;
 pub use keep::{Need, removable};
 pub use notes::{Estimate, Notes, Point};
@@ -138,6 +138,9 @@ pub trait Snapshots: Send + Sync + fmt::Debug {
     /// There is a backup that is whole, young enough and verified, proved by a restore where that is wanted, and WAL reaches
     /// the archive. Can be repeated.
     async fn ensure(&self, progress: Progress<'_>) -> Result<Basis, PortError>;
+    /// The same with a backup that was not begun before `since`, beside everything else: `None` while it is under way. Dropped
+    /// with this process, and begun anew by the next.
+    async fn ensure_since(&self, since: Timestamp) -> Result<Option<Basis>, PortError>;
     /// Everything that blue has written so far is in the archive.
     async fn ensure_archived(&self) -> Result<ArchiveProof, PortError>;
 }

@@ -53,14 +53,18 @@ async fn clear(store: &dyn SnapshotStore, place: &Place, like: &Endpoint) -> Res
     }
 }
 
-/// A port of that machine on which nothing listens. Another may take it meanwhile; then the server does not start, and says so.
+/// A port of that machine on which nothing listens, below those that systems hand out by themselves. Another may take it
+/// meanwhile, and then the server does not start and says so; two proofs at once begin to look at different places.
 async fn free_port(host: &Host) -> Result<u16, PortError> {
-    for port in 54_400..54_500 {
+    let (first, number) = (20_000, 12_000_u16);
+    let begin = u16::try_from(uuid::Uuid::new_v4().as_u128() % u128::from(number)).unwrap_or(0);
+    for at in 0..100 {
+        let port = first + (begin + at) % number;
         if !host.port_is_taken(port).await? {
             return Ok(port);
         }
     }
-    Err(PortError::refused("find a free port between 54400 and 54500"))
+    Err(PortError::refused("find a free port for a throwaway server"))
 }
 
 /// Awaits a copy, and tells how large it has become meanwhile.

@@ -17,8 +17,10 @@ pub struct Ports {
     pub green: Arc<dyn Server>,
     pub routes: Vec<Route>,
     pub provider: Option<Arc<dyn Provider>>,
-    /// Where the playbook says that there are backups.
+    /// Where the playbook says that there are backups of blue.
     pub snapshots: Option<Arc<dyn Snapshots>>,
+    /// And of green, once it serves.
+    pub green_snapshots: Option<Arc<dyn Snapshots>>,
     /// Migrates green.
     pub migrator: Arc<dyn Migrator>,
     /// Tries the migrations on green, where they could not be tried before the run.

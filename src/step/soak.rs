@@ -18,11 +18,16 @@ impl Step for Soak {
 
     async fn advance(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
         let over = is_over(cx);
-        if cx.run().finish_ordered || (over && cx.plan.soak.then_finish) {
+        let recoverable = back_green_up(cx).await?;
+        if recoverable.is_none() && (cx.run().finish_ordered || (over && cx.plan.soak.then_finish)) {
             return Ok(Progress::Done);
         }
         let health = watch_the_way_back(cx).await?;
-        let waits_for = if over { "a person's `finish`, the soak being over" } else { "the end of the soak" };
+        let waits_for = match (recoverable, over) {
+            (Some(why_not), _) => why_not,
+            (None, true) => "a person's `finish`, the soak being over".to_owned(),
+            (None, false) => "the end of the soak".to_owned(),
+        };
         Ok(Progress::Pending { poll_after: Duration::from_secs(2), note: format!("{waits_for}; {health}") })
     }
 
@@ -35,6 +40,22 @@ fn is_over(cx: &StepContext<'_>) -> bool {
     let soak = jiff::SignedDuration::from_secs(i64::try_from(cx.plan.soak.for_secs).unwrap_or(i64::MAX));
     let since = cx.run().green_serves_since();
     since.is_some_and(|since| since.checked_add(soak).is_ok_and(|until| cx.ports.clock.now() >= until))
+}
+
+/// `None`: green can be recovered to any moment since its first backup, or nobody asked for that. Otherwise what that waits
+/// for. The backup is taken beside the watch, since it may last for hours.
+async fn back_green_up(cx: &mut StepContext<'_>) -> Result<Option<String>, PortError> {
+    let Some(snapshots) = cx.ports.green_snapshots.clone() else { return Ok(None) };
+    let (None, Some(serves_since)) = (cx.run().recoverable_since(), cx.run().green_serves_since()) else { return Ok(None) };
+    match snapshots.ensure_since(serves_since).await {
+        Ok(Some(basis)) => {
+            cx.learn(Fact::Recoverable { backup: basis.backup, since: basis.ended_at, place: basis.place }).await?;
+            Ok(None)
+        }
+        Ok(None) => Ok(Some("green's first backup, without which it cannot be recovered to a point in time".to_owned())),
+        // Said, and tried again: the watch over the way back goes on.
+        Err(error) => Ok(Some(format!("green's first backup, which fails: {}", error.chain()))),
+    }
 }
 
 /// Whether a rollback would be lossless now, by looking. Moves blue's waiting slot up, so that it keeps no WAL, and gives the

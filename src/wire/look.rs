@@ -3,13 +3,14 @@
 use super::{endpoint, ports};
 use crate::lab::Watcher;
 use crate::migrate::{self, Migration, ShadowReport};
-use crate::plan::{self, GreenSurvey, Plan, PlanInput, RouteSurvey, ServerSurvey, Survey};
+use crate::plan::{self, GreenSurvey, NewestBackup, Plan, PlanInput, RouteSurvey, ServerSurvey, SnapshotSurvey, Survey};
 use crate::playbook::{ON_GREEN, Playbook};
 use crate::postgres::client::{Session, SessionOptions};
 use crate::postgres::survey;
 use crate::process;
 use crate::provider::{LocalProvider, LocalServer, Login, NewServer};
 use crate::route::{PgBouncer, Router};
+use crate::snapshot::{History, newest_before, reach};
 use crate::word::{Clock, Endpoint, RunId, SystemClock, Template, TlsMode};
 use anyhow::{Context, bail};
 use std::sync::Arc;
@@ -50,6 +51,7 @@ fn input(playbook: &Playbook, migrations: Vec<Migration>) -> PlanInput {
         on_failure: playbook.on_failure,
         on_failure_of: playbook.on_failure_of,
         snapshot: playbook.snapshot,
+        green_snapshot: playbook.green_snapshot,
         before_migrate: playbook.before_migrate,
         before_window: playbook.before_window,
         accept: playbook.accept.into_iter().map(|accept| accept.word).collect(),
@@ -81,7 +83,35 @@ async fn look(playbook: &Playbook, migrations: &[Migration], run: &RunId, clock:
     };
     let shadow = shadow(playbook, &blue_at, &blue, &pending, run, clock).await?;
     let routes = look_at_routes(playbook, &blue_at, clock).await?;
-    Ok(Survey { blue, green, shadow, routes, applied })
+    let snapshots = match &playbook.snapshot {
+        None => None,
+        Some(_) => Some(look_at_snapshots(playbook).await.map_err(|error| format!("{error:#}"))),
+    };
+    Ok(Survey { blue, green, shadow, routes, applied, snapshots })
+}
+
+async fn look_at_snapshots(playbook: &Playbook) -> anyhow::Result<SnapshotSurvey> {
+    let (store, _) = super::store(playbook).await?;
+    let backups = store.backups().await?;
+    let newest = match newest_before(&backups, |_| true) {
+        None => None,
+        Some(backup) => {
+            let archived = store.archived(backup.segment_bytes).await?;
+            let from = if backup.holds_own_wal { backup.stop } else { backup.start };
+            let recoverable_to = reach(&archived, &History::alone(backup.timeline), from).end;
+            let replay_bytes = recoverable_to.bytes_since(backup.stop);
+            let estimate = store.notes().estimate().await?;
+            Some(NewestBackup {
+                id: backup.id.clone(),
+                ended_at: backup.ended_at,
+                bytes: backup.bytes,
+                recoverable_to,
+                replay_bytes,
+                restore_ms: estimate.map(|estimate| estimate.of(backup.bytes, replay_bytes)),
+            })
+        }
+    };
+    Ok(SnapshotSurvey { place: store.place(), newest })
 }
 
 async fn look_at(at: &Endpoint, name: &str) -> anyhow::Result<ServerSurvey> {

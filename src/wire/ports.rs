@@ -3,7 +3,7 @@
 use super::{endpoint, store_of};
 use crate::engine::ProcessGuard;
 use crate::migrate::{PgMigrator, shadow::OnGreen};
-use crate::plan::{Plan, RouteKind, RouteSpec, ServerSpec};
+use crate::plan::{Plan, RouteKind, RouteSpec, ServerSpec, SnapshotSpec};
 use crate::postgres::programs::Installed;
 use crate::postgres::{PgServer, PgServerOptions, Server};
 use crate::provider::{LocalProvider, Provider};
@@ -17,6 +17,7 @@ use futures_util::future::BoxFuture;
 use std::path::Path;
 use std::sync::{Arc, atomic::AtomicU64};
 use std::time::Duration;
+use tokio::sync::Mutex;
 
 /// The outside world of a run. Opens no connection yet. `epoch`: the lease under which its sessions work.
 ///
@@ -55,7 +56,9 @@ pub async fn ports(plan: &Plan, epoch: &Arc<AtomicU64>, state_dir: &Path) -> any
     Ok(Ports {
         routes,
         provider,
-        snapshots: snapshots(plan, &blue_at, &clock).await?,
+        snapshots: snapshots(plan, plan.snapshot.as_ref(), &plan.name, &blue_at, &clock).await?,
+        green_snapshots: snapshots(plan, plan.green_snapshot.as_ref(), &format!("{}_green", plan.name), &green_at, &clock)
+            .await?,
         migrator: Arc::new(PgMigrator::new(
             green_at.clone(),
             plan.run.clone(),
@@ -78,10 +81,16 @@ pub async fn ports(plan: &Plan, epoch: &Arc<AtomicU64>, state_dir: &Path) -> any
     })
 }
 
-async fn snapshots(plan: &Plan, blue: &Endpoint, clock: &Arc<dyn Clock>) -> anyhow::Result<Option<Arc<dyn Snapshots>>> {
-    let Some(spec) = &plan.snapshot else { return Ok(None) };
-    let from_host = spec.url.as_ref().map_or_else(|| Ok(blue.clone()), endpoint)?;
-    let (store, source) = store_of(spec, &plan.name, blue.clone(), from_host).await?;
+async fn snapshots(
+    plan: &Plan,
+    spec: Option<&SnapshotSpec>,
+    name: &str,
+    of: &Endpoint,
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<Option<Arc<dyn Snapshots>>> {
+    let Some(spec) = spec else { return Ok(None) };
+    let from_host = spec.url.as_ref().map_or_else(|| Ok(of.clone()), endpoint)?;
+    let (store, source) = store_of(spec, name, of.clone(), from_host).await?;
     let assertions = plan.validate.assertions.clone();
     let look = move |at: Endpoint| -> BoxFuture<'static, Result<(), PortError>> {
         let assertions = assertions.clone();
@@ -93,6 +102,7 @@ async fn snapshots(plan: &Plan, blue: &Endpoint, clock: &Arc<dyn Clock>) -> anyh
         age_max: Duration::from_secs(spec.max_age_secs),
         prove: spec.prove.then(|| Arc::new(look) as Look),
         clock: clock.clone(),
+        beside: Mutex::default(),
     })))
 }
 

@@ -1,7 +1,8 @@
 //! The strategy `freeze` on real servers: blue stands still under clients that want to write, its standby is promoted,
 //! migrated, compared and served from.
 
-use crate::world::{COMPLETED, HELD, KILLED, Live, PROBLEMS, ROLLED_BACK, Setup, WAITS, go_on, is_stopped};
+use crate::world::{COMPLETED, HELD, KILLED, Live, PROBLEMS, ROLLED_BACK, Setup, USAGE, WAITS, go_on, is_stopped};
+use greenlight::run::{Event, Fact};
 use greenlight::word::Side;
 
 fn freeze() -> Setup {
@@ -44,6 +45,27 @@ async fn blue_answers_reads_while_it_is_frozen_and_the_run_finishes() {
     assert_eq!(live.serving().await, Side::Green);
     live.see_writes(50).await;
     live.greenlight(&["finish", "--no-wait"]).await.expect(COMPLETED);
+    live.nothing_is_lost(Side::Green).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_finishes_only_once_green_can_be_recovered_to_a_point_in_time() {
+    let mut live = Live::up(Setup { snapshot: true, ..Setup::default() }).await;
+    live.start_writing().await;
+    live.run().await.expect(WAITS).says("is whole and verified");
+    assert_eq!(live.serving().await, Side::Green);
+    let playbook = live.playbook.to_str().unwrap().to_owned();
+    // Whether it was quick or not: before the backup is there, `finish` is refused.
+    let backed_up = |event: &Event| matches!(event, Event::FactLearned { fact: Fact::Recoverable { .. }, .. });
+    if !live.records().await.iter().any(|record| backed_up(&record.event)) {
+        live.greenlight(&["finish", "--no-wait"]).await.expect(USAGE).says("green cannot be recovered");
+    }
+    let soaking = live.start(&["run", &playbook], "");
+    live.see_record("green is backed up", backed_up).await;
+    live.see_writes(50).await;
+    live.greenlight(&["report"]).await.expect(COMPLETED).says("green can be recovered to any moment from");
+    live.greenlight(&["finish"]).await.says("finish, by");
+    crate::world::wait(soaking).await.expect(COMPLETED);
     live.nothing_is_lost(Side::Green).await;
 }
 

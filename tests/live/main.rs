@@ -13,5 +13,6 @@ mod freeze;
 mod hazards;
 mod kills;
 mod provisional;
+mod ready;
 mod versions;
 mod world;

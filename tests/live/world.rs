@@ -5,7 +5,7 @@ use greenlight::lab::{Ledger, LedgerOptions, LedgerReport, Options, World, find_
 use greenlight::plan::Plan;
 use greenlight::postgres::programs::Installed;
 use greenlight::run::{Event, Fact, Record, Run, replay};
-use greenlight::word::{Endpoint, Side};
+use greenlight::word::{Endpoint, Side, quote_literal};
 use std::{
     ffi::OsStr,
     path::{Path, PathBuf},
@@ -27,6 +27,7 @@ pub(crate) const MAX_PAUSE: Duration = Duration::from_secs(2);
 /// The exit codes that `greenlight --help` lists.
 pub(crate) const COMPLETED: Option<i32> = Some(0);
 pub(crate) const WAITS: Option<i32> = Some(5);
+pub(crate) const USAGE: Option<i32> = Some(2);
 pub(crate) const PROBLEMS: Option<i32> = Some(3);
 pub(crate) const HELD: Option<i32> = Some(6);
 pub(crate) const ROLLED_BACK: Option<i32> = Some(7);
@@ -47,6 +48,7 @@ pub(crate) struct Setup {
     /// Blue archives its WAL, and the playbook says that backups are kept.
     pub(crate) snapshot: bool,
     pub(crate) with_green: bool,
+    pub(crate) pgbouncers: u32,
 }
 
 /// A person opens the window.
@@ -63,6 +65,7 @@ impl Default for Setup {
             window: "",
             snapshot: false,
             with_green: true,
+            pgbouncers: 2,
         }
     }
 }
@@ -93,15 +96,24 @@ impl Live {
             installed: installed().await,
             major: setup.major,
             pgbouncer: find_pgbouncer(Some(OsStr::new("/usr/sbin"))).unwrap(),
-            pgbouncers: 2,
+            pgbouncers: setup.pgbouncers,
             fsync: false,
             scale: 0.01,
             database: "shop".to_owned(),
             with_green: setup.with_green,
-            settings: if setup.snapshot { archiving(&dir) } else { Vec::new() },
+            settings: if setup.snapshot { archiving(&dir.join("backups")) } else { Vec::new() },
             dir,
         };
         let lab = World::up(&options, &|_| ()).await.unwrap_or_else(|e| panic!("{}", e.chain()));
+        if setup.snapshot {
+            // An archive of its own, which it comes to use when it serves.
+            let green = connect(&lab.endpoint(Side::Green)).await;
+            for (name, value) in archiving(&lab.dir().join("backups-of-green")) {
+                green.batch_execute(&format!("ALTER SYSTEM SET {name} = {}", quote_literal(&value))).await.unwrap();
+            }
+            lab.crash(Side::Green);
+            lab.start(Side::Green).await.unwrap();
+        }
         let migrations = lab.dir().join("migrations");
         shop::write_migrations(&migrations).unwrap();
         if let Some(sql) = setup.migration {
@@ -294,32 +306,33 @@ fn text(lab: &World, setup: &Setup) -> String {
         })
         .collect();
     format!(
-        "version: 1\nname: shop\nstrategy: {}\nblue: {{url: {}}}\ngreen: {{url: {}}}\nmigrations: {{dir: migrations}}\n\
+        "version: 1\nname: shop\nstrategy: {}\nblue: {{url: {}}}\ngreen: {{url: {}{}}}\nmigrations: {{dir: migrations}}\n\
          routes:\n{}{}soak: {{for: 1h, then: wait}}\nlimits: {{wal_kept: {}}}\n\
-         accept: [no-archive, green-archive, \"backfill:public.customers\"]\nwindow:\n  max_pause: {}s\n  max_lag: 4MiB\n{}{}",
+         accept: [no-archive, \"backfill:public.customers\"]\nwindow:\n  max_pause: {}s\n  max_lag: 4MiB\n{}{}",
         setup.strategy,
         quoted(&lab.url(Side::Blue)),
         quoted(&lab.url(Side::Green)),
+        if setup.snapshot { format!(", snapshot: {}", snapshot(lab, "backups-of-green")) } else { String::new() },
         routes.concat(),
         setup.playbook,
         setup.wal_kept,
         if setup.strategy == "sync" { MAX_PAUSE.as_secs() } else { FREEZE_MAX.as_secs() },
         setup.window,
-        if setup.snapshot { snapshot(lab) } else { String::new() },
+        if setup.snapshot { format!("snapshot: {}\n", snapshot(lab, "backups")) } else { String::new() },
     )
 }
 
 /// The archive beside the servers, from before there is any.
-fn archiving(dir: &Path) -> Vec<(String, String)> {
-    let wal = dir.join("backups/wal");
-    let (wal, folder) = (wal.display(), dir.join("backups").display().to_string());
+fn archiving(folder: &Path) -> Vec<(String, String)> {
+    let (wal, folder) = (folder.join("wal"), folder.display());
+    let wal = wal.display();
     let new = format!("mkdir -p {wal} && chmod 777 {folder} {wal} && cp %p {wal}/%f.tmp && mv {wal}/%f.tmp {wal}/%f");
     [("archive_mode", "on".to_owned()), ("archive_command", format!("cmp -s %p {wal}/%f || {{ {new}; }}"))]
         .map(|(name, value)| (name.to_owned(), value))
         .to_vec()
 }
 
-fn snapshot(lab: &World) -> String {
-    let dir = lab.dir().join("backups");
-    format!("snapshot: {{store: basebackup, dir: {dir:?}, wal: archive_command, max_age: 1h, prove: true}}\n")
+fn snapshot(lab: &World, folder: &str) -> String {
+    let dir = lab.dir().join(folder);
+    format!("{{store: basebackup, dir: {dir:?}, wal: archive_command, max_age: 1h, prove: true}}")
 }

@@ -56,6 +56,7 @@ fn plan(blue: ServerSurvey, green: ServerSurvey) -> Plan {
         on_failure: OnFailure::Rollback,
         on_failure_of: greenlight::plan::FailurePhases::default(),
         snapshot: None,
+        green_snapshot: None,
         before_migrate: Gate::default(),
         before_window: Gate::default(),
         accept: Vec::new(),
@@ -67,6 +68,7 @@ fn plan(blue: ServerSurvey, green: ServerSurvey) -> Plan {
         shadow: Err("nothing is to be migrated".to_owned()),
         routes: Vec::new(),
         applied: Vec::new(),
+        snapshots: None,
     };
     compile(input, &survey, "r1234567".parse().unwrap(), Timestamp::UNIX_EPOCH)
 }

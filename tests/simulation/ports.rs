@@ -37,6 +37,7 @@ pub(crate) fn ports(world: &Shared, process: usize) -> Ports {
         green: server(Side::Green),
         routes: (0..routes).map(route).collect(),
         snapshots: (plan.strategy == Strategy::Freeze).then(|| Arc::new(FakeSnapshots(one())) as Arc<dyn Snapshots>),
+        green_snapshots: plan.green_snapshot.is_some().then(|| Arc::new(FakeSnapshots(one())) as Arc<dyn Snapshots>),
         provider: plan.standby.is_some().then(|| Arc::new(FakeProvider(one())) as Arc<dyn Provider>),
         migrator: Arc::new(FakeMigrator(one())),
         shadow: Arc::new(FakeShadow(one())),
@@ -356,6 +357,21 @@ impl Snapshots for FakeSnapshots {
             .world
             .change(call, move |world, _| world.node(Side::Blue).up.then_some(basis).ok_or(call.error(Failure::Transient)))
             .await
+    }
+
+    async fn ensure_since(&self, _: Timestamp) -> Result<Option<Basis>, PortError> {
+        let call = self.0.call("snapshots: ensure_since", Some(Side::Green), Kind::Look);
+        let basis = Basis {
+            backup: "of green".to_owned(),
+            ended_at: Timestamp::UNIX_EPOCH,
+            place: "a store".to_owned(),
+            archived_ms: 1,
+            restore_ms: None,
+        };
+        let look = |world: &World| {
+            world.nodes[Side::Green as usize].up.then(|| Some(basis.clone())).ok_or(call.error(Failure::Transient))
+        };
+        self.0.world.look(call, look, Some(None)).await
     }
 
     async fn ensure_archived(&self) -> Result<ArchiveProof, PortError> {

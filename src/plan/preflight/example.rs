@@ -47,6 +47,7 @@ impl World {
                 answers_from_blue: Some(true),
             }],
             applied: Vec::new(),
+            snapshots: None,
         };
         World { input: input(), survey, tables: vec![flow("orders")], sync_triggers: Vec::new() }
     }
@@ -148,7 +149,14 @@ impl World {
 
     pub(in crate::plan) fn findings(&self) -> Vec<Finding> {
         let World { input, survey, tables, sync_triggers } = self;
-        check(&Look { input, survey, pending: &super::super::compile::pending(input, survey), tables, sync_triggers })
+        check(&Look {
+            input,
+            survey,
+            pending: &super::super::compile::pending(input, survey),
+            tables,
+            sync_triggers,
+            now: Timestamp::UNIX_EPOCH,
+        })
     }
 
     pub(in crate::plan) fn finding(&self, code: &str) -> Option<Finding> {
@@ -221,6 +229,7 @@ fn input() -> PlanInput {
         on_failure: OnFailure::Rollback,
         on_failure_of: crate::plan::FailurePhases::default(),
         snapshot: None,
+        green_snapshot: None,
         before_migrate: Gate::default(),
         before_window: Gate { approval: true, ..Gate::default() },
         accept: Vec::new(),

@@ -10,6 +10,7 @@ mod extensions;
 mod migration;
 mod objects;
 mod reading;
+mod recovery;
 mod retention;
 mod roles;
 mod routes;
@@ -23,7 +24,7 @@ pub(super) mod example;
 use super::{Answer, Finding, GreenSurvey, PlanInput, ServerSurvey, StepName, Strategy, Survey, SyncTrigger};
 use crate::migrate::Migration;
 use crate::schema::{Flow, SharedColumns, TableFlow};
-use crate::word::Side;
+use crate::word::{Side, Timestamp};
 use std::collections::BTreeSet;
 
 /// What is lost for good needs the name of what loses it: a word for all such objects would cover those not thought of.
@@ -37,6 +38,7 @@ pub(super) struct Look<'a> {
     pub(super) pending: &'a [Migration],
     pub(super) tables: &'a [TableFlow],
     pub(super) sync_triggers: &'a [SyncTrigger],
+    pub(super) now: Timestamp,
 }
 
 impl<'a> Look<'a> {
@@ -76,6 +78,7 @@ pub(super) fn check(look: &Look<'_>) -> Vec<Finding> {
         roles::check,
         versions::check,
         capacity::check,
+        recovery::check,
         retention::check,
         consumers::check,
         wakes::check,

@@ -2,13 +2,13 @@
 
 use super::{Look, consumers, fine, handled, needs_accept, refused};
 use crate::plan::figures::{count, few};
-use crate::plan::{Finding, ServerSurvey, StepName};
+use crate::plan::{Finding, ServerSurvey, SnapshotSpec, StepName, StoreSpec, WalSpec};
 
 pub(super) fn check(look: &Look<'_>) -> Vec<Finding> {
     let mut findings = subscriptions(look.blue());
     findings.push(cron(look.blue(), look.green()));
-    findings.push(archive_of_green(look.blue(), look.green()));
-    findings.push(archive_of_blue(look.blue()));
+    findings.push(archive_of_green(look));
+    findings.push(archive_of_blue(look));
     findings.extend(event_triggers(look.blue()));
     findings
 }
@@ -69,8 +69,17 @@ fn archives(server: &ServerSurvey) -> Option<&str> {
 }
 
 /// Two timelines in one archive make a later recovery to the latest follow the wrong one.
-fn archive_of_green(blue: &ServerSurvey, green: Option<&ServerSurvey>) -> Finding {
-    let code = "green-archive";
+fn archive_of_green(look: &Look<'_>) -> Finding {
+    let (blue, green, code) = (look.blue(), look.green(), "green-archive");
+    // Greenlight's own pg_receivewal needs nothing of the server.
+    let by_server = |spec: &SnapshotSpec| spec.store != StoreSpec::Basebackup { wal: WalSpec::Receive };
+    if look.input.green_snapshot.as_ref().is_some_and(by_server) && green.and_then(archives).is_none() {
+        return refused(
+            code,
+            "Green's backups are wanted, and it would not archive its WAL.",
+            "set `archive_mode = on` on green, which needs a restart, and an `archive_command`; or write `wal: receive`",
+        );
+    }
     let Some(green) = green else {
         let consequence = "nobody archives from the window on, until you set green's archive up";
         return match archives(blue) {
@@ -92,6 +101,9 @@ fn archive_of_green(blue: &ServerSurvey, green: Option<&ServerSurvey>) -> Findin
             ),
             "give green an `archive_command` with an archive of its own, and reload it",
         ),
+        (Some(of_green), _) if look.input.green_snapshot.is_some() => {
+            fine(code, format!("Green archives its WAL by `{of_green}`, once it serves."))
+        }
         (Some(of_green), _) => {
             let consequence = "after its promotion green writes a timeline of its own there; if that is blue's archive, a recovery of blue \
                                to the latest would follow green's";
@@ -101,7 +113,12 @@ fn archive_of_green(blue: &ServerSurvey, green: Option<&ServerSurvey>) -> Findin
 }
 
 /// The restore point is a name in blue's log: of use only where the log is kept.
-fn archive_of_blue(blue: &ServerSurvey) -> Finding {
+fn archive_of_blue(look: &Look<'_>) -> Finding {
+    let blue = look.blue();
+    if look.input.snapshot.is_some() {
+        let how = "WAL is seen to reach the archive before anything is changed, and the restore point with it";
+        return handled("restore-point", "The playbook says where blue's backups and WAL are.", StepName::Snapshot, how);
+    }
     let kept = archives(blue).is_some() || blue.standbys.iter().any(consumers::receives_only);
     if kept {
         let how = "a restore point is named before anything is changed; that a base backup is there cannot be seen from here";
