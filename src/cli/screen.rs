@@ -126,6 +126,7 @@ fn fact_line(fact: &Fact) -> Option<String> {
         Fact::Recoverable { backup, since, place } => {
             format!("green can be recovered to any moment from {since} on: backup {backup} in {place}")
         }
+        Fact::BlueKept { backup, ended_at, place } => format!("blue's last backup: {backup} of {ended_at} in {place}"),
         Fact::RestorePoint { name, lsn } => format!("restore point {name} at {lsn}"),
         Fact::StandbyMade { data_dir, .. } => format!("standby made in {data_dir}"),
         Fact::SlotMade { on, name, lsn } => format!("slot {name} on {on}, from {lsn}"),

@@ -5,7 +5,7 @@ use super::meter::Meter;
 use super::{Exit, print, state};
 use crate::journal::Journal;
 use crate::playbook::Playbook;
-use crate::run::{Event, Fact};
+use crate::run::{Event, Fact, Outcome};
 use crate::snapshot::{ARCHIVE_LIMIT, Backup, BackupState, Need, SnapshotStore, Source, newest_before, prove, reach, removable};
 use crate::word::{Clock, SystemClock};
 use crate::{validate, wire};
@@ -205,8 +205,9 @@ async fn prune(shared: &Shared, args: &PruneArgs, playbook: &Playbook, store: &d
     Ok(Exit::Completed)
 }
 
-/// What open runs and recorded restore points need.
+/// What open runs, those that ended not long ago, and recorded restore points need.
 async fn needs(shared: &Shared, store: &dyn SnapshotStore) -> anyhow::Result<Vec<Need>> {
+    let now = SystemClock::new().now();
     let mut over = Vec::new();
     let mut needs = Vec::new();
     let journal = state::find(shared)?;
@@ -216,7 +217,12 @@ async fn needs(shared: &Shared, store: &dyn SnapshotStore) -> anyhow::Result<Vec
     };
     for (entry, journal) in runs.iter().zip(journal.iter().cycle()) {
         let stored = state::load(journal.as_ref(), &entry.run).await?;
-        if stored.run.outcome.is_some() {
+        let ended = stored.records.last().filter(|_| stored.run.outcome.is_some());
+        let kept_secs = match (stored.run.outcome, &stored.plan.snapshot) {
+            (Some(Outcome::Completed), Some(spec)) => i64::try_from(spec.keep_blue_secs).unwrap_or(i64::MAX),
+            _ => 0,
+        };
+        if ended.is_some_and(|ended| now.duration_since(ended.at).as_secs() >= kept_secs) {
             over.push(stored.plan.names.restore_point.clone());
             continue;
         }

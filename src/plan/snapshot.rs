@@ -23,6 +23,9 @@ pub struct SnapshotSpec {
     pub max_age_secs: u64,
     /// Restore to a throwaway server and look at it before a change begins.
     pub prove: bool,
+    /// What a run needs to be taken back by a restore is kept so long after its end.
+    #[serde(default)]
+    pub keep_blue_secs: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -251,6 +251,7 @@ fn snapshot_spec(shape: shape::Snapshot, folder: &Path) -> Result<SnapshotSpec, 
         retention: RetentionSpec { count: shape.retention.count, age_secs: age.map(|age| age.as_secs()) },
         max_age_secs: scalar::read_duration(&shape.max_age)?.as_secs(),
         prove: shape.prove,
+        keep_blue_secs: scalar::read_duration(&shape.keep_blue)?.as_secs(),
     })
 }
 

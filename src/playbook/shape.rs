@@ -420,6 +420,11 @@ pub(super) struct Snapshot {
     #[schemars(schema_with = "scalar::duration")]
     #[serde(default = "a_day")]
     pub max_age: String,
+    /// How long after its end `greenlight snapshot prune` keeps what a run needs to be taken back by a restore: the backup
+    /// before it, and the WAL to its restore point.
+    #[schemars(schema_with = "scalar::duration")]
+    #[serde(default = "three_days")]
+    pub keep_blue: String,
     /// Restore each new backup to a throwaway server, start it, and run the assertions on it.
     #[serde(default)]
     pub prove: bool,
@@ -427,6 +432,10 @@ pub(super) struct Snapshot {
 
 fn local() -> String {
     "local".to_owned()
+}
+
+fn three_days() -> String {
+    "72h".to_owned()
 }
 
 fn a_day() -> String {

@@ -30,6 +30,12 @@ pub enum Fact {
         since: Timestamp,
         place: String,
     },
+    /// Blue was backed up a last time, before it is retired.
+    BlueKept {
+        backup: String,
+        ended_at: Timestamp,
+        place: String,
+    },
     /// The run's restore point on blue.
     RestorePoint {
         name: String,

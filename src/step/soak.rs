@@ -3,9 +3,10 @@
 use super::{Observed, Progress, Step, StepContext};
 use crate::plan::Strategy;
 use crate::run::Fact;
-use crate::word::{PortError, Side};
+use crate::snapshot::{Basis, Snapshots};
+use crate::word::{PortError, Side, Timestamp};
 use async_trait::async_trait;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 #[derive(Debug)]
 pub(super) struct Soak;
@@ -18,13 +19,17 @@ impl Step for Soak {
 
     async fn advance(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
         let over = is_over(cx);
-        let recoverable = back_green_up(cx).await?;
-        if recoverable.is_none() && (cx.run().finish_ordered || (over && cx.plan.soak.then_finish)) {
-            return Ok(Progress::Done);
-        }
+        let ends = cx.run().finish_ordered || (over && cx.plan.soak.then_finish);
+        let backups = match back_green_up(cx).await? {
+            None if ends => match back_blue_up(cx).await? {
+                None => return Ok(Progress::Done),
+                waits_for => waits_for,
+            },
+            waits_for => waits_for,
+        };
         let health = watch_the_way_back(cx).await?;
-        let waits_for = match (recoverable, over) {
-            (Some(why_not), _) => why_not,
+        let waits_for = match (backups, over) {
+            (Some(backup), _) => backup,
             (None, true) => "a person's `finish`, the soak being over".to_owned(),
             (None, false) => "the end of the soak".to_owned(),
         };
@@ -47,14 +52,37 @@ fn is_over(cx: &StepContext<'_>) -> bool {
 async fn back_green_up(cx: &mut StepContext<'_>) -> Result<Option<String>, PortError> {
     let Some(snapshots) = cx.ports.green_snapshots.clone() else { return Ok(None) };
     let (None, Some(serves_since)) = (cx.run().recoverable_since(), cx.run().green_serves_since()) else { return Ok(None) };
-    match snapshots.ensure_since(serves_since).await {
-        Ok(Some(basis)) => {
+    match backup(&snapshots, serves_since, "green's first backup, without which it cannot be recovered to a point in time").await
+    {
+        Ok(basis) => {
             cx.learn(Fact::Recoverable { backup: basis.backup, since: basis.ended_at, place: basis.place }).await?;
             Ok(None)
         }
-        Ok(None) => Ok(Some("green's first backup, without which it cannot be recovered to a point in time".to_owned())),
-        // Said, and tried again: the watch over the way back goes on.
-        Err(error) => Ok(Some(format!("green's first backup, which fails: {}", error.chain()))),
+        Err(waits_for) => Ok(Some(waits_for)),
+    }
+}
+
+/// A last backup of blue before it is retired, where there is a store: its rows are those of green, in the schema from before.
+async fn back_blue_up(cx: &mut StepContext<'_>) -> Result<Option<String>, PortError> {
+    let Some(snapshots) = cx.ports.snapshots.clone() else { return Ok(None) };
+    if cx.run().facts.iter().any(|fact| matches!(fact, Fact::BlueKept { .. })) {
+        return Ok(None);
+    }
+    match backup(&snapshots, cx.ports.clock.now(), "blue's last backup").await {
+        Ok(basis) => {
+            cx.learn(Fact::BlueKept { backup: basis.backup, ended_at: basis.ended_at, place: basis.place }).await?;
+            Ok(None)
+        }
+        Err(waits_for) => Ok(Some(waits_for)),
+    }
+}
+
+/// Err: what is waited for. A failure is said and tried again, and the watch over the way back goes on meanwhile.
+async fn backup(snapshots: &Arc<dyn Snapshots>, since: Timestamp, what: &str) -> Result<Basis, String> {
+    match snapshots.ensure_since(since).await {
+        Ok(Some(basis)) => Ok(basis),
+        Ok(None) => Err(what.to_owned()),
+        Err(error) => Err(format!("{what}; it fails: {}", error.chain())),
     }
 }
 

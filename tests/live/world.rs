@@ -19,7 +19,7 @@ use tokio_postgres::{NoTls, SimpleQueryMessage};
 pub(crate) const LIMIT: Duration = Duration::from_secs(90);
 
 /// What a freeze may last: a migration, on a machine that is busy with tests.
-pub(crate) const FREEZE_MAX: Duration = Duration::from_secs(60);
+pub(crate) const FREEZE_MAX: Duration = Duration::from_mins(1);
 
 /// The window's limit in the other playbooks.
 pub(crate) const MAX_PAUSE: Duration = Duration::from_secs(2);
@@ -333,6 +333,6 @@ fn archiving(folder: &Path) -> Vec<(String, String)> {
 }
 
 fn snapshot(lab: &World, folder: &str) -> String {
-    let dir = lab.dir().join(folder);
+    let dir = lab.dir().join(folder).display().to_string();
     format!("{{store: basebackup, dir: {dir:?}, wal: archive_command, max_age: 1h, prove: true}}")
 }

@@ -100,6 +100,7 @@ pub(crate) fn plan(kind: PlanKind) -> Plan {
             retention: RetentionSpec { count: 1, age_secs: None },
             max_age_secs: 1,
             prove: false,
+            keep_blue_secs: 0,
         }),
         names: Names::new(&run),
         steps: steps(kind),

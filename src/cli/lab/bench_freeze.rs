@@ -42,7 +42,7 @@ pub(super) async fn measure(args: &LabArgs, rounds: u32, rate: f64) -> anyhow::R
     let mut moved = Vec::new();
     for round in 1..=rounds {
         print::say(&format!("freeze {round} of {rounds}"));
-        let drill = Drill::begin(&playbook, &world.dir().join("state"), true).await?;
+        let drill = Box::pin(Drill::begin(&playbook, &world.dir().join("state"), true)).await?;
         drill.go_to_wait(None).await?;
         ledger.wait_for(500, PATIENCE).await?;
         moved.extend(drill.moved().await?);

@@ -104,6 +104,7 @@ impl Bench {
             retention: RetentionSpec { count: 1, age_secs: None },
             max_age_secs: 3600,
             prove: false,
+            keep_blue_secs: 0,
         };
         let (store, _) = wire::store_of(&spec, "bench", at.clone(), at.clone()).await?;
         Ok(Bench { dir: dir.to_owned(), blue, at, store, clock })

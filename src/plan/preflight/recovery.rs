@@ -66,6 +66,7 @@ mod tests {
                 retention: RetentionSpec { count: 7, age_secs: None },
                 max_age_secs: 3600,
                 prove: false,
+                keep_blue_secs: 0,
             });
             world.survey.snapshots = Some(seen.map(|newest| SnapshotSurvey { place: "/backups".to_owned(), newest }));
         })

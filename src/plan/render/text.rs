@@ -195,9 +195,8 @@ impl Page {
                     )
                 } else {
                     format!(
-                        "tens of milliseconds are to be expected, {} are the limit: then blue is opened again, and the run waits for \
-                     its next chance",
-                        max_pause
+                        "tens of milliseconds are to be expected, {max_pause} are the limit: then blue is opened again, and the run waits for \
+                     its next chance"
                     )
                 },
             ),
