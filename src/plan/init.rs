@@ -185,6 +185,7 @@ fn findings(look: &FirstLook<'_>, wal_kept: u64) -> Vec<Finding> {
         shadow: Err("nothing is to be migrated".to_owned()),
         routes: Vec::new(),
         applied: Vec::new(),
+        backups: None,
     };
     let mut findings = compile(input, &survey, RunId::random(), Timestamp::UNIX_EPOCH).findings;
     // The first playbook does name one.

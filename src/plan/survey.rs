@@ -1,6 +1,6 @@
 use crate::migrate::{Applied, ShadowReport};
 use crate::schema::Catalog;
-use crate::word::{Lsn, RelationName};
+use crate::word::{Lsn, RelationName, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -14,6 +14,20 @@ pub struct Survey {
     pub routes: Vec<RouteSurvey>,
     /// Migrations that blue's history table shows as applied.
     pub applied: Vec<Applied>,
+    /// Of the playbook's backups; `None` where nobody asked.
+    #[serde(default)]
+    pub backups: Option<BackupSurvey>,
+}
+
+/// What there is to go back to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupSurvey {
+    /// The store, for people.
+    pub place: String,
+    /// When the newest whole backup ended.
+    pub newest: Option<Timestamp>,
+    /// How long a restore of it would take, where one was ever measured.
+    pub restore_ms: Option<u64>,
 }
 
 /// Green is there already, or is to be made.

@@ -96,7 +96,7 @@ fn rollback(plan: &Plan, run: &Run, by: String, reason: Option<String>) -> Resul
         // Back to before the last look at whether the sides are equal, so that another window begins with a new one.
         Strategy::Sync => plan.step_no(StepName::ValidateGreen).ok_or("the plan has no window")?,
         // Green does not follow blue again: it was a standby, and would be one only if it were built anew.
-        Strategy::Freeze => StepNo(0),
+        Strategy::Freeze | Strategy::InPlace => StepNo(0),
     };
     Ok(Event::RollbackBegun { until, by, reason: reason.unwrap_or_else(|| "rolled back".to_owned()), without_green: false })
 }

@@ -23,6 +23,13 @@ impl FromIterator<(String, String)> for Fingerprint {
 }
 
 impl Fingerprint {
+    /// Without those of the objects, named by kind and name, that the schema `before` has not.
+    #[must_use]
+    pub fn without_new(mut self, before: &Fingerprint, objects: &[String]) -> Fingerprint {
+        self.0.retain(|name, _| before.0.contains_key(name) || !objects.contains(name));
+        self
+    }
+
     /// What of this schema another one has changed, for a person: `table public.orders changed, view public.totals dropped`.
     pub fn changes(&self, now: &Fingerprint) -> String {
         let names: BTreeSet<&String> = self.0.keys().chain(now.0.keys()).collect();

@@ -19,7 +19,7 @@ pub struct Ports {
     pub provider: Option<Arc<dyn Provider>>,
     /// Where the playbook says that there are backups.
     pub snapshots: Option<Arc<dyn Snapshots>>,
-    /// Migrates green.
+    /// Migrates green, or blue in place.
     pub migrator: Arc<dyn Migrator>,
     /// Tries the migrations on green, where they could not be tried before the run.
     pub shadow: Arc<dyn Shadow>,

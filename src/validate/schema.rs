@@ -1,4 +1,4 @@
-//! Green's schema is the one that the shadow came to.
+//! The migrated server's schema is the one that the shadow came to.
 
 use super::{Difference, Findings, Progress, Validator};
 use crate::postgres::Server;
@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 #[derive(Debug)]
 pub(super) struct Schema {
-    pub(super) green: Arc<dyn Server>,
+    /// Its name for people.
+    pub(super) of: &'static str,
+    pub(super) server: Arc<dyn Server>,
     pub(super) planned: Option<Fingerprint>,
 }
 
@@ -21,8 +23,8 @@ impl Validator for Schema {
 
     async fn check(&self, _: Progress<'_>) -> Result<Findings, PortError> {
         let Some(planned) = &self.planned else { return Ok(Findings::default()) };
-        let found = self.green.schema_fingerprint().await?;
-        let what = format!("green's is not the one that the migrations made in the shadow: {}", planned.changes(&found));
+        let found = self.server.schema_fingerprint().await?;
+        let what = format!("{}'s is not the one that the migrations made in the shadow: {}", self.of, planned.changes(&found));
         let differences =
             if found == *planned { Vec::new() } else { vec![Difference { object: "schema".to_owned(), key: None, what }] };
         Ok(Findings { differences, ..Findings::default() })

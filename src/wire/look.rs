@@ -3,13 +3,14 @@
 use super::{endpoint, ports};
 use crate::lab::Watcher;
 use crate::migrate::{self, Migration, ShadowReport};
-use crate::plan::{self, GreenSurvey, Plan, PlanInput, RouteSurvey, ServerSurvey, Survey};
+use crate::plan::{self, BackupSurvey, GreenSurvey, Plan, PlanInput, RouteSurvey, ServerSurvey, Strategy, Survey};
 use crate::playbook::{ON_GREEN, Playbook};
 use crate::postgres::client::{Session, SessionOptions};
 use crate::postgres::survey;
 use crate::process;
 use crate::provider::{LocalProvider, LocalServer, Login, NewServer};
 use crate::route::{PgBouncer, Router};
+use crate::snapshot::BackupState;
 use crate::word::{Clock, Endpoint, RunId, SystemClock, Template, TlsMode};
 use anyhow::{Context, bail};
 use std::sync::Arc;
@@ -60,7 +61,9 @@ fn input(playbook: &Playbook, migrations: Vec<Migration>) -> PlanInput {
 async fn look(playbook: &Playbook, migrations: &[Migration], run: &RunId, clock: &Arc<dyn Clock>) -> anyhow::Result<Survey> {
     let (blue_at, green_at) = (endpoint(&playbook.blue.url)?, endpoint(&playbook.green.url)?);
     let blue = look_at(&blue_at, "blue").await?;
+    let in_place = playbook.strategy == Strategy::InPlace;
     let green = match &playbook.standby {
+        None if in_place => GreenSurvey::ToBeMade { problems: Vec::new() },
         None => GreenSurvey::Standby(Box::new(look_at(&green_at, "green").await?)),
         Some(spec) => {
             let provider = LocalProvider {
@@ -81,7 +84,21 @@ async fn look(playbook: &Playbook, migrations: &[Migration], run: &RunId, clock:
     };
     let shadow = shadow(playbook, &blue_at, &blue, &pending, run, clock).await?;
     let routes = look_at_routes(playbook, &blue_at, clock).await?;
-    Ok(Survey { blue, green, shadow, routes, applied })
+    let backups = if in_place { Some(look_at_backups(playbook).await?) } else { None };
+    Ok(Survey { blue, green, shadow, routes, applied, backups })
+}
+
+async fn look_at_backups(playbook: &Playbook) -> anyhow::Result<BackupSurvey> {
+    let (store, _) = super::store(playbook).await?;
+    let backups = store.backups().await?;
+    let newest = backups.iter().rev().find(|backup| backup.state == BackupState::Whole);
+    let estimate = store.notes().estimate().await?;
+    Ok(BackupSurvey {
+        place: store.place(),
+        newest: newest.map(|backup| backup.ended_at),
+        // The run writes a restore point right away, or takes a backup first: there is little log to replay.
+        restore_ms: estimate.zip(newest).map(|(estimate, backup)| estimate.of(backup.bytes, 0)),
+    })
 }
 
 async fn look_at(at: &Endpoint, name: &str) -> anyhow::Result<ServerSurvey> {

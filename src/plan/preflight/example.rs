@@ -47,6 +47,7 @@ impl World {
                 answers_from_blue: Some(true),
             }],
             applied: Vec::new(),
+            backups: None,
         };
         World { input: input(), survey, tables: vec![flow("orders")], sync_triggers: Vec::new() }
     }
