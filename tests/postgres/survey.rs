@@ -67,6 +67,7 @@ fn plan(blue: ServerSurvey, green: ServerSurvey) -> Plan {
         shadow: Err("nothing is to be migrated".to_owned()),
         routes: Vec::new(),
         applied: Vec::new(),
+        backups: None,
     };
     compile(input, &survey, "r1234567".parse().unwrap(), Timestamp::UNIX_EPOCH)
 }
