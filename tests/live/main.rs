@@ -10,6 +10,7 @@
 
 mod crashes;
 mod hazards;
+mod inplace;
 mod kills;
 mod provisional;
 mod versions;
