@@ -4,8 +4,8 @@ use super::arguments::Output;
 use super::print;
 use crate::engine::Tell;
 use crate::plan::{Answer, Plan, SchemaWork, StepName, Strategy};
-use crate::run::{cannot_be_taken_back, decide};
 use crate::run::{Decision, Direction, Event, Fact, Outcome, Run, StepNo, StepState};
+use crate::run::{cannot_be_taken_back, decide};
 use crate::word::{Clock, Side, SystemClock};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::time::Duration;
@@ -185,7 +185,8 @@ pub(super) fn standing(plan: &Plan, run: &Run) -> String {
     let held = match &run.steps[step.0] {
         StepState::Stuck { .. } => {
             let lacking = cannot_be_taken_back(plan, run).filter(|_| run.direction == Direction::Forward);
-            let lacking = lacking.map(|file| format!(".\nNothing is taken back by itself: `{file}` is applied and has no down migration"));
+            let lacking =
+                lacking.map(|file| format!(".\nNothing is taken back by itself: `{file}` is applied and has no down migration"));
             format!(".\nHeld for a person: {}{}", run.reason.as_deref().unwrap_or("a step failed"), lacking.unwrap_or_default())
         }
         _ => note,

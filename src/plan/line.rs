@@ -212,7 +212,10 @@ fn migrate_blue(plan: &Plan, sql: &Statements<'_>) -> PlannedStep {
         plan.migrations.iter().filter(|migration| migration.down.is_none()).map(|migration| migration.file_name()).collect();
     let way_back = match lacking.as_slice() {
         [] => "Their down migrations, newest first; blue's schema must then be as it was.".to_owned(),
-        names => format!("The run is held for a person once one of these is applied, which have no down migration: {}.", names.join(", ")),
+        names => format!(
+            "The run is held for a person once one of these is applied, which have no down migration: {}.",
+            names.join(", ")
+        ),
     };
     step(StepName::MigrateBlue, says, way_back, sql.migrate_blue())
 }

@@ -133,8 +133,12 @@ pub(crate) fn flows_of(report: &ShadowReport) -> Vec<TableFlow> {
         statement.writes.iter().map(move |write| SeenWrite { write: write.clone(), by: by.clone() })
     });
     let seen = Seen { writes: writes.collect(), moves: report.moves.clone() };
-    let options =
-        FlowOptions { accepted: Vec::new(), history: vec![RelationName::new(history().schema, "schema_migrations")], major: 15, frozen: false };
+    let options = FlowOptions {
+        accepted: Vec::new(),
+        history: vec![RelationName::new(history().schema, "schema_migrations")],
+        major: 15,
+        frozen: false,
+    };
     flows(&report.before, &report.after, &seen, &options)
 }
 

@@ -75,7 +75,8 @@ fn what_has_no_way_back_is_held_and_not_taken_back_by_half() {
 #[test]
 fn a_blue_that_is_not_what_was_planned_is_taken_back_or_held() {
     for (on_failure, outcome, migrated) in [(OnFailure::Rollback, Some(Outcome::RolledBack), 0), (OnFailure::Hold, None, 0b11)] {
-        let setup = Setup { differs: true, ..with(PlanKind { on_failure, ..in_place() }, Script { retries: 1, ..Script::default() }) };
+        let setup =
+            Setup { differs: true, ..with(PlanKind { on_failure, ..in_place() }, Script { retries: 1, ..Script::default() }) };
         check(&sweep("in place, differs", &setup, outcome), migrated, &setup);
     }
 }

@@ -123,7 +123,8 @@ fn why_long(migration: &Migration, rest: &[&StatementReport]) -> Option<String> 
 fn reads_every_row(sql: &str) -> bool {
     let sql = sql.to_lowercase();
     let checks = ["set not null", "add constraint", "add check", "add foreign key", "add primary key", "add unique"];
-    let others = ["attach partition", "validate constraint", "create index", "create unique index", "reindex", "cluster", "vacuum"];
+    let others =
+        ["attach partition", "validate constraint", "create index", "create unique index", "reindex", "cluster", "vacuum"];
     checks.iter().any(|part| sql.contains(part)) && !sql.contains("not valid") && !sql.contains("using index")
         || others.iter().any(|part| sql.contains(part)) && !sql.contains("concurrently")
 }
@@ -185,7 +186,8 @@ mod tests {
         let mut world = World::new();
         world.input.strategy = Strategy::InPlace;
         world.survey.green = GreenSurvey::ToBeMade { problems: Vec::new() };
-        world.survey.shadow.as_mut().unwrap().down = Some(DownReport { restores: true, says: "up and down lead back".to_owned() });
+        world.survey.shadow.as_mut().unwrap().down =
+            Some(DownReport { restores: true, says: "up and down lead back".to_owned() });
         change(&mut world);
         world
     }

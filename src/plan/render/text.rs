@@ -194,7 +194,10 @@ impl Page {
         if plan.strategy == Strategy::InPlace {
             lines.insert(0, ("pause", "none".to_owned()));
             let history = &plan.history;
-            lines.insert(1, ("lock", format!("waited for {}, {} times more", milliseconds(history.lock_timeout_ms), history.lock_retries)));
+            lines.insert(
+                1,
+                ("lock", format!("waited for {}, {} times more", milliseconds(history.lock_timeout_ms), history.lock_retries)),
+            );
         } else {
             lines.splice(0..0, limits_of_a_window(plan));
         }
@@ -310,10 +313,9 @@ mod tests {
             newest: Some(crate::word::Timestamp::UNIX_EPOCH),
             restore_ms: Some(184_000),
         });
-        let locks = |mode: &str| vec![crate::migrate::TableLock {
-            table: crate::word::RelationName::new("public", "orders"),
-            mode: mode.to_owned(),
-        }];
+        let locks = |mode: &str| {
+            vec![crate::migrate::TableLock { table: crate::word::RelationName::new("public", "orders"), mode: mode.to_owned() }]
+        };
         for statement in world.survey.shadow.as_mut().unwrap().statements.iter_mut().filter(|statement| statement.line != 2) {
             statement.locks = locks("AccessExclusiveLock");
         }
