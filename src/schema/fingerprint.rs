@@ -23,10 +23,15 @@ impl FromIterator<(String, String)> for Fingerprint {
 }
 
 impl Fingerprint {
-    /// Without those of the objects, named by kind and name, that the schema `before` has not.
+    /// Whether there is such an object, by kind and name: `table public.orders`.
+    pub fn has(&self, object: &str) -> bool {
+        self.0.contains_key(object)
+    }
+
+    /// Only the objects that are of concern.
     #[must_use]
-    pub fn without_new(mut self, before: &Fingerprint, objects: &[String]) -> Fingerprint {
-        self.0.retain(|name, _| before.0.contains_key(name) || !objects.contains(name));
+    pub fn only(mut self, of_concern: impl Fn(&str) -> bool) -> Fingerprint {
+        self.0.retain(|name, _| of_concern(name));
         self
     }
 

@@ -42,21 +42,21 @@ impl Step for MigrateBlue {
     async fn revert(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
         let Some(before) = schema_before(cx) else { return Ok(Progress::Done) };
         let applied = cx.ports.migrator.applied().await?;
-        let of_this_run = cx.plan.migrations.iter().rev().filter(|migration| row_of(&applied, migration).is_some());
-        let of_this_run: Vec<Migration> = of_this_run.cloned().collect();
+        let newest_first = cx.plan.migrations.iter().rev().filter(|migration| row_of(&applied, migration).is_some());
+        let newest_first: Vec<Migration> = newest_first.cloned().collect();
         // Before any of them is taken back: half of the way would be a schema that nobody planned.
-        if let Some(migration) = of_this_run.iter().find(|migration| migration.down.is_none()) {
+        if let Some(migration) = newest_first.iter().find(|migration| migration.down.is_none()) {
             return Err(PortError::refused(format!("take `{}` back", migration.file_name()))
                 .because(format!("there is no `{}`", migration.down_file_name()))
                 .hint(by_hand(cx)));
         }
-        for migration in &of_this_run {
+        for migration in &newest_first {
             (cx.progress)(&format!("taking back {} {}", migration.version, migration.name));
             cx.ports.migrator.revert(migration).await?;
             crate::failpoint!("in-place-reverted");
         }
         let now = cx.ports.blue.schema_fingerprint().await?;
-        let differs = before.changes(&without_history(cx, &before, now));
+        let differs = before.changes(&of_this_run(cx, &before, now));
         if differs.is_empty() {
             return Ok(Progress::Done);
         }
@@ -86,12 +86,17 @@ async fn begin(cx: &mut StepContext<'_>) -> Result<(), PortError> {
     }
     let fingerprint = cx.ports.blue.schema_fingerprint().await?;
     let differs = cx.plan.blue_fingerprint.changes(&fingerprint);
-    if !differs.is_empty() {
-        return Err(PortError::refused("migrate blue")
-            .because(format!("somebody changed its schema since the run was planned: {differs}"))
-            .hint("look at what was changed, and start a new run, which is planned with it"));
-    }
-    cx.learn(Fact::BlueFingerprint { fingerprint }).await
+    let applied = cx.ports.migrator.applied().await?;
+    // What others applied is not this run's to take back.
+    let by_others = cx.plan.migrations.iter().find(|migration| row_of(&applied, migration).is_some());
+    let why = match by_others {
+        Some(migration) => format!("somebody applied `{}` since the run was planned", migration.file_name()),
+        None if differs.is_empty() => return cx.learn(Fact::BlueFingerprint { fingerprint }).await,
+        None => format!("somebody changed its schema since the run was planned: {differs}"),
+    };
+    Err(PortError::refused("migrate blue")
+        .because(why)
+        .hint("look at what was changed, and start a new run, which is planned with it"))
 }
 
 /// Blue's schema before the first migration; `None`: none of them was begun.
@@ -102,8 +107,12 @@ fn schema_before(cx: &StepContext<'_>) -> Option<Fingerprint> {
     })
 }
 
-/// The history table stays where the run has made it, without the run's rows.
-fn without_history(cx: &StepContext<'_>, before: &Fingerprint, now: Fingerprint) -> Fingerprint {
+/// Of what is there now: the objects that were there before, and those that the migrations make. What others made meanwhile is
+/// theirs, and the history table stays, without the run's rows.
+fn of_this_run(cx: &StepContext<'_>, before: &Fingerprint, now: Fingerprint) -> Fingerprint {
     let table = RelationName::new(&cx.plan.history.schema, "schema_migrations");
-    now.without_new(before, &[format!("table {table}"), format!("schema {}", table.schema)])
+    let history = [format!("table {table}"), format!("schema {}", table.schema)];
+    let planned = cx.plan.green_fingerprint.as_ref();
+    let made = |object: &str| planned.is_none_or(|planned| planned.has(object)) && !history.iter().any(|name| name == object);
+    now.only(|object| before.has(object) || made(object))
 }

@@ -74,7 +74,7 @@ pub fn all(plan: &Plan, at: [&Endpoint; 2], servers: [&Arc<dyn Server>; 2], cloc
     let [blue, green] = servers;
     let application_name = format!("greenlight/{}/validate", plan.run);
     let all: Vec<Arc<dyn Validator>> = vec![
-        Arc::new(schema::Schema { of: "green", server: green.clone(), planned: plan.green_fingerprint.clone() }),
+        Arc::new(schema::Schema { of: "green", server: green.clone(), planned: plan.green_fingerprint.clone(), before: None }),
         Arc::new(apply_errors::ApplyErrors {
             green: green.clone(),
             at: at.map(Clone::clone),
@@ -109,7 +109,12 @@ pub fn all(plan: &Plan, at: [&Endpoint; 2], servers: [&Arc<dyn Server>; 2], cloc
     // Nothing is compared with anything: blue itself is to be what was planned.
     if plan.strategy == Strategy::InPlace {
         return vec![
-            Arc::new(schema::Schema { of: "blue", server: blue.clone(), planned: plan.green_fingerprint.clone() }),
+            Arc::new(schema::Schema {
+                of: "blue",
+                server: blue.clone(),
+                planned: plan.green_fingerprint.clone(),
+                before: Some(plan.blue_fingerprint.clone()),
+            }),
             assertions("blue", at[0], &plan.validate.assertions),
         ];
     }

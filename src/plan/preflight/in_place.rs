@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 pub(super) fn check(look: &Look<'_>) -> Vec<Finding> {
     let mut findings = vec![backups(look), no_pause()];
+    findings.extend(consumers(look));
     if let Ok(shadow) = &look.survey.shadow {
         findings.extend(locks(look, shadow));
         findings.extend(way_back(look, shadow));
@@ -19,6 +20,18 @@ pub(super) fn check(look: &Look<'_>) -> Vec<Finding> {
 fn no_pause() -> Finding {
     let seen = "No client is paused and no connection is moved: applications work on blue all the time, by the old schema and by the new one.";
     fine("write-pause", seen)
+}
+
+/// A schema does not travel by logical replication.
+fn consumers(look: &Look<'_>) -> Option<Finding> {
+    let (publications, subscriptions) = (look.blue().publications.iter(), look.blue().subscriptions.iter());
+    let publications = publications.map(|name| format!("publication `{name}`"));
+    let all: Vec<String> = publications.chain(subscriptions.map(|other| format!("subscription `{}`", other.name))).collect();
+    (!all.is_empty() && !look.pending.is_empty()).then(|| {
+        let consequence = "who takes these rows, or sends them, is not migrated with blue: such a flow stops at the first row that does not fit, \
+                           until the other side is changed likewise";
+        needs_accept("logical-replication", format!("Blue takes part in logical replication: {}.", few(&all)), consequence)
+    })
 }
 
 /// What a restore would cost.
@@ -107,14 +120,14 @@ fn barred(statement: &StatementReport) -> BTreeMap<&RelationName, Bars> {
 fn why_long(migration: &Migration, rest: &[&StatementReport]) -> Option<String> {
     let until_the_end = if migration.transactional { rest.len() } else { 1 };
     rest[..until_the_end].iter().find_map(|statement| {
-        let line = statement.line;
+        let line = format!("migration {} line {}", statement.version, statement.line);
         let scans = || reads_every_row(&statement.sql) || statement.locks.iter().any(|lock| lock.mode == "ShareLock");
         if !statement.rewrites.is_empty() {
-            Some(format!("line {line} rewrites {}", few(&statement.rewrites)))
+            Some(format!("{line} rewrites {}", few(&statement.rewrites)))
         } else if !statement.writes.is_empty() {
-            Some(format!("line {line} writes rows"))
+            Some(format!("{line} writes rows"))
         } else {
-            scans().then(|| format!("line {line} reads every row"))
+            scans().then(|| format!("{line} reads every row"))
         }
     })
 }
@@ -255,6 +268,12 @@ mod tests {
         };
         assert_answers(&without(OnFailure::Rollback), "down-migrations", "needs_accept");
         assert_answers(&without(OnFailure::Hold), "down-migrations", "fine");
+    }
+
+    #[test]
+    fn others_who_replicate_from_blue_need_a_word() {
+        assert_answers(&world(|_| ()), "logical-replication", "none");
+        assert_answers(&world(|world| world.blue().publications.push("feed".to_owned())), "logical-replication", "needs_accept");
     }
 
     #[test]

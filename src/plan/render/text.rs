@@ -184,6 +184,9 @@ impl Page {
 
     fn limits(&mut self, plan: &Plan) {
         let on_failure = match plan.on_failure {
+            OnFailure::Rollback if plan.strategy == Strategy::InPlace => {
+                "runs the down migrations of what it applied, newest first"
+            }
             OnFailure::Rollback => "takes everything back while blue serves, and is held for a person otherwise",
             OnFailure::Hold => "is held for a person",
         };
