@@ -335,7 +335,7 @@ limits: {wal_kept: lots}
 accept: [No Archive, "${env:X}"]
 "#;
 
-const IN_PLACE: &str = r#"version: 1
+const IN_PLACE: &str = "version: 1
 name: shop
 strategy: in-place
 blue: {url: postgresql://gl_admin@localhost:5432/shop}
@@ -348,7 +348,7 @@ gates: {before_window: {approval: true}}
 on_failure: restore
 on_failure_of: {window: hold}
 soak: {for: 1h}
-"#;
+";
 
 const CONTRADICTIONS: &str = r#"version: 1
 name: shop

@@ -4,9 +4,10 @@ use super::figures::{bytes, count, milliseconds};
 use super::statements::Statements;
 use super::statements::blue;
 use super::{
-    FailurePhases, Gate, LongTransactions, OnFailure, Plan, PlanInput, PlannedStep, Reversal, ServerSurvey, SnapshotSpec,
+    FailurePhases, Gate, LongTransactions, OnFailure, Plan, PlanInput, PlannedStep, Reversal, SCHEMA, ServerSurvey, SnapshotSpec,
     StepName, Strategy,
 };
+use crate::migrate::Migration;
 use crate::postgres::{published_forward, published_whole};
 use crate::schema::{Flow, TableFlow};
 
@@ -17,12 +18,12 @@ pub(super) fn steps(plan: &Plan, blue: &ServerSurvey, input: &PlanInput) -> Vec<
     steps.push(prepare_blue(&sql));
     if plan.strategy == Strategy::InPlace {
         steps.push(PlannedStep { gate: input.before_migrate.clone(), ..migrate_blue(plan, &sql) });
-        steps.extend([validate_blue(plan, &sql), release_blue(&sql)]);
+        steps.extend([validate_blue(plan, &sql), release_blue()]);
     } else {
         steps.extend(with_green(plan, &sql, input));
     }
     for step in &mut steps {
-        step.on_failure = on_failure(step.name, &input.on_failure_of);
+        step.on_failure = on_failure(step.name, input.on_failure_of);
     }
     steps
 }
@@ -53,7 +54,7 @@ fn with_green(plan: &Plan, sql: &Statements<'_>, input: &PlanInput) -> Vec<Plann
     steps
 }
 
-fn on_failure(name: StepName, of: &FailurePhases) -> Option<OnFailure> {
+fn on_failure(name: StepName, of: FailurePhases) -> Option<OnFailure> {
     match name {
         StepName::MigrateGreen | StepName::ShadowGreen | StepName::MigrateBlue => of.migrate,
         StepName::WarmGreen | StepName::ValidateGreen | StepName::ValidateBlue => of.validate,
@@ -209,7 +210,7 @@ fn migrate_blue(plan: &Plan, sql: &Statements<'_>) -> PlannedStep {
         ),
     };
     let lacking: Vec<String> =
-        plan.migrations.iter().filter(|migration| migration.down.is_none()).map(|migration| migration.file_name()).collect();
+        plan.migrations.iter().filter(|migration| migration.down.is_none()).map(Migration::file_name).collect();
     let way_back = match lacking.as_slice() {
         [] => "Their down migrations, newest first; blue's schema must then be as it was.".to_owned(),
         names => format!(
@@ -229,9 +230,14 @@ fn validate_blue(plan: &Plan, sql: &Statements<'_>) -> PlannedStep {
     step(StepName::ValidateBlue, says, "Nothing to take back.", sql.validate_blue())
 }
 
-fn release_blue(sql: &Statements<'_>) -> PlannedStep {
+fn release_blue() -> PlannedStep {
     let says = "Take from blue what the run made there. Blue serves on, migrated.";
-    step(StepName::ReleaseBlue, says, "None. From here on only a backup leads back.", sql.release_blue())
+    step(
+        StepName::ReleaseBlue,
+        says,
+        "None. From here on only a backup leads back.",
+        vec![blue(format!("DROP SCHEMA {SCHEMA} CASCADE"))],
+    )
 }
 
 fn warm_green(sql: &Statements<'_>) -> PlannedStep {

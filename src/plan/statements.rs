@@ -204,10 +204,6 @@ impl<'a> Statements<'a> {
         assertions.map(|wanted| sql_for(on, &format!("{} -- must be {}", wanted.query.trim(), wanted.expect))).collect()
     }
 
-    pub(super) fn release_blue(&self) -> Vec<String> {
-        vec![blue(format!("DROP SCHEMA {SCHEMA} CASCADE"))]
-    }
-
     pub(super) fn window(&self) -> Vec<String> {
         let mut sql = self.routes("SET default_pool_size = <the server connections there are>; PAUSE");
         sql.extend(self.close_connections(Side::Blue));

@@ -183,7 +183,7 @@ fn compose(shape: Shape, path: &Path, folder: &Path, accept: Vec<Accept>) -> Res
             lock_retries: shape.migrations.lock_retries,
         },
         routes: shape.routes.into_iter().flatten().map(|route| route_spec(route, folder)).collect(),
-        window: window_spec(shape.window.unwrap_or_default())?,
+        window: window_spec(&shape.window.unwrap_or_default())?,
         validate: validate_spec(shape.validate)?,
         before_migrate: gate(shape.gates.before_migrate)?,
         before_window: gate(shape.gates.before_window)?,
@@ -217,7 +217,7 @@ fn route_spec(route: shape::Route, folder: &Path) -> RouteSpec {
     }
 }
 
-fn window_spec(shape: shape::Window) -> Result<WindowSpec, Flaw> {
+fn window_spec(shape: &shape::Window) -> Result<WindowSpec, Flaw> {
     Ok(WindowSpec {
         max_pause_ms: millis(scalar::read_duration(&shape.max_pause)?),
         max_lag_bytes: scalar::read_size(&shape.max_lag)?,

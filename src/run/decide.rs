@@ -121,5 +121,5 @@ pub fn cannot_be_taken_back(plan: &Plan, run: &Run) -> Option<String> {
     let in_place = plan.strategy == Strategy::InPlace;
     let mut migrations = plan.migrations.iter().filter(|_| in_place);
     let lacking = migrations.find(|migration| migration.down.is_none() && is_applied(&migration.version));
-    lacking.map(|migration| migration.file_name())
+    Some(lacking?.file_name())
 }

@@ -179,7 +179,7 @@ fn steps(kind: PlanKind) -> Vec<PlannedStep> {
         PublishBlue | AttachGreen | SubscribeGreen | NarrowFlow | MigrateGreen | WarmGreen | ArmReverse | ValidateGreen => {
             kind.strategy == Strategy::Sync
         }
-        _ => true,
+        PrepareBlue => true,
     };
     line.into_iter().filter(|(name, _)| is_there(name)).map(planned).collect()
 }
