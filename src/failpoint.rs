@@ -23,6 +23,8 @@ pub const NAMES: &[&str] = &[
     "window-resumed",
     "settle-fenced",
     "settle-subscribed",
+    "in-place-migrated",
+    "in-place-reverted",
     "backup-begun",
     "backup-copied",
     "restore-claimed",

@@ -1,7 +1,7 @@
 //! Playbooks: the example is right, a wrong one is told everything that is wrong with it, and nothing makes the reader fail.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use greenlight::plan::{Day, LongTransactions, OnFailure, RouteKind};
+use greenlight::plan::{Day, LongTransactions, OnFailure, RouteKind, Strategy};
 use greenlight::playbook::{Playbook, Problems, json_schema, load};
 use greenlight::word::RelationName;
 use proptest::prelude::*;
@@ -44,6 +44,21 @@ fn everything_that_the_example_comments_out_can_be_commented_in() {
     let accept = &playbook.accept[1];
     assert_eq!(accept.word, "not-reversible:public.orders");
     assert_eq!(source.lines().nth(accept.line - 1).unwrap().find("not-"), Some(accept.column - 1));
+}
+
+#[test]
+fn a_change_in_place_needs_no_second_server_and_a_backup() {
+    let world = World::new();
+    let ready = Path::new(env!("CARGO_MANIFEST_DIR")).join("playbooks/snapshot-then-migrate.yaml");
+    let source = std::fs::read_to_string(ready).unwrap();
+    let playbook = world.load(&source).unwrap();
+    assert_eq!((playbook.strategy, playbook.on_failure), (Strategy::InPlace, OnFailure::Rollback));
+    assert_eq!((playbook.green == playbook.blue, playbook.routes.len(), playbook.history.lock_retries), (true, 0, 60));
+    let commented_in = world.load(&uncommented(&source)).unwrap();
+    assert!(commented_in.before_migrate.approval && commented_in.shadow.is_some());
+    assert_eq!(commented_in.on_failure_of.validate, Some(OnFailure::Hold));
+    let problems = world.load(IN_PLACE).unwrap_err();
+    insta::assert_snapshot!("in_place", world.shown(&problems.render(false)));
 }
 
 #[test]
@@ -319,6 +334,21 @@ on_failure: rolback
 limits: {wal_kept: lots}
 accept: [No Archive, "${env:X}"]
 "#;
+
+const IN_PLACE: &str = "version: 1
+name: shop
+strategy: in-place
+blue: {url: postgresql://gl_admin@localhost:5432/shop}
+green: {url: postgresql://gl_admin@localhost:5433/shop}
+shadow: green
+migrations: {dir: migrations}
+validate: {rows: true, parallel: 2}
+window: {max_lag: 1MiB, reads: blue}
+gates: {before_window: {approval: true}}
+on_failure: restore
+on_failure_of: {window: hold}
+soak: {for: 1h}
+";
 
 const CONTRADICTIONS: &str = r#"version: 1
 name: shop

@@ -171,6 +171,9 @@ fn times(report: &Report) -> String {
 fn sections(report: &Report) -> [(&'static str, Vec<String>); 4] {
     let or = |lines: Vec<String>, none: &str| if lines.is_empty() { vec![none.to_owned()] } else { lines };
     let validated = |line: &ValidationLine| {
+        if line.tables == 0 {
+            return format!("{:.3}  as it must be, seen in {} ms", line.at, line.took_ms);
+        }
         format!("{:.3}  {} tables, {} rows equal, in {} ms", line.at, line.tables, line.rows, line.took_ms)
     };
     let migrated = |line: &MigrationLine| format!("{} {} in {} ms", line.version, line.name, line.took_ms);

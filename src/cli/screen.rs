@@ -3,9 +3,9 @@
 use super::arguments::Output;
 use super::print;
 use crate::engine::Tell;
-use crate::plan::{Answer, Plan, SchemaWork, StepName};
-use crate::run::decide;
+use crate::plan::{Answer, Plan, SchemaWork, StepName, Strategy};
 use crate::run::{Decision, Direction, Event, Fact, Outcome, Run, StepNo, StepState};
+use crate::run::{cannot_be_taken_back, decide};
 use crate::word::{Clock, Side, SystemClock};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::time::Duration;
@@ -136,6 +136,8 @@ fn fact_line(fact: &Fact) -> Option<String> {
         Fact::FlowStarted { subscriber, origin } => format!("{subscriber} follows {} from {origin}", subscriber.other()),
         Fact::Judged { work } => format!("tried on green: {} tables judged, {}", work.tables.len(), verdicts(work)),
         Fact::Migrated { version, name, took_ms } => format!("migrated {version} {name} in {took_ms} ms"),
+        // Nothing is compared with anything in place.
+        Fact::Validated { tables: 0, took_ms, .. } => format!("as it must be: seen in {took_ms} ms"),
         Fact::Validated { tables, rows, took_ms, .. } => format!("equal: {tables} tables, {rows} rows, in {took_ms} ms"),
         Fact::WindowOpened { to, attempt, .. } => format!("window {attempt} opened, towards {to}"),
         Fact::WindowClosed { serving, moved: true, pause_ms, phases, by_guard, .. } => {
@@ -166,6 +168,7 @@ pub(super) fn standing(plan: &Plan, run: &Run) -> String {
     let name = &plan.run;
     if let Some(outcome) = run.outcome {
         let what = match outcome {
+            Outcome::Completed if plan.strategy == Strategy::InPlace => "blue serves, migrated",
             Outcome::Completed => "green serves; blue is retired and takes no connections",
             Outcome::RolledBack if run.fork_point().is_some() => {
                 "blue serves as before; green was promoted, and must be built anew before another run"
@@ -185,7 +188,10 @@ pub(super) fn standing(plan: &Plan, run: &Run) -> String {
     let way = if run.direction == Direction::Backward { "is on its way back, at" } else { "is at" };
     let held = match &run.steps[step.0] {
         StepState::Stuck { .. } => {
-            format!(".\nHeld for a person: {}", run.reason.as_deref().unwrap_or("a step failed"))
+            let lacking = cannot_be_taken_back(plan, run).filter(|_| run.direction == Direction::Forward);
+            let lacking =
+                lacking.map(|file| format!(".\nNothing is taken back by itself: `{file}` is applied and has no down migration"));
+            format!(".\nHeld for a person: {}{}", run.reason.as_deref().unwrap_or("a step failed"), lacking.unwrap_or_default())
         }
         _ => note,
     };

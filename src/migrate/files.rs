@@ -32,6 +32,11 @@ impl Migration {
     pub fn file_name(&self) -> String {
         format!("{}_{}.up.sql", self.version, self.name)
     }
+
+    /// That of its way back, there or not.
+    pub fn down_file_name(&self) -> String {
+        format!("{}_{}.down.sql", self.version, self.name)
+    }
 }
 
 /// Sorts versions as numbers: leading zeros do not count.

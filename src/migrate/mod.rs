@@ -116,6 +116,13 @@ pub trait Migrator: Send + Sync {
     /// advisory lock, passes Greenlight's own fence, and tries again on a lock time-out as often as the history's spec says.
     /// Milliseconds that the statements took.
     async fn apply(&self, migration: &Migration) -> Result<u64, PortError>;
+
+    /// Runs the way back of `migration` and removes its row from the history table, as carefully as `apply`. Nothing to do
+    /// when there is no such row.
+    ///
+    /// # Errors
+    /// `Refused` when it has no way back.
+    async fn revert(&self, migration: &Migration) -> Result<(), PortError>;
 }
 
 /// Tries the migrations in a scratch database on green, for a plan that was made without a shadow.

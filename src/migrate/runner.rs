@@ -7,7 +7,7 @@ use super::session::{Around, Session, failure, is_locked, line_of, said};
 use super::statements::{self, Statement, StatementKind};
 use super::{Applied, Migration, Migrator, files::checksum};
 use crate::plan::HistorySpec;
-use crate::word::{Clock, Endpoint, Failure, PortError, RelationName, RunId, quote_ident};
+use crate::word::{Clock, Endpoint, Failure, PortError, RelationName, RunId, Side, quote_ident};
 use async_trait::async_trait;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use std::{
@@ -29,20 +29,37 @@ pub struct PgMigrator {
     history: HistorySpec,
     run: RunId,
     epoch: Arc<AtomicU64>,
-    /// The server's name in errors.
-    on: String,
+    on: Side,
     clock: Arc<dyn Clock>,
 }
 
 impl PgMigrator {
     /// Migrates green, under the lease's epoch, so that its sessions end with it. Connects at each call only.
     pub fn new(endpoint: Endpoint, run: RunId, epoch: Arc<AtomicU64>, history: HistorySpec, clock: Arc<dyn Clock>) -> PgMigrator {
-        PgMigrator { endpoint, run, epoch, history, on: "green".to_owned(), clock }
+        PgMigrator { endpoint, run, epoch, history, on: Side::Green, clock }
+    }
+
+    /// The same for this side's server, which serves where it is blue's.
+    #[must_use]
+    pub fn on(self, side: Side) -> PgMigrator {
+        PgMigrator { on: side, ..self }
     }
 
     async fn session(&self) -> Result<Session, PortError> {
         let application_name = format!("greenlight/{}/{}", self.run, self.epoch.load(Ordering::SeqCst));
-        Session::open(&self.endpoint, &application_name, &self.on).await
+        match self.on {
+            Side::Blue => Session::open_where_it_serves(&self.endpoint, &application_name).await,
+            Side::Green => Session::open(&self.endpoint, &application_name, "green").await,
+        }
+    }
+
+    async fn go(&self, migration: &Migration, way: Way) -> Result<u64, PortError> {
+        let session = self.session().await?;
+        self.lock(&session.client).await?;
+        let done = self.locked(&session.client, migration, way).await;
+        // The lock goes with the session; given back by hand, the next migration need not wait for the server to notice.
+        let _ = session.client.execute("SELECT pg_advisory_unlock_all()", &[]).await;
+        done
     }
 
     /// Waits for the lock as long as for any other.
@@ -63,23 +80,35 @@ impl PgMigrator {
         }
     }
 
-    async fn locked(&self, client: &Client, migration: &Migration) -> Result<u64, PortError> {
-        if let Some(done) = self.recorded(client, migration).await? {
-            return Ok(done);
+    async fn locked(&self, client: &Client, migration: &Migration, way: Way) -> Result<u64, PortError> {
+        match (self.recorded(client, migration).await?, way) {
+            (Some(done), Way::Up) => return Ok(done),
+            (None, Way::Down) => return Ok(0),
+            (None, Way::Up) | (Some(_), Way::Down) => {}
         }
-        let contents = statements::read(&migration.up);
+        let (file, text, transactional) = match (way, &migration.down) {
+            (Way::Up, _) => (migration.file_name(), &migration.up, migration.transactional),
+            (Way::Down, Some(text)) => (migration.down_file_name(), text, statements::is_transactional(text)),
+            (Way::Down, None) => {
+                let attempted = format!("take `{}` back on {}", migration.file_name(), self.on);
+                return Err(PortError::refused(attempted).because(format!("there is no `{}`", migration.down_file_name())));
+            }
+        };
+        let contents = statements::read(text);
         if let Some((line, problem)) = contents.problems.first() {
-            return Err(PortError::refused(format!("run `{}` line {line}", migration.file_name())).because(problem.clone()));
+            return Err(PortError::refused(format!("run `{file}` line {line}")).because(problem.clone()));
         }
         let run = Run {
             migration,
+            way,
+            file,
             statements: &contents.statements,
             history: &self.history,
-            on: &self.on,
+            on: self.on,
             clock: &*self.clock,
             started: self.clock.monotonic(),
         };
-        if migration.transactional {
+        if transactional {
             run.patiently(client, Part::Whole).await?;
         } else {
             for at in 0..contents.statements.len() {
@@ -92,7 +121,7 @@ impl PgMigrator {
 
     /// Milliseconds that this migration took when it was applied.
     async fn recorded(&self, client: &Client, migration: &Migration) -> Result<Option<u64>, PortError> {
-        let applied = read_history(client, &self.history, &self.on).await?;
+        let applied = read_history(client, &self.history, &self.on.to_string()).await?;
         let Some(row) = applied.into_iter().find(|row| row.version == migration.version) else { return Ok(None) };
         if row.checksum != checksum(&migration.up) {
             return Err(PortError::refused(format!("apply `{}` on {}", migration.file_name(), self.on))
@@ -106,16 +135,15 @@ impl PgMigrator {
 #[async_trait]
 impl Migrator for PgMigrator {
     async fn applied(&self) -> Result<Vec<Applied>, PortError> {
-        read_history(&self.session().await?.client, &self.history, &self.on).await
+        read_history(&self.session().await?.client, &self.history, &self.on.to_string()).await
     }
 
     async fn apply(&self, migration: &Migration) -> Result<u64, PortError> {
-        let session = self.session().await?;
-        self.lock(&session.client).await?;
-        let done = self.locked(&session.client, migration).await;
-        // The lock goes with the session; given back by hand, the next migration need not wait for the server to notice.
-        let _ = session.client.execute("SELECT pg_advisory_unlock_all()", &[]).await;
-        done
+        self.go(migration, Way::Up).await
+    }
+
+    async fn revert(&self, migration: &Migration) -> Result<(), PortError> {
+        self.go(migration, Way::Down).await.map(drop)
     }
 }
 
@@ -142,12 +170,21 @@ enum Part {
     Statement(usize),
 }
 
-/// One migration, read.
+/// Which of a migration's two files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Up,
+    Down,
+}
+
+/// One file of a migration, read.
 struct Run<'a> {
     migration: &'a Migration,
+    way: Way,
+    file: String,
     statements: &'a [Statement],
     history: &'a HistorySpec,
-    on: &'a str,
+    on: Side,
     clock: &'a dyn Clock,
     started: Duration,
 }
@@ -186,13 +223,13 @@ impl Run<'_> {
             return Err(broken);
         }
         client.batch_execute("COMMIT").await.map_err(|e| {
-            let attempted = format!("commit `{}` on {}", self.migration.file_name(), self.on);
+            let attempted = format!("commit `{}` on {}", self.file, self.on);
             self.broken(attempted, &e, Around::Nothing)
         })
     }
 
     async fn until_commit(&self, client: &Client) -> Result<(), Broken> {
-        let file = self.migration.file_name();
+        let file = &self.file;
         let fail = |e: Error| self.broken(format!("run `{file}` on {}", self.on), &e, Around::Transaction);
         client.batch_execute("BEGIN").await.map_err(fail)?;
         let begun = transaction(client).await.map_err(fail)?;
@@ -207,7 +244,7 @@ impl Run<'_> {
                 .hint("take BEGIN, COMMIT and ROLLBACK out of the file; what it committed has to be taken back by hand");
             return Err(Broken { error, locked: false });
         }
-        self.insert(client).await.map_err(fail)
+        self.note(client).await.map_err(fail)
     }
 
     /// One statement of a migration that runs without a transaction.
@@ -215,7 +252,7 @@ impl Run<'_> {
         // Waiting for its turn, it is in nobody's way; given up half-way, it would leave an invalid index behind.
         let waits_long = self.statements[at].kind == StatementKind::Concurrent;
         let timeout = if waits_long { 0 } else { self.history.lock_timeout_ms };
-        let attempted = format!("run `{}` on {}", self.migration.file_name(), self.on);
+        let attempted = format!("run `{}` on {}", self.file, self.on);
         let set = client.batch_execute(&format!("SET lock_timeout = {timeout}")).await;
         set.map_err(|e| self.broken(attempted, &e, Around::Transaction))?;
         self.statement(client, at, Around::Nothing).await
@@ -226,7 +263,7 @@ impl Run<'_> {
         client.batch_execute(&statement.text).await.map_err(|e| {
             let attempted = format!(
                 "run `{}` line {} (statement {} of {}) on {}: {}",
-                self.migration.file_name(),
+                self.file,
                 line_of(statement, &e),
                 at + 1,
                 self.statements.len(),
@@ -262,18 +299,23 @@ impl Run<'_> {
 
     /// The row of a migration that ran without a transaction.
     async fn record(&self, client: &Client) -> Result<(), Broken> {
-        let attempted = || format!("record `{}` in the history of {}", self.migration.file_name(), self.on);
+        let attempted = || format!("record `{}` in the history of {}", self.file, self.on);
         let fail = |around| move |e: Error| self.broken(attempted(), &e, around);
         let reset = "RESET SESSION AUTHORIZATION; RESET ROLE; BEGIN";
         client.batch_execute(reset).await.map_err(fail(Around::Transaction))?;
-        if let Err(e) = self.insert(client).await {
+        if let Err(e) = self.note(client).await {
             let _ = client.batch_execute("ROLLBACK").await;
             return Err(fail(Around::Transaction)(e));
         }
         client.batch_execute("COMMIT").await.map_err(fail(Around::Nothing))
     }
 
-    async fn insert(&self, client: &Client) -> Result<(), Error> {
+    /// The history's row, made or removed.
+    async fn note(&self, client: &Client) -> Result<(), Error> {
+        if self.way == Way::Down {
+            let sql = format!("DELETE FROM {} WHERE version = $1", table(self.history).sql());
+            return client.execute(&sql, &[&self.migration.version]).await.map(|_| ());
+        }
         create_history(client, self.history).await?;
         let sql = format!("INSERT INTO {} (version, checksum, execution_time_ms) VALUES ($1, $2, $3)", table(self.history).sql());
         let took_ms = i32::try_from(self.took_ms()).unwrap_or(i32::MAX);

@@ -21,12 +21,28 @@ impl Session {
     /// # Errors
     /// As `postgres::client::connect`: nothing has happened.
     pub(super) async fn open(endpoint: &Endpoint, application_name: &str, on: &str) -> Result<Session, PortError> {
+        Session::with(endpoint, application_name, on, &[("synchronous_commit", "local")]).await
+    }
+
+    /// On blue, which serves: what is committed there waits for standbys as the server says.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub(super) async fn open_where_it_serves(endpoint: &Endpoint, application_name: &str) -> Result<Session, PortError> {
+        Session::with(endpoint, application_name, "blue", &[]).await
+    }
+
+    async fn with(
+        endpoint: &Endpoint,
+        application_name: &str,
+        on: &str,
+        more: &[(&'static str, &str)],
+    ) -> Result<Session, PortError> {
         // The search path stays the user's: migrations name their tables as their authors do.
         let settings = [
             ("greenlight.pass", "on"),
             ("default_transaction_read_only", "off"),
             ("default_transaction_isolation", "read\\ committed"),
-            ("synchronous_commit", "local"),
             ("statement_timeout", "0"),
             ("idle_session_timeout", "0"),
             ("idle_in_transaction_session_timeout", "0"),
@@ -35,7 +51,7 @@ impl Session {
         ];
         let options = SessionOptions {
             application_name: application_name.to_owned(),
-            settings: settings.map(|(name, value)| (name, value.to_owned())).into(),
+            settings: settings.iter().chain(more).map(|(name, value)| (*name, (*value).to_owned())).collect(),
             limit: Duration::MAX,
         };
         let (client, connection) = connect(endpoint, &options, on).await?;

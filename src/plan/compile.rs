@@ -114,14 +114,18 @@ pub(super) fn settle(plan: &mut Plan, input: &PlanInput, survey: &Survey) {
         major: survey.blue.major(),
         frozen: input.strategy == Strategy::Freeze,
     };
-    plan.tables = schema::flows(before, after, &seen, &options);
+    plan.tables = match input.strategy {
+        Strategy::Sync | Strategy::Freeze => schema::flows(before, after, &seen, &options),
+        // No row goes anywhere.
+        Strategy::InPlace => Vec::new(),
+    };
     if input.strategy == Strategy::Freeze {
         plan.validate.exclude = [input.validate.exclude.clone(), untouched(&plan.tables, survey)].concat();
     }
     plan.sync_triggers = match input.strategy {
         Strategy::Sync => schema::sync_triggers(before, after),
         // No row comes from blue.
-        Strategy::Freeze => Vec::new(),
+        Strategy::Freeze | Strategy::InPlace => Vec::new(),
     };
     plan.green_fingerprint = survey.shadow.as_ref().ok().map(|shadow| schema::fingerprint(&shadow.after));
     plan.findings = preflight::check(&Look {

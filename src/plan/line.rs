@@ -4,9 +4,10 @@ use super::figures::{bytes, count, milliseconds};
 use super::statements::Statements;
 use super::statements::blue;
 use super::{
-    FailurePhases, Gate, LongTransactions, OnFailure, Plan, PlanInput, PlannedStep, Reversal, ServerSurvey, SnapshotSpec,
+    FailurePhases, Gate, LongTransactions, OnFailure, Plan, PlanInput, PlannedStep, Reversal, SCHEMA, ServerSurvey, SnapshotSpec,
     StepName, Strategy,
 };
+use crate::migrate::Migration;
 use crate::postgres::{published_forward, published_whole};
 use crate::schema::{Flow, TableFlow};
 
@@ -15,41 +16,50 @@ pub(super) fn steps(plan: &Plan, blue: &ServerSurvey, input: &PlanInput) -> Vec<
     let sql = Statements::new(plan, blue);
     let mut steps: Vec<PlannedStep> = plan.snapshot.as_ref().map(snapshot).into_iter().collect();
     steps.push(prepare_blue(&sql));
-    if let Some(standby) = &plan.standby {
-        let says = format!("Copy blue into `{}` and start it there as a standby.", standby.data_dir.display());
-        let way_back = "The standby is stopped and its folder removed; its slot on blue is dropped.";
-        steps.push(step(StepName::CreateStandby, says, way_back, sql.create_standby(standby)));
+    if plan.strategy == Strategy::InPlace {
+        steps.push(PlannedStep { gate: input.before_migrate.clone(), ..migrate_blue(plan, &sql) });
+        steps.extend([validate_blue(plan, &sql), release_blue()]);
+    } else {
+        steps.extend(with_green(plan, &sql, input));
     }
-    let before_window = input.before_window.clone();
-    match plan.strategy {
-        Strategy::Sync => {
-            steps.extend([publish_blue(plan, &sql), attach_green(&sql), subscribe_green(&sql)]);
-            if plan.provisional {
-                steps.push(shadow_green(&sql));
-            }
-            steps.push(narrow_flow(plan, &sql));
-            steps.push(PlannedStep { gate: input.before_migrate.clone(), ..migrate_green(plan, &sql) });
-            steps.extend([warm_green(&sql), arm_reverse(&sql), validate_green(plan, &sql)]);
-            steps.push(PlannedStep { gate: before_window, ..window(plan, &sql) });
-        }
-        Strategy::Freeze => {
-            steps.push(arm_freeze(&sql));
-            steps.push(PlannedStep { gate: before_window, ..freeze(plan, &sql) });
-        }
-    }
-    steps.extend([soak(plan, &sql), finish(&sql)]);
     for step in &mut steps {
         step.on_failure = on_failure(step.name, input.on_failure_of);
     }
     steps
 }
 
+/// Those of the strategies that move the writer, from the preparation of blue on.
+fn with_green(plan: &Plan, sql: &Statements<'_>, input: &PlanInput) -> Vec<PlannedStep> {
+    let mut steps = Vec::new();
+    if let Some(standby) = &plan.standby {
+        let says = format!("Copy blue into `{}` and start it there as a standby.", standby.data_dir.display());
+        let way_back = "The standby is stopped and its folder removed; its slot on blue is dropped.";
+        steps.push(step(StepName::CreateStandby, says, way_back, sql.create_standby(standby)));
+    }
+    let before_window = input.before_window.clone();
+    if plan.strategy == Strategy::Freeze {
+        steps.push(arm_freeze(sql));
+        steps.push(PlannedStep { gate: before_window, ..freeze(plan, sql) });
+    } else {
+        steps.extend([publish_blue(plan, sql), attach_green(sql), subscribe_green(sql)]);
+        if plan.provisional {
+            steps.push(shadow_green(sql));
+        }
+        steps.push(narrow_flow(plan, sql));
+        steps.push(PlannedStep { gate: input.before_migrate.clone(), ..migrate_green(plan, sql) });
+        steps.extend([warm_green(sql), arm_reverse(sql), validate_green(plan, sql)]);
+        steps.push(PlannedStep { gate: before_window, ..window(plan, sql) });
+    }
+    steps.extend([soak(plan, sql), finish(sql)]);
+    steps
+}
+
 fn on_failure(name: StepName, of: FailurePhases) -> Option<OnFailure> {
     match name {
-        StepName::MigrateGreen | StepName::ShadowGreen => of.migrate,
-        StepName::WarmGreen | StepName::ValidateGreen => of.validate,
+        StepName::MigrateGreen | StepName::ShadowGreen | StepName::MigrateBlue => of.migrate,
+        StepName::WarmGreen | StepName::ValidateGreen | StepName::ValidateBlue => of.validate,
         StepName::Window => of.window,
-        StepName::Soak | StepName::Finish => None,
+        StepName::Soak | StepName::Finish | StepName::ReleaseBlue => None,
         StepName::Snapshot
         | StepName::PrepareBlue
         | StepName::CreateStandby
@@ -79,8 +89,8 @@ fn step(name: StepName, says: impl Into<String>, way_back: impl Into<String>, sq
 
 fn reversal(name: StepName) -> Reversal {
     match name {
-        StepName::Snapshot | StepName::WarmGreen | StepName::ValidateGreen => Reversal::Nothing,
-        StepName::Finish => Reversal::PointOfNoReturn,
+        StepName::Snapshot | StepName::WarmGreen | StepName::ValidateGreen | StepName::ValidateBlue => Reversal::Nothing,
+        StepName::Finish | StepName::ReleaseBlue => Reversal::PointOfNoReturn,
         StepName::PrepareBlue
         | StepName::CreateStandby
         | StepName::PublishBlue
@@ -89,6 +99,7 @@ fn reversal(name: StepName) -> Reversal {
         | StepName::ShadowGreen
         | StepName::NarrowFlow
         | StepName::MigrateGreen
+        | StepName::MigrateBlue
         | StepName::ArmReverse
         | StepName::ArmFreeze
         | StepName::Window
@@ -103,7 +114,7 @@ fn patience(name: StepName) -> (u32, u64) {
     match name {
         StepName::Soak => (1_000, 1_000),
         StepName::Window | StepName::ValidateGreen => (50, 500),
-        StepName::Finish => (20, 2_000),
+        StepName::Finish | StepName::ReleaseBlue => (20, 2_000),
         StepName::Snapshot
         | StepName::PrepareBlue
         | StepName::CreateStandby
@@ -113,6 +124,8 @@ fn patience(name: StepName) -> (u32, u64) {
         | StepName::ShadowGreen
         | StepName::NarrowFlow
         | StepName::MigrateGreen
+        | StepName::MigrateBlue
+        | StepName::ValidateBlue
         | StepName::WarmGreen
         | StepName::ArmReverse
         | StepName::ArmFreeze => (8, 1_000),
@@ -183,6 +196,48 @@ fn migrate_green(plan: &Plan, sql: &Statements<'_>) -> PlannedStep {
         number => format!("Run {} on green, while changes keep streaming in.", count(number, "migration")),
     };
     step(StepName::MigrateGreen, says, "Nothing is undone on green, which is given up whole.", sql.migrate_green())
+}
+
+fn migrate_blue(plan: &Plan, sql: &Statements<'_>) -> PlannedStep {
+    let says = match plan.migrations.len() {
+        0 => "Nothing to do: there is no pending migration.".to_owned(),
+        number => format!(
+            "Run {} on blue, while applications work there: nobody is paused. What does not get a lock within {} is taken back and \
+             tried again, {} times at most.",
+            count(number, "migration"),
+            milliseconds(plan.history.lock_timeout_ms),
+            plan.history.lock_retries,
+        ),
+    };
+    let lacking: Vec<String> =
+        plan.migrations.iter().filter(|migration| migration.down.is_none()).map(Migration::file_name).collect();
+    let way_back = match lacking.as_slice() {
+        [] => "Their down migrations, newest first; blue's schema must then be as it was.".to_owned(),
+        names => format!(
+            "The run is held for a person once one of these is applied, which have no down migration: {}.",
+            names.join(", ")
+        ),
+    };
+    step(StepName::MigrateBlue, says, way_back, sql.migrate_blue())
+}
+
+fn validate_blue(plan: &Plan, sql: &Statements<'_>) -> PlannedStep {
+    let assertions = match plan.validate.assertions.len() {
+        0 => String::new(),
+        number => format!(", and {} of the playbook", count(number, "assertion")),
+    };
+    let says = format!("See that blue's schema is the one that the migrations made in the shadow{assertions}.");
+    step(StepName::ValidateBlue, says, "Nothing to take back.", sql.validate_blue())
+}
+
+fn release_blue() -> PlannedStep {
+    let says = "Take from blue what the run made there. Blue serves on, migrated.";
+    step(
+        StepName::ReleaseBlue,
+        says,
+        "None. From here on only a backup leads back.",
+        vec![blue(format!("DROP SCHEMA {SCHEMA} CASCADE"))],
+    )
 }
 
 fn warm_green(sql: &Statements<'_>) -> PlannedStep {

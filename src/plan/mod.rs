@@ -46,6 +46,9 @@ pub enum Strategy {
     /// Blue stands still for as long as the migrations take: green, its physical standby, is promoted, migrated and compared
     /// with it exactly, and then serves. Until then the way back is to open blue again; after it blue follows green.
     Freeze,
+    /// Blue itself is migrated while applications work on it, after a backup and a restore point. The way back are the down
+    /// migrations.
+    InPlace,
 }
 
 impl Strategy {
@@ -54,6 +57,7 @@ impl Strategy {
         match self {
             Strategy::Sync => "sync",
             Strategy::Freeze => "freeze",
+            Strategy::InPlace => "in-place",
         }
     }
 }
@@ -92,6 +96,12 @@ pub enum StepName {
     Soak,
     /// Take down everything that was made.
     Finish,
+    /// Run the migrations on blue, while applications work there. Of the strategy `in-place`.
+    MigrateBlue,
+    /// Is blue what the migrations were to make of it?
+    ValidateBlue,
+    /// Take the run's claim from blue, which serves on, migrated.
+    ReleaseBlue,
 }
 
 impl StepName {
@@ -114,6 +124,9 @@ impl StepName {
             StepName::Window => "window",
             StepName::Soak => "soak",
             StepName::Finish => "finish",
+            StepName::MigrateBlue => "migrate blue",
+            StepName::ValidateBlue => "validate blue",
+            StepName::ReleaseBlue => "release blue",
         }
     }
 }
@@ -282,6 +295,7 @@ pub struct Plan {
     pub strategy: Strategy,
     pub made_at: Timestamp,
     pub blue: ServerSpec,
+    /// In place there is no other server, and this is blue.
     pub green: ServerSpec,
     pub standby: Option<StandbySpec>,
     pub shadow: Option<Template>,

@@ -137,19 +137,30 @@ impl<'a> Statements<'a> {
     }
 
     pub(super) fn migrate_green(&self) -> Vec<String> {
+        let mut sql = self.migrate(Side::Green);
+        for trigger in &self.plan.sync_triggers {
+            sql.push(green(format!("ALTER TABLE {} ENABLE ALWAYS TRIGGER {}", trigger.table.sql(), quote_ident(&trigger.name))));
+        }
+        sql
+    }
+
+    pub(super) fn migrate_blue(&self) -> Vec<String> {
+        self.migrate(Side::Blue)
+    }
+
+    fn migrate(&self, on: Side) -> Vec<String> {
         let history = RelationName::new(&self.plan.history.schema, "schema_migrations").sql();
         let mut sql = Vec::new();
         for migration in &self.plan.migrations {
             let whole = if migration.transactional { "in one transaction" } else { "without a transaction" };
-            sql.push(green(format!("-- {} {}, {whole}\n{}", migration.version, migration.name, migration.up.trim_end())));
-            sql.push(green(format!(
+            let text = format!("-- {} {}, {whole}\n{}", migration.version, migration.name, migration.up.trim_end());
+            sql.push(sql_for(on, &text));
+            let row = format!(
                 "INSERT INTO {history} (version, checksum, execution_time_ms) VALUES ({}, {}, <ms>)",
                 quote_literal(&migration.version),
                 quote_literal(&migration.checksum)
-            )));
-        }
-        for trigger in &self.plan.sync_triggers {
-            sql.push(green(format!("ALTER TABLE {} ENABLE ALWAYS TRIGGER {}", trigger.table.sql(), quote_ident(&trigger.name))));
+            );
+            sql.push(sql_for(on, &row));
         }
         sql
     }
@@ -181,8 +192,16 @@ impl<'a> Statements<'a> {
     }
 
     pub(super) fn validate_green(&self) -> Vec<String> {
-        let assertions = &self.plan.validate.assertions;
-        assertions.iter().map(|assertion| green(format!("{} -- must be {}", assertion.query.trim(), assertion.expect))).collect()
+        self.assertions(Side::Green)
+    }
+
+    pub(super) fn validate_blue(&self) -> Vec<String> {
+        self.assertions(Side::Blue)
+    }
+
+    fn assertions(&self, on: Side) -> Vec<String> {
+        let assertions = self.plan.validate.assertions.iter();
+        assertions.map(|wanted| sql_for(on, &format!("{} -- must be {}", wanted.query.trim(), wanted.expect))).collect()
     }
 
     pub(super) fn window(&self) -> Vec<String> {

@@ -61,7 +61,8 @@ impl Checker<'_> {
                 None => self.unknown_key(&entry.key, &entry.key_span, known, path),
             }
         }
-        for key in schema["required"].as_array().into_iter().flatten().filter_map(Json::as_str) {
+        let more = &schema[if holds(&schema["if"], node) { "then" } else { "else" }]["required"];
+        for key in schema["required"].as_array().into_iter().chain(more.as_array()).flatten().filter_map(Json::as_str) {
             if !entries.iter().any(|entry| entry.key == key) {
                 self.missing_key(key, &known[key], node, path);
             }
@@ -229,6 +230,13 @@ impl Checker<'_> {
             _ => node.span.clone(),
         }
     }
+}
+
+/// Whether a section has the one value that a condition names. Of the kind that the playbook's schema has, and no other.
+fn holds(condition: &Json, node: &Node) -> bool {
+    let wanted = condition["properties"].as_object().into_iter().flatten();
+    let mut wanted = wanted.map(|(key, value)| (key, value["const"].as_str()));
+    wanted.any(|(key, value)| value.is_some() && node.at(&[key]).and_then(Node::text) == value)
 }
 
 fn of_one(result: Result<Json, Flaw>) -> (Json, Vec<Flaw>) {

@@ -5,6 +5,7 @@ use super::check::Checker;
 use super::problem::{Flaw, quoted};
 use super::reference::read_url;
 use super::tree::Node;
+use crate::plan::Strategy;
 use crate::word::Endpoint;
 
 /// Looks for all of them.
@@ -18,6 +19,7 @@ pub(super) fn find(root: &Node, checker: &mut Checker<'_>) {
     snapshot(root, &["green", "snapshot"], checker);
     archives(root, checker);
     strategy(root, checker);
+    in_place(root, checker);
     let accepted = root.at(&["accept"]).map_or(&[][..], Node::items);
     twice(accepted.iter(), "is accepted twice", checker);
 }
@@ -174,7 +176,9 @@ fn strategy(root: &Node, checker: &mut Checker<'_>) {
             checker.push(flaw.help(help), &entry.key_span);
         }
     };
-    only(["window", "reads"], "freeze", "remove it: blue serves until the window, and the window is short");
+    if name != Strategy::InPlace.word() {
+        only(["window", "reads"], "freeze", "remove it: blue serves until the window, and the window is short");
+    }
     if name == "freeze" {
         only(["gates", "before_migrate"], "sync", "write `before_window`: the migrations run inside the freeze");
         for phase in ["migrate", "validate"] {
@@ -187,6 +191,32 @@ fn strategy(root: &Node, checker: &mut Checker<'_>) {
             checker
                 .push(flaw.help("write the time for all migrations and the comparison, such as `max_pause: 30m`"), &window.span);
         }
+    }
+}
+
+/// Blue serves before, during and after a change in place: there is no window, nothing follows it, and nothing else is there.
+fn in_place(root: &Node, checker: &mut Checker<'_>) {
+    if root.at(&["strategy"]).and_then(Node::text) != Some(Strategy::InPlace.word()) {
+        return;
+    }
+    let mut unwanted = |path: &[&str], help: &str| {
+        let (Some((key, sections)), name) = (path.split_last(), path.join(".")) else { return };
+        let section = if sections.is_empty() { Some(root) } else { root.at(sections) };
+        if let Some(entry) = section.and_then(|section| section.entry(key)) {
+            checker.push(Flaw::new(format!("`{name}` is not for the strategy `in-place`")).help(help), &entry.key_span);
+        }
+    };
+    for section in ["green", "routes", "window", "soak", "limits"] {
+        unwanted(&[section], "remove it: blue is changed itself, and serves all the time");
+    }
+    unwanted(&["gates", "before_window"], "write `before_migrate`: there is no window");
+    unwanted(&["on_failure_of", "window"], "write `migrate` or `validate`: there is no window");
+    for key in ["rows", "chunk_rows", "parallel", "exclude"] {
+        unwanted(&["validate", key], "remove it: there is no other server to compare blue with; write assertions");
+    }
+    if let Some(shadow) = root.at(&["shadow"]).filter(|shadow| shadow.text() == Some(super::ON_GREEN)) {
+        let flaw = Flaw::new("`shadow: green`: there is no green in the strategy `in-place`");
+        checker.push(flaw.help("name a scratch server, or remove the key"), &shadow.span);
     }
 }
 

@@ -42,6 +42,7 @@ pub struct Playbook {
     pub name: String,
     pub strategy: Strategy,
     pub blue: ServerSpec,
+    /// In place there is no other server, and this is blue.
     pub green: ServerSpec,
     /// Green is to be made by the run.
     pub standby: Option<StandbySpec>,
@@ -50,7 +51,7 @@ pub struct Playbook {
     /// Absolute.
     pub migrations_dir: PathBuf,
     pub history: HistorySpec,
-    /// At least one.
+    /// At least one, but in place.
     pub routes: Vec<RouteSpec>,
     pub window: WindowSpec,
     pub validate: ValidateSpec,
@@ -159,13 +160,19 @@ fn checked(path: &Path, source: &str, environment: Environment<'_>, problems: &m
 /// Err: a text that the check let through and the reading does not, which would be a mistake of ours.
 fn compose(shape: Shape, path: &Path, folder: &Path, accept: Vec<Accept>) -> Result<Playbook, Flaw> {
     let template = |text: Option<String>| text.map(Template);
-    let create = shape.green.create;
+    let blue = ServerSpec { url: Template(shape.blue.url), peer_url: template(shape.blue.peer_url) };
+    let (green, create, green_snapshot) = match shape.green {
+        Some(green) => {
+            (ServerSpec { url: Template(green.url), peer_url: template(green.peer_url) }, green.create, green.snapshot)
+        }
+        None => (blue.clone(), None, None),
+    };
     Ok(Playbook {
         path: path.to_owned(),
         name: shape.name,
         strategy: shape.strategy,
-        blue: ServerSpec { url: Template(shape.blue.url), peer_url: template(shape.blue.peer_url) },
-        green: ServerSpec { url: Template(shape.green.url), peer_url: template(shape.green.peer_url) },
+        blue,
+        green,
         standby: create.map(|create| StandbySpec {
             data_dir: create.data_dir.into(),
             port: create.port,
@@ -178,22 +185,12 @@ fn compose(shape: Shape, path: &Path, folder: &Path, accept: Vec<Accept>) -> Res
             lock_timeout_ms: millis(scalar::read_duration(&shape.migrations.lock_timeout)?),
             lock_retries: shape.migrations.lock_retries,
         },
-        routes: shape.routes.into_iter().map(|route| route_spec(route, folder)).collect(),
-        window: WindowSpec {
-            max_pause_ms: millis(scalar::read_duration(&shape.window.max_pause)?),
-            max_lag_bytes: scalar::read_size(&shape.window.max_lag)?,
-            long_transactions: shape.window.long_transactions.then,
-            transaction_age_max_ms: millis(scalar::read_duration(&shape.window.long_transactions.older_than)?),
-            sequence_margin: shape.window.sequence_margin,
-            reads_on_blue: shape.window.reads == shape::Reads::Blue,
-        },
+        routes: shape.routes.into_iter().flatten().map(|route| route_spec(route, folder)).collect(),
+        window: window_spec(&shape.window.unwrap_or_default())?,
         validate: validate_spec(shape.validate)?,
         before_migrate: gate(shape.gates.before_migrate)?,
         before_window: gate(shape.gates.before_window)?,
-        soak: SoakSpec {
-            for_secs: scalar::read_duration(&shape.soak.lasts)?.as_secs(),
-            then_finish: matches!(shape.soak.then, shape::AfterSoak::Finish),
-        },
+        soak: soak_spec(shape.soak)?,
         on_failure: shape.on_failure,
         on_failure_of: FailurePhases {
             prepare: shape.on_failure_of.prepare,
@@ -202,8 +199,11 @@ fn compose(shape: Shape, path: &Path, folder: &Path, accept: Vec<Accept>) -> Res
             window: shape.on_failure_of.window,
         },
         snapshot: shape.snapshot.map(|snapshot| snapshot_spec(snapshot, folder)).transpose()?,
-        green_snapshot: shape.green.snapshot.map(|snapshot| snapshot_spec(snapshot, folder)).transpose()?,
-        limits: LimitsSpec { wal_kept_bytes_max: scalar::read_size(&shape.limits.wal_kept)? },
+        green_snapshot: green_snapshot.map(|snapshot| snapshot_spec(snapshot, folder)).transpose()?,
+        limits: LimitsSpec {
+            // In place the run has no slot that could keep any.
+            wal_kept_bytes_max: shape.limits.map_or(Ok(0), |limits| scalar::read_size(&limits.wal_kept))?,
+        },
         accept,
     })
 }
@@ -219,6 +219,26 @@ fn route_spec(route: shape::Route, folder: &Path) -> RouteSpec {
             probe: route.probe.map(Template),
         },
     }
+}
+
+fn window_spec(shape: &shape::Window) -> Result<WindowSpec, Flaw> {
+    Ok(WindowSpec {
+        max_pause_ms: millis(scalar::read_duration(&shape.max_pause)?),
+        max_lag_bytes: scalar::read_size(&shape.max_lag)?,
+        long_transactions: shape.long_transactions.then,
+        transaction_age_max_ms: millis(scalar::read_duration(&shape.long_transactions.older_than)?),
+        sequence_margin: shape.sequence_margin,
+        reads_on_blue: shape.reads == shape::Reads::Blue,
+    })
+}
+
+/// In place nothing follows anything, and there is no soak.
+fn soak_spec(shape: Option<shape::Soak>) -> Result<SoakSpec, Flaw> {
+    let Some(shape) = shape else { return Ok(SoakSpec { for_secs: 0, then_finish: true }) };
+    Ok(SoakSpec {
+        for_secs: scalar::read_duration(&shape.lasts)?.as_secs(),
+        then_finish: matches!(shape.then, shape::AfterSoak::Finish),
+    })
 }
 
 fn validate_spec(shape: shape::Validate) -> Result<ValidateSpec, Flaw> {

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 /// A Greenlight playbook: which servers, what changes, how it is proved, and when the writer may move.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(title = "Greenlight playbook")]
+#[schemars(title = "Greenlight playbook", extend("if" = in_place(), "then" = {"required": ["snapshot"]},
+    "else" = {"required": ["green", "routes", "window", "soak", "limits"]}))]
 pub(super) struct Shape {
     /// The format of this file.
     #[schemars(schema_with = "scalar::version")]
@@ -24,8 +25,9 @@ pub(super) struct Shape {
     pub strategy: Strategy,
     /// The server that serves now.
     pub blue: Blue,
-    /// The server that will serve: a physical standby of blue, or one that is to be made.
-    pub green: Green,
+    /// The server that will serve: a physical standby of blue, or one that is to be made. Not for `in-place`.
+    #[serde(default)]
+    pub green: Option<Green>,
     /// A scratch server of blue's major version, on which the migrations are tried before anything else. Without it a
     /// throwaway server is started on this machine from the PostgreSQL programs found here; without those, a scratch
     /// database on green is used once green is promoted, and the plan is provisional until then. `green` asks for that place.
@@ -34,14 +36,16 @@ pub(super) struct Shape {
     pub shadow: Option<String>,
     /// The migrations that turn blue's schema into green's.
     pub migrations: Migrations,
-    /// The connection targets that applications use; all of them move in the window.
+    /// The connection targets that applications use; all of them move in the window. Not needed for `in-place`.
     #[schemars(length(min = 1))]
-    pub routes: Vec<Route>,
+    #[serde(default)]
+    pub routes: Option<Vec<Route>>,
     /// What must be equal on both sides before the window opens.
     #[serde(default)]
     pub validate: Validate,
     /// The short pause in which the writer changes.
-    pub window: Window,
+    #[serde(default)]
+    pub window: Option<Window>,
     /// Where backups and archived WAL are kept, for `greenlight snapshot` and `greenlight restore`.
     #[serde(default)]
     pub snapshot: Option<Snapshot>,
@@ -49,7 +53,8 @@ pub(super) struct Shape {
     #[serde(default)]
     pub gates: Gates,
     /// The time after the window, in which blue follows green and rollback loses nothing.
-    pub soak: Soak,
+    #[serde(default)]
+    pub soak: Option<Soak>,
     /// What happens when a step fails for good while blue serves. Once green serves, a person decides.
     #[serde(default = "rollback")]
     pub on_failure: OnFailure,
@@ -57,11 +62,17 @@ pub(super) struct Shape {
     #[serde(default)]
     pub on_failure_of: FailureOf,
     /// Where the serving side's health goes before the run.
-    pub limits: Limits,
+    #[serde(default)]
+    pub limits: Option<Limits>,
     /// Findings of `greenlight plan` that are accepted by name, with their consequences.
     #[schemars(schema_with = "scalar::accepted")]
     #[serde(default)]
     pub accept: Vec<String>,
+}
+
+/// What is needed besides depends on this.
+fn in_place() -> serde_json::Value {
+    serde_json::json!({ "properties": { "strategy": { "const": "in-place" } }, "required": ["strategy"] })
 }
 
 #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -272,6 +283,19 @@ pub(super) struct Window {
     /// Of the strategy `freeze`: whether blue answers reads while it is frozen.
     #[serde(default)]
     pub reads: Reads,
+}
+
+/// In place, where there is none.
+impl Default for Window {
+    fn default() -> Window {
+        Window {
+            max_pause: five_seconds(),
+            max_lag: "0B".to_owned(),
+            long_transactions: Long::default(),
+            sequence_margin: thousand(),
+            reads: Reads::default(),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -1,6 +1,6 @@
 use super::state::was_touched;
-use super::{Direction, Outcome, Run, StepNo, StepState};
-use crate::plan::{OnFailure, Plan, Reversal};
+use super::{Direction, Fact, Outcome, Run, StepNo, StepState};
+use crate::plan::{OnFailure, Plan, Reversal, Strategy};
 use crate::word::{Side, Timestamp};
 
 /// What the engine is to do next.
@@ -102,12 +102,24 @@ fn decide_at_gate(plan: &Plan, step: StepNo, approved: bool, until: Option<Times
 }
 
 /// An automatic way back exists only while nothing past a point of no return was touched, and while blue serves: once
-/// green has served, a person decides.
+/// green has served, a person decides. In place every migration that blue has must have a way back.
 pub fn can_roll_back(plan: &Plan, run: &Run) -> bool {
     let past_return = plan
         .steps
         .iter()
         .zip(&run.steps)
         .any(|(planned, state)| planned.reversal == Reversal::PointOfNoReturn && was_touched(state));
-    !past_return && run.serving() == Side::Blue && run.open_window().is_none_or(|window| window.committed.is_none())
+    let in_window = run.open_window().is_some_and(|window| window.committed.is_some());
+    !past_return && run.serving() == Side::Blue && !in_window && cannot_be_taken_back(plan, run).is_none()
+}
+
+/// The first migration of a change in place that blue has and that has no way back, by its file's name.
+pub fn cannot_be_taken_back(plan: &Plan, run: &Run) -> Option<String> {
+    let is_applied = |version: &str| {
+        run.facts.iter().any(|fact| matches!(fact, Fact::Migrated { version: applied, .. } if applied == version))
+    };
+    let in_place = plan.strategy == Strategy::InPlace;
+    let mut migrations = plan.migrations.iter().filter(|_| in_place);
+    let lacking = migrations.find(|migration| migration.down.is_none() && is_applied(&migration.version));
+    Some(lacking?.file_name())
 }

@@ -9,7 +9,7 @@ mod fact;
 mod request;
 mod state;
 
-pub use decide::{Decision, can_roll_back, decide};
+pub use decide::{Decision, can_roll_back, cannot_be_taken_back, decide};
 pub use event::{Direction, Event, FORMAT, Outcome, Record, StepNo};
 pub use fact::{Fact, WindowPhase};
 pub use request::{Request, RequestKind, answer};

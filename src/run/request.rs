@@ -78,7 +78,7 @@ pub fn answer(plan: &Plan, run: &Run, request: &Request) -> Result<Event, String
         }
         RequestKind::Abandon { without_green } => {
             if past_return(plan, run) {
-                return Err("`finish` has begun: the ways back are gone".to_owned());
+                return Err(gone(plan).to_owned());
             }
             let reason = reason.unwrap_or_else(|| "abandoned".to_owned());
             Ok(Event::RollbackBegun { until: StepNo(0), by, reason, without_green: *without_green })
@@ -88,7 +88,7 @@ pub fn answer(plan: &Plan, run: &Run, request: &Request) -> Result<Event, String
 
 fn rollback(plan: &Plan, run: &Run, by: String, reason: Option<String>) -> Result<Event, String> {
     if past_return(plan, run) {
-        return Err("`finish` has begun: the ways back are gone".to_owned());
+        return Err(gone(plan).to_owned());
     }
     if run.direction == Direction::Backward {
         return Err("the run is on its way back already".to_owned());
@@ -103,9 +103,16 @@ fn rollback(plan: &Plan, run: &Run, by: String, reason: Option<String>) -> Resul
         // Back to before the last look at whether the sides are equal, so that another window begins with a new one.
         Strategy::Sync => plan.step_no(StepName::ValidateGreen).ok_or("the plan has no window")?,
         // Green does not follow blue again: it was a standby, and would be one only if it were built anew.
-        Strategy::Freeze => StepNo(0),
+        Strategy::Freeze | Strategy::InPlace => StepNo(0),
     };
     Ok(Event::RollbackBegun { until, by, reason: reason.unwrap_or_else(|| "rolled back".to_owned()), without_green: false })
+}
+
+fn gone(plan: &Plan) -> &'static str {
+    match plan.strategy {
+        Strategy::Sync | Strategy::Freeze => "`finish` has begun: the ways back are gone",
+        Strategy::InPlace => "the change is done, and the run gives blue up: only a restore leads back",
+    }
 }
 
 fn past_return(plan: &Plan, run: &Run) -> bool {

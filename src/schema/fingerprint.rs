@@ -23,6 +23,18 @@ impl FromIterator<(String, String)> for Fingerprint {
 }
 
 impl Fingerprint {
+    /// Whether there is such an object, by kind and name: `table public.orders`.
+    pub fn has(&self, object: &str) -> bool {
+        self.0.contains_key(object)
+    }
+
+    /// Only the objects that are of concern.
+    #[must_use]
+    pub fn only(mut self, of_concern: impl Fn(&str) -> bool) -> Fingerprint {
+        self.0.retain(|name, _| of_concern(name));
+        self
+    }
+
     /// What of this schema another one has changed, for a person: `table public.orders changed, view public.totals dropped`.
     pub fn changes(&self, now: &Fingerprint) -> String {
         let names: BTreeSet<&String> = self.0.keys().chain(now.0.keys()).collect();

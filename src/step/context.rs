@@ -21,7 +21,7 @@ pub struct Ports {
     pub snapshots: Option<Arc<dyn Snapshots>>,
     /// And of green, once it serves.
     pub green_snapshots: Option<Arc<dyn Snapshots>>,
-    /// Migrates green.
+    /// Migrates green, or blue in place.
     pub migrator: Arc<dyn Migrator>,
     /// Tries the migrations on green, where they could not be tried before the run.
     pub shadow: Arc<dyn Shadow>,

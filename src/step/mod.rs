@@ -9,14 +9,17 @@ mod context;
 mod create_standby;
 mod finish;
 mod marker;
+mod migrate_blue;
 mod migrate_green;
 mod narrow_flow;
 mod prepare_blue;
 mod publish_blue;
+mod release_blue;
 mod shadow_green;
 mod snapshot;
 mod soak;
 mod subscribe_green;
+mod validate_blue;
 mod validate_green;
 mod warm_green;
 mod watch;
@@ -87,6 +90,9 @@ pub fn named(name: StepName) -> &'static dyn Step {
         StepName::Window => &window::Window,
         StepName::Soak => &soak::Soak,
         StepName::Finish => &finish::Finish,
+        StepName::MigrateBlue => &migrate_blue::MigrateBlue,
+        StepName::ValidateBlue => &validate_blue::ValidateBlue,
+        StepName::ReleaseBlue => &release_blue::ReleaseBlue,
     }
 }
 

@@ -74,7 +74,7 @@ pub fn all(plan: &Plan, at: [&Endpoint; 2], servers: [&Arc<dyn Server>; 2], cloc
     let [blue, green] = servers;
     let application_name = format!("greenlight/{}/validate", plan.run);
     let all: Vec<Arc<dyn Validator>> = vec![
-        Arc::new(schema::Schema { green: green.clone(), planned: plan.green_fingerprint.clone() }),
+        Arc::new(schema::Schema { of: "green", server: green.clone(), planned: plan.green_fingerprint.clone(), before: None }),
         Arc::new(apply_errors::ApplyErrors {
             green: green.clone(),
             at: at.map(Clone::clone),
@@ -106,6 +106,18 @@ pub fn all(plan: &Plan, at: [&Endpoint; 2], servers: [&Arc<dyn Server>; 2], cloc
             list: plan.validate.assertions.clone(),
         }),
     ];
+    // Nothing is compared with anything: blue itself is to be what was planned.
+    if plan.strategy == Strategy::InPlace {
+        return vec![
+            Arc::new(schema::Schema {
+                of: "blue",
+                server: blue.clone(),
+                planned: plan.green_fingerprint.clone(),
+                before: Some(plan.blue_fingerprint.clone()),
+            }),
+            assertions("blue", at[0], &plan.validate.assertions),
+        ];
+    }
     // In a freeze nothing flows, and there is no flow to be a member of.
     let of_a_flow = [APPLY_ERRORS, membership::NAME];
     all.into_iter().filter(|validator| plan.strategy == Strategy::Sync || !of_a_flow.contains(&validator.name())).collect()

@@ -1,4 +1,5 @@
-//! Green's schema is the one that the shadow came to.
+//! The migrated server's schema is the one that the shadow came to. On blue, which serves, somebody may have made objects of their
+//! own meanwhile: these are nobody's mistake.
 
 use super::{Difference, Findings, Progress, Validator};
 use crate::postgres::Server;
@@ -9,8 +10,12 @@ use std::sync::Arc;
 
 #[derive(Debug)]
 pub(super) struct Schema {
-    pub(super) green: Arc<dyn Server>,
+    /// Its name for people.
+    pub(super) of: &'static str,
+    pub(super) server: Arc<dyn Server>,
     pub(super) planned: Option<Fingerprint>,
+    /// Blue's schema before, where blue itself is looked at.
+    pub(super) before: Option<Fingerprint>,
 }
 
 #[async_trait]
@@ -21,8 +26,11 @@ impl Validator for Schema {
 
     async fn check(&self, _: Progress<'_>) -> Result<Findings, PortError> {
         let Some(planned) = &self.planned else { return Ok(Findings::default()) };
-        let found = self.green.schema_fingerprint().await?;
-        let what = format!("green's is not the one that the migrations made in the shadow: {}", planned.changes(&found));
+        let mut found = self.server.schema_fingerprint().await?;
+        if let Some(before) = &self.before {
+            found = found.only(|object| planned.has(object) || before.has(object));
+        }
+        let what = format!("{}'s is not the one that the migrations made in the shadow: {}", self.of, planned.changes(&found));
         let differences =
             if found == *planned { Vec::new() } else { vec![Difference { object: "schema".to_owned(), key: None, what }] };
         Ok(Findings { differences, ..Findings::default() })

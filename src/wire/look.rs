@@ -3,7 +3,9 @@
 use super::{endpoint, ports};
 use crate::lab::Watcher;
 use crate::migrate::{self, Migration, ShadowReport};
-use crate::plan::{self, GreenSurvey, NewestBackup, Plan, PlanInput, RouteSurvey, ServerSurvey, SnapshotSurvey, Survey};
+use crate::plan::{
+    self, GreenSurvey, NewestBackup, Plan, PlanInput, RouteSurvey, ServerSurvey, SnapshotSurvey, Strategy, Survey,
+};
 use crate::playbook::{ON_GREEN, Playbook};
 use crate::postgres::client::{Session, SessionOptions};
 use crate::postgres::survey;
@@ -17,6 +19,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 const START_LIMIT: Duration = Duration::from_mins(1);
+/// How often a throwaway server is started on another port.
+const PORT_TRIES: u32 = 3;
 
 /// Looks at the world and compiles the playbook's plan.
 ///
@@ -62,7 +66,9 @@ fn input(playbook: &Playbook, migrations: Vec<Migration>) -> PlanInput {
 async fn look(playbook: &Playbook, migrations: &[Migration], run: &RunId, clock: &Arc<dyn Clock>) -> anyhow::Result<Survey> {
     let (blue_at, green_at) = (endpoint(&playbook.blue.url)?, endpoint(&playbook.green.url)?);
     let blue = look_at(&blue_at, "blue").await?;
+    let in_place = playbook.strategy == Strategy::InPlace;
     let green = match &playbook.standby {
+        None if in_place => GreenSurvey::ToBeMade { problems: Vec::new() },
         None => GreenSurvey::Standby(Box::new(look_at(&green_at, "green").await?)),
         Some(spec) => {
             let provider = LocalProvider {
@@ -158,17 +164,26 @@ async fn shadow(
         Err(error) => return Ok(Err(error.chain())),
     };
     let scratch = Scratch::make(run).await?;
-    let port = std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|socket| socket.local_addr())?.port();
-    let server = LocalServer {
-        programs,
-        data_dir: scratch.0.join("data"),
-        port,
-        log: scratch.0.join("log"),
-        durable: false,
-        clock: clock.clone(),
+    let mut tries = 0;
+    let tried = loop {
+        let port = std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|socket| socket.local_addr())?.port();
+        let server = LocalServer {
+            programs: programs.clone(),
+            data_dir: scratch.0.join("data"),
+            port,
+            log: scratch.0.join("log"),
+            durable: false,
+            clock: clock.clone(),
+        };
+        let tried = shadow_on(&server, &dump, pending, playbook, run).await;
+        server.remove().await?;
+        tries += 1;
+        // Another took the port between the look and the start.
+        let taken = |error: &anyhow::Error| format!("{error:#}").to_lowercase().contains("address already in use");
+        if tries == PORT_TRIES || !tried.as_ref().is_err_and(taken) {
+            break tried;
+        }
     };
-    let tried = shadow_on(&server, &dump, pending, playbook, run).await;
-    server.remove().await?;
     scratch.remove()?;
     Ok(Ok(tried.context("could not try the migrations in the shadow")?))
 }

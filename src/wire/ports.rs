@@ -3,7 +3,7 @@
 use super::{endpoint, store_of};
 use crate::engine::ProcessGuard;
 use crate::migrate::{PgMigrator, shadow::OnGreen};
-use crate::plan::{Plan, RouteKind, RouteSpec, ServerSpec, SnapshotSpec};
+use crate::plan::{Plan, RouteKind, RouteSpec, ServerSpec, SnapshotSpec, Strategy};
 use crate::postgres::programs::Installed;
 use crate::postgres::{PgServer, PgServerOptions, Server};
 use crate::provider::{LocalProvider, Provider};
@@ -59,13 +59,7 @@ pub async fn ports(plan: &Plan, epoch: &Arc<AtomicU64>, state_dir: &Path) -> any
         snapshots: snapshots(plan, plan.snapshot.as_ref(), &plan.name, &blue_at, &clock).await?,
         green_snapshots: snapshots(plan, plan.green_snapshot.as_ref(), &format!("{}_green", plan.name), &green_at, &clock)
             .await?,
-        migrator: Arc::new(PgMigrator::new(
-            green_at.clone(),
-            plan.run.clone(),
-            epoch.clone(),
-            plan.history.clone(),
-            clock.clone(),
-        )),
+        migrator: Arc::new(migrator(plan, [&blue_at, &green_at], epoch, &clock)),
         shadow: Arc::new(OnGreen {
             blue: blue_at.clone(),
             green: green_at.clone(),
@@ -79,6 +73,16 @@ pub async fn ports(plan: &Plan, epoch: &Arc<AtomicU64>, state_dir: &Path) -> any
         clock,
         provisional: plan.provisional,
     })
+}
+
+/// Of the server that the strategy migrates.
+fn migrator(plan: &Plan, at: [&Endpoint; 2], epoch: &Arc<AtomicU64>, clock: &Arc<dyn Clock>) -> PgMigrator {
+    let side = match plan.strategy {
+        Strategy::Sync | Strategy::Freeze => Side::Green,
+        Strategy::InPlace => Side::Blue,
+    };
+    let at = at[side as usize].clone();
+    PgMigrator::new(at, plan.run.clone(), epoch.clone(), plan.history.clone(), clock.clone()).on(side)
 }
 
 async fn snapshots(

@@ -11,6 +11,7 @@
 mod crashes;
 mod freeze;
 mod hazards;
+mod inplace;
 mod kills;
 mod provisional;
 mod ready;

@@ -121,6 +121,11 @@ impl Live {
         }
         let playbook = lab.dir().join("shop.yaml");
         std::fs::write(&playbook, text(&lab, &setup)).unwrap();
+        Live::of(lab, playbook)
+    }
+
+    /// A world that was brought up, and a playbook for it.
+    pub(crate) fn of(lab: World, playbook: PathBuf) -> Live {
         let state = lab.dir().join("state");
         Live { lab, playbook, state, ledger: None }
     }

@@ -1,6 +1,6 @@
 use crate::world::{World, migration, until};
-use greenlight::migrate::{Migrator, applied};
-use greenlight::word::{Failure, PortError};
+use greenlight::migrate::{Migration, Migrator, applied};
+use greenlight::word::{Failure, PortError, Side};
 
 async fn world() -> World {
     let world = World::up().await;
@@ -196,4 +196,50 @@ async fn the_runner_passes_greenlights_own_fence() {
     assert!(client.batch_execute("BEGIN READ WRITE; UPDATE t SET a = 5").await.is_err());
     world.migrator().apply(&migration("1", "UPDATE t SET a = 5;")).await.unwrap();
     assert_eq!(count(&world, "SELECT a::bigint FROM t").await, 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_is_taken_back_with_its_row_and_only_once() {
+    let world = world().await;
+    let down = |text: &str| Some(text.to_owned());
+    let one =
+        Migration { down: down("UPDATE t SET a = a - 1;\nSET ROLE pg_monitor;"), ..migration("1", "UPDATE t SET a = a + 1;") };
+    world.migrator().apply(&one).await.unwrap();
+    world.migrator().revert(&one).await.unwrap();
+    world.migrator().revert(&one).await.unwrap();
+    assert_eq!((count(&world, "SELECT a::bigint FROM t").await, versions(&world).await.len()), (1, 0));
+
+    let index = migration("2", "-- greenlight: no-transaction\nCREATE INDEX CONCURRENTLY t_a ON t (a);");
+    let index = Migration { down: down("-- greenlight: no-transaction\nDROP INDEX CONCURRENTLY t_a;"), ..index };
+    world.migrator().apply(&index).await.unwrap();
+    world.migrator().revert(&index).await.unwrap();
+    assert_eq!(count(&world, "SELECT count(*) FROM pg_class WHERE relname = 't_a'").await, 0);
+    assert!(versions(&world).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_way_back_that_fails_leaves_the_migration_as_it_was() {
+    let world = world().await;
+    let lost = migration("1", "ALTER TABLE t ADD b int;");
+    world.migrator().apply(&lost).await.unwrap();
+    let error = world.migrator().revert(&lost).await.unwrap_err();
+    assert!(error.failure == Failure::Refused && error.chain().contains("there is no `1_change.down.sql`"), "{}", error.chain());
+    let wrong = Migration { down: Some("ALTER TABLE t DROP b;\nALTER TABLE t\n DROP c;".to_owned()), ..lost };
+    let error = world.migrator().revert(&wrong).await.unwrap_err();
+    assert!(error.chain().contains("`1_change.down.sql` line 2 (statement 2 of 2)"), "{}", error.chain());
+    assert_eq!(count(&world, "SELECT count(b) FROM t").await, 0);
+    assert_eq!(versions(&world).await, ["1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_blue_a_commit_waits_as_the_server_says_and_on_green_for_nobody() {
+    let world = world().await;
+    let noted = "CREATE TABLE noted AS SELECT current_setting('synchronous_commit') AS said;";
+    for (migrator, wanted) in [(world.migrator(), "local"), (world.migrator().on(Side::Blue), "on")] {
+        migrator.apply(&migration("1", noted)).await.unwrap();
+        let said: String = world.shop().await.query_one("SELECT said FROM noted", &[]).await.unwrap().get(0);
+        assert_eq!(said, wanted);
+        let gone = Migration { down: Some("DROP TABLE noted;".to_owned()), ..migration("1", noted) };
+        migrator.revert(&gone).await.unwrap();
+    }
 }

@@ -217,6 +217,11 @@ impl World {
         self.run.facts.iter().filter(moved).count()
     }
 
+    /// Which migrations blue has, a bit for each.
+    pub(crate) fn migrated_on_blue(&self) -> u8 {
+        self.nodes[Side::Blue as usize].migrated
+    }
+
     /// Which migrations green has, a bit for each.
     pub(crate) fn migrated_on_green(&self) -> u8 {
         self.nodes[Side::Green as usize].migrated
@@ -248,7 +253,8 @@ impl World {
     }
 
     pub(crate) fn check_end(&mut self, outcome: Outcome) {
-        let serving = if outcome == Outcome::Completed { Side::Green } else { Side::Blue };
+        let in_place = self.plan.strategy == Strategy::InPlace;
+        let serving = if outcome == Outcome::Completed && !in_place { Side::Green } else { Side::Blue };
         if self.run.serving() != serving {
             self.violated(format!("the run ended {outcome:?} and does not serve from {serving}"));
         }
@@ -262,6 +268,9 @@ impl World {
         let [blue, green] = &self.nodes;
         let problem = match outcome {
             _ if !left.is_empty() => Some(format!("left behind: {}", left.join(", "))),
+            Outcome::Completed if in_place && blue.migrated != 0b11 => Some("blue is not migrated".to_owned()),
+            Outcome::RolledBack if blue.migrated != 0 => Some("blue is left migrated".to_owned()),
+            Outcome::Completed if in_place => None,
             Outcome::Completed if green.migrated != 0b11 || green.inherited_runs => Some("green is not whole".to_owned()),
             Outcome::Completed if blue.allow_connections => Some("blue is not retired".to_owned()),
             Outcome::RolledBack if !without_green && self.green_could_be_taken_for_a_primary() => {

@@ -13,6 +13,7 @@ mod cases;
 mod fault;
 mod freezes;
 mod harness;
+mod inplaces;
 mod invariants;
 mod journal;
 mod lasting;

@@ -36,6 +36,10 @@ pub(crate) struct PlanKind {
     pub(crate) strategy: Strategy,
     /// Blue answers reads in a freeze.
     pub(crate) reads_on_blue: bool,
+    /// The migration with this bit is refused, always.
+    pub(crate) fails_at: Option<u8>,
+    /// In place, whether the migrations have a way back.
+    pub(crate) has_downs: bool,
     /// There was no shadow before the run, and this comes of the trial on green.
     pub(crate) trial: Option<Trial>,
 }
@@ -58,6 +62,8 @@ impl Default for PlanKind {
             wal_kept_max: 1_000_000,
             strategy: Strategy::Sync,
             reads_on_blue: false,
+            fails_at: None,
+            has_downs: true,
             trial: None,
         }
     }
@@ -105,7 +111,7 @@ pub(crate) fn plan(kind: PlanKind) -> Plan {
         names: Names::new(&run),
         steps: steps(kind),
         tables: vec![if kind.trial.is_some() { whole_table() } else { table() }],
-        migrations: ["0001", "0002"].map(migration).to_vec(),
+        migrations: ["0001", "0002"].map(|version| migration(version, kind)).to_vec(),
         blue_fingerprint: schema(BLUE_SCHEMA),
         green_fingerprint: kind.trial.is_none().then(|| schema(GREEN_SCHEMA)),
         findings: Vec::new(),
@@ -161,11 +167,14 @@ fn steps(kind: PlanKind) -> Vec<PlannedStep> {
         (Window, Revert),
         (Soak, Nothing),
         (Finish, PointOfNoReturn),
+        (MigrateBlue, Revert),
+        (ValidateBlue, Nothing),
+        (ReleaseBlue, PointOfNoReturn),
     ];
     let planned = |(name, reversal)| PlannedStep {
         name,
         reversal,
-        gate: Gate { approval: name == Window, ..Gate::default() },
+        gate: Gate { approval: matches!(name, Window | MigrateBlue), ..Gate::default() },
         attempts_max: 3,
         backoff_ms: 500,
         on_failure: None,
@@ -176,11 +185,14 @@ fn steps(kind: PlanKind) -> Vec<PlannedStep> {
     let is_there = |name: &StepName| match name {
         CreateStandby => kind.makes_standby,
         ShadowGreen => kind.trial.is_some(),
-        Snapshot | ArmFreeze => kind.strategy == Strategy::Freeze,
+        Snapshot => kind.strategy != Strategy::Sync,
+        ArmFreeze => kind.strategy == Strategy::Freeze,
+        MigrateBlue | ValidateBlue | ReleaseBlue => kind.strategy == Strategy::InPlace,
+        Window | Soak | Finish => kind.strategy != Strategy::InPlace,
         PublishBlue | AttachGreen | SubscribeGreen | NarrowFlow | MigrateGreen | WarmGreen | ArmReverse | ValidateGreen => {
             kind.strategy == Strategy::Sync
         }
-        _ => true,
+        PrepareBlue => true,
     };
     line.into_iter().filter(|(name, _)| is_there(name)).map(planned).collect()
 }
@@ -217,12 +229,12 @@ fn table() -> TableFlow {
     TableFlow { table: RelationName::new("public", "orders"), flow: Flow::Both(shared), verdict: Verdict::Lossless }
 }
 
-fn migration(version: &str) -> Migration {
+fn migration(version: &str, kind: PlanKind) -> Migration {
     Migration {
         version: version.to_owned(),
         name: "change".to_owned(),
         up: String::new(),
-        down: None,
+        down: (kind.strategy == Strategy::InPlace && kind.has_downs).then(String::new),
         checksum: String::new(),
         transactional: true,
     }

@@ -36,10 +36,13 @@ pub(crate) fn ports(world: &Shared, process: usize) -> Ports {
         blue: server(Side::Blue),
         green: server(Side::Green),
         routes: (0..routes).map(route).collect(),
-        snapshots: (plan.strategy == Strategy::Freeze).then(|| Arc::new(FakeSnapshots(one())) as Arc<dyn Snapshots>),
+        snapshots: (plan.strategy != Strategy::Sync).then(|| Arc::new(FakeSnapshots(one())) as Arc<dyn Snapshots>),
         green_snapshots: plan.green_snapshot.is_some().then(|| Arc::new(FakeSnapshots(one())) as Arc<dyn Snapshots>),
         provider: plan.standby.is_some().then(|| Arc::new(FakeProvider(one())) as Arc<dyn Provider>),
-        migrator: Arc::new(FakeMigrator(one())),
+        migrator: Arc::new(FakeMigrator {
+            of: one(),
+            on: if plan.strategy == Strategy::InPlace { Side::Blue } else { Side::Green },
+        }),
         shadow: Arc::new(FakeShadow(one())),
         provisional: plan.provisional,
         validators: vec![Arc::new(FakeValidator(one()))],
@@ -219,7 +222,10 @@ impl Guard for FakeGuard {
     }
 }
 
-struct FakeMigrator(OfProcess);
+struct FakeMigrator {
+    of: OfProcess,
+    on: Side,
+}
 
 fn bit(version: &str) -> u8 {
     if version == "0001" { 0b01 } else { 0b10 }
@@ -228,13 +234,13 @@ fn bit(version: &str) -> u8 {
 #[async_trait]
 impl Migrator for FakeMigrator {
     async fn applied(&self) -> Result<Vec<Applied>, PortError> {
-        let call = self.0.call("migrator: applied", Some(Side::Green), Kind::Read);
+        let call = self.of.call("migrator: applied", Some(self.on), Kind::Read);
         let look = |world: &World| {
-            let green = &world.nodes[Side::Green as usize];
-            if !green.up || !green.allow_connections {
+            let node = &world.nodes[self.on as usize];
+            if !node.up || !node.allow_connections {
                 return Err(call.error(Failure::Transient));
             }
-            let done = ["0001", "0002"].into_iter().filter(|version| green.migrated & bit(version) != 0);
+            let done = ["0001", "0002"].into_iter().filter(|version| node.migrated & bit(version) != 0);
             let applied = |version: &str| Applied {
                 version: version.to_owned(),
                 checksum: String::new(),
@@ -243,27 +249,50 @@ impl Migrator for FakeMigrator {
             };
             Ok(done.map(applied).collect())
         };
-        self.0.world.read(call, look).await
+        self.of.world.read(call, look).await
     }
 
     async fn apply(&self, migration: &Migration) -> Result<u64, PortError> {
-        let (call, bit) = (self.0.call("migrator: apply", Some(Side::Green), Kind::Change), bit(&migration.version));
-        self.0
+        let (call, bit, on) = (self.of.call("migrator: apply", Some(self.on), Kind::Change), bit(&migration.version), self.on);
+        self.of
             .world
             .change(call, move |world, _| {
-                let green = world.node(Side::Green);
-                if !green.up || !green.allow_connections || green.in_recovery {
+                let fails = world.kind.fails_at == Some(bit);
+                let node = world.node(on);
+                if !node.up || !node.allow_connections || node.in_recovery {
                     return Err(call.error(Failure::Transient));
                 }
-                if green.migrated & bit != 0 {
+                if fails {
+                    return Err(call.error(Failure::Refused).because("a row is in its way"));
+                }
+                if node.migrated & bit != 0 {
                     // The history table's key refuses it; a living coordinator should not have tried.
                     if !world.landing {
                         world.violated("a migration was applied twice");
                     }
                     return Err(call.error(Failure::Refused));
                 }
-                green.migrated |= bit;
+                node.migrated |= bit;
                 Ok(1)
+            })
+            .await
+    }
+
+    async fn revert(&self, migration: &Migration) -> Result<(), PortError> {
+        let (call, bit, on) = (self.of.call("migrator: revert", Some(self.on), Kind::Change), bit(&migration.version), self.on);
+        let has_down = migration.down.is_some();
+        self.of
+            .world
+            .change(call, move |world, _| {
+                if !world.landing && (!has_down || (bit == 0b01 && world.nodes[on as usize].migrated == 0b11)) {
+                    world.violated("a migration is taken back without a way, or out of its order");
+                }
+                let node = world.node(on);
+                if !node.up {
+                    return Err(call.error(Failure::Transient));
+                }
+                node.migrated &= !bit;
+                Ok(())
             })
             .await
     }

@@ -107,7 +107,7 @@ async fn down(session: &Session, migrations: &[Migration], before: &Catalog, his
     }
     let fails = |says: String| Some(DownReport { restores: false, says });
     for migration in newest_first {
-        let file = migration.file_name().replace(".up.sql", ".down.sql");
+        let file = migration.down_file_name();
         let Some(text) = &migration.down else { return fails(format!("there is no `{file}`")) };
         let in_transaction = statements::is_transactional(text);
         if in_transaction && let Err(e) = session.client.batch_execute("BEGIN").await {

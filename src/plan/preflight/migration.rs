@@ -10,12 +10,19 @@ use std::collections::BTreeSet;
 
 pub(super) fn check(look: &Look<'_>) -> Vec<Finding> {
     let mut findings = changed_files(look);
-    findings.push(history(look));
+    if !look.is_in_place() {
+        findings.push(history(look));
+    }
     if look.pending.is_empty() {
-        findings.push(fine("migrations", "There is nothing to migrate: green will serve with blue's schema."));
+        let then = if look.is_in_place() { "blue stays as it is" } else { "green will serve with blue's schema" };
+        findings.push(fine("migrations", format!("There is nothing to migrate: {then}.")));
         return findings;
     }
     match &look.survey.shadow {
+        Err(reason) if look.is_in_place() => {
+            let seen = format!("The migrations could not be tried: {reason}.");
+            findings.push(refused("shadow", seen, "nothing is tried on the server that serves: name a `shadow`"));
+        }
         Err(reason) if look.is_freeze() => {
             let seen = format!("The migrations could not be tried: {reason}.");
             findings.push(refused("shadow", seen, "in a freeze nothing is tried on green while all wait: name a `shadow`"));
@@ -26,6 +33,9 @@ pub(super) fn check(look: &Look<'_>) -> Vec<Finding> {
             let seen = format!("{migrations} of {statements} went through in the shadow ({}).", shadow.stood_on);
             findings.push(fine("shadow", seen));
             findings.extend(shadow_is_not_blue(look, shadow));
+            if look.is_in_place() {
+                return findings;
+            }
             if look.is_freeze() {
                 findings.push(expected_pause(shadow));
             } else {

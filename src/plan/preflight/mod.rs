@@ -7,6 +7,7 @@ mod capacity;
 mod commits;
 mod consumers;
 mod extensions;
+mod in_place;
 mod migration;
 mod objects;
 mod reading;
@@ -46,6 +47,10 @@ impl<'a> Look<'a> {
         self.input.strategy == Strategy::Freeze
     }
 
+    fn is_in_place(&self) -> bool {
+        self.input.strategy == Strategy::InPlace
+    }
+
     fn blue(&self) -> &'a ServerSurvey {
         &self.survey.blue
     }
@@ -74,6 +79,10 @@ impl<'a> Look<'a> {
 
 /// Every finding, in the order of the topics, with the playbook's word given where it is asked for.
 pub(super) fn check(look: &Look<'_>) -> Vec<Finding> {
+    let of_blue_alone = [roles::check, versions::check, recovery::check, migration::check, in_place::check];
+    if look.is_in_place() {
+        return accept(of_blue_alone.iter().flat_map(|topic| topic(look)).collect(), &look.input.accept);
+    }
     let topics = [
         roles::check,
         versions::check,

@@ -11,6 +11,7 @@ pub(super) fn check(look: &Look<'_>) -> Vec<Finding> {
     let mut findings = vec![blue_is_primary(look.blue())];
     match &look.survey.green {
         GreenSurvey::Standby(green) => findings.extend(green_is_standby(look.blue(), green)),
+        GreenSurvey::ToBeMade { .. } if look.is_in_place() => {}
         GreenSurvey::ToBeMade { problems } => findings.extend(green_can_be_made(look.blue(), problems)),
     }
     for (side, server) in look.servers() {

@@ -1,5 +1,5 @@
 use super::{address, asks_for};
-use crate::plan::{Plan, PlannedStep, StepName};
+use crate::plan::{Plan, PlannedStep, StepName, Strategy};
 
 /// The steps as a Mermaid flowchart, with gates, commit point, ways back and the point of no return.
 pub fn mermaid(plan: &Plan) -> String {
@@ -7,12 +7,17 @@ pub fn mermaid(plan: &Plan) -> String {
     chart.node("blue", &format!("([\"blue serves: {}\"])", escaped(address(&plan.blue))));
     chart.nodes.push("subgraph before [blue serves all along]".to_owned());
     for (at, step) in plan.steps.iter().enumerate() {
-        if step.name == StepName::Window {
+        if matches!(step.name, StepName::Window | StepName::ReleaseBlue) {
             chart.nodes.push("end".to_owned());
         }
         chart.step(at + 1, step);
     }
-    chart.node("green", &format!("([\"green serves alone: {}\"])", escaped(address(&plan.green))));
+    match plan.strategy {
+        Strategy::InPlace => chart.node("green", "([\"blue serves, migrated\"])"),
+        Strategy::Sync | Strategy::Freeze => {
+            chart.node("green", &format!("([\"green serves alone: {}\"])", escaped(address(&plan.green))));
+        }
+    }
     chart.nodes.push("back([\"blue serves, everything is taken back\"])".to_owned());
     chart.edges.push("before -. \"failure, rollback, abandon\" .-> back".to_owned());
     // Arrows come last: a node belongs to the box in which an arrow names it first.
@@ -57,7 +62,7 @@ impl Chart {
                 self.node(&id, &format!("[\"{title}\"]"));
                 self.edges.push(format!("{id} -. \"rollback: the same window, back to blue\" .-> back"));
             }
-            StepName::Finish => self.node(&id, &format!("[[\"{title}<br/>POINT OF NO RETURN\"]]")),
+            StepName::Finish | StepName::ReleaseBlue => self.node(&id, &format!("[[\"{title}<br/>POINT OF NO RETURN\"]]")),
             StepName::ShadowGreen => {
                 self.node(&id, &format!("[\"{title}<br/>verdicts are PROVISIONAL until here\"]"));
                 self.edges.push(format!("{id} -. \"worse than approved: waits for an approval, or refused\" .-> back"));

@@ -20,12 +20,16 @@ pub fn text(plan: &Plan, all_tables: bool) -> String {
     let mut page = Page { text: String::new(), all_tables };
     page.line(0, &format!("Plan `{}`, run {}", plan.name, plan.run));
     page.line(2, &format!("blue   {}", address(&plan.blue)));
-    page.line(2, &format!("green  {}", address(&plan.green)));
+    if plan.strategy != Strategy::InPlace {
+        page.line(2, &format!("green  {}", address(&plan.green)));
+    }
     page.heading("Steps");
     for (at, step) in plan.steps.iter().enumerate() {
         page.step(at + 1, step);
     }
-    page.heading(if plan.provisional { "Tables, PROVISIONAL" } else { "Tables" });
+    if plan.strategy != Strategy::InPlace {
+        page.heading(if plan.provisional { "Tables, PROVISIONAL" } else { "Tables" });
+    }
     if plan.provisional {
         let says = "Judged as if no migration touched them: the migrations cannot be tried before the run. They are tried on green, by the step \
                     `try the migrations`, before anything of it is migrated; the run waits for an approval if that shows worse.";
@@ -179,33 +183,27 @@ impl Page {
     }
 
     fn limits(&mut self, plan: &Plan) {
-        let wal = bytes(plan.limits.wal_kept_bytes_max);
         let on_failure = match plan.on_failure {
+            OnFailure::Rollback if plan.strategy == Strategy::InPlace => {
+                "runs the down migrations of what it applied, newest first"
+            }
             OnFailure::Rollback => "takes everything back while blue serves, and is held for a person otherwise",
             OnFailure::Hold => "is held for a person",
         };
-        let max_pause = milliseconds(plan.window.max_pause_ms);
-        let lines = [
-            (
-                "pause",
-                if plan.strategy == Strategy::Freeze {
-                    format!(
-                        "what the migrations and the comparison take, {max_pause} are the limit: then blue is opened again, and green \
-                         is given up"
-                    )
-                } else {
-                    format!(
-                        "tens of milliseconds are to be expected, {max_pause} are the limit: then blue is opened again, and the run waits for \
-                     its next chance"
-                    )
-                },
-            ),
-            ("lag", format!("under {} before the pause begins", bytes(plan.window.max_lag_bytes))),
-            ("WAL kept", format!("at most {wal} by the run's slot on the serving side; then the run gives it up")),
-            ("soak", milliseconds(plan.soak.for_secs.saturating_mul(1000))),
+        let mut lines = vec![
             ("restore point", format!("`{}` on blue", plan.names.restore_point)),
             ("on a failure", format!("the run {on_failure}")),
         ];
+        if plan.strategy == Strategy::InPlace {
+            lines.insert(0, ("pause", "none".to_owned()));
+            let history = &plan.history;
+            lines.insert(
+                1,
+                ("lock", format!("waited for {}, {} times more", milliseconds(history.lock_timeout_ms), history.lock_retries)),
+            );
+        } else {
+            lines.splice(0..0, limits_of_a_window(plan));
+        }
         for (name, text) in lines {
             self.wrapped(2, 2, &format!("{name}: {text}"));
         }
@@ -229,6 +227,28 @@ impl Page {
         self.line(0, &can_run);
         self.line(0, &format!("digest {}", plan.digest()));
     }
+}
+
+/// Of a writer that moves.
+fn limits_of_a_window(plan: &Plan) -> [(&'static str, String); 4] {
+    let wal = bytes(plan.limits.wal_kept_bytes_max);
+    let limit = milliseconds(plan.window.max_pause_ms);
+    let pause = if plan.strategy == Strategy::Freeze {
+        format!(
+            "what the migrations and the comparison take, {limit} are the limit: then blue is opened again, and green is given up"
+        )
+    } else {
+        format!(
+            "tens of milliseconds are to be expected, {limit} are the limit: then blue is opened again, and the run waits for its next \
+             chance"
+        )
+    };
+    [
+        ("pause", pause),
+        ("lag", format!("under {} before the pause begins", bytes(plan.window.max_lag_bytes))),
+        ("WAL kept", format!("at most {wal} by the run's slot on the serving side; then the run gives it up")),
+        ("soak", milliseconds(plan.soak.for_secs.saturating_mul(1000))),
+    ]
 }
 
 /// Verdicts, the worst first.
@@ -288,6 +308,21 @@ mod tests {
         insta::assert_snapshot!("plan_short", text(&plan, false));
         insta::assert_snapshot!("plan_full", text(&plan, true));
         insta::assert_snapshot!("plan_mermaid", mermaid(&plan));
+    }
+
+    #[test]
+    fn a_plan_in_place_reads_well() {
+        let mut world = World::migrating();
+        world.input.strategy = Strategy::InPlace;
+        world.survey.green = crate::plan::GreenSurvey::ToBeMade { problems: Vec::new() };
+        let locks = |mode: &str| {
+            vec![crate::migrate::TableLock { table: crate::word::RelationName::new("public", "orders"), mode: mode.to_owned() }]
+        };
+        for statement in world.survey.shadow.as_mut().unwrap().statements.iter_mut().filter(|statement| statement.line != 2) {
+            statement.locks = locks("AccessExclusiveLock");
+        }
+        insta::assert_snapshot!("plan_in_place", text(&world.plan(), false));
+        insta::assert_snapshot!("plan_in_place_mermaid", mermaid(&world.plan()));
     }
 
     #[test]

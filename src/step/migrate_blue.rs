@@ -1,0 +1,118 @@
+//! Run the migrations on blue itself, while applications work there. Taken back by their down migrations, newest first.
+//!
+//! Which of them blue has is asked of its history table, each time: a row there and the migration's effect are one transaction,
+//! so what a crash or a lost answer left is known without remembering it.
+
+use super::{Observed, Progress, Step, StepContext};
+use crate::migrate::{Applied, Migration};
+use crate::run::Fact;
+use crate::schema::Fingerprint;
+use crate::word::{PortError, RelationName};
+use async_trait::async_trait;
+
+#[derive(Debug)]
+pub(super) struct MigrateBlue;
+
+#[async_trait]
+impl Step for MigrateBlue {
+    async fn observe(&self, _: &mut StepContext<'_>) -> Result<Observed, PortError> {
+        // Both directions begin by asking blue what it has, and a migration without a transaction may be there in part.
+        Ok(Observed::Partial)
+    }
+
+    async fn advance(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
+        begin(cx).await?;
+        let applied = cx.ports.migrator.applied().await?;
+        let migrations = cx.plan.migrations.clone();
+        for (at, migration) in migrations.iter().enumerate() {
+            (cx.progress)(&format!("migration {} of {}: {} {}", at + 1, migrations.len(), migration.version, migration.name));
+            let took_ms = match row_of(&applied, migration) {
+                Some(row) => u64::try_from(row.execution_time_ms).unwrap_or(0),
+                None => cx.ports.migrator.apply(migration).await?,
+            };
+            crate::failpoint!("in-place-migrated");
+            let known = |fact: &Fact| matches!(fact, Fact::Migrated { version, .. } if *version == migration.version);
+            if !cx.run().facts.iter().any(known) {
+                cx.learn(Fact::Migrated { version: migration.version.clone(), name: migration.name.clone(), took_ms }).await?;
+            }
+        }
+        Ok(Progress::Done)
+    }
+
+    async fn revert(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
+        let Some(before) = schema_before(cx) else { return Ok(Progress::Done) };
+        let applied = cx.ports.migrator.applied().await?;
+        let newest_first = cx.plan.migrations.iter().rev().filter(|migration| row_of(&applied, migration).is_some());
+        let newest_first: Vec<Migration> = newest_first.cloned().collect();
+        // Before any of them is taken back: half of the way would be a schema that nobody planned.
+        if let Some(migration) = newest_first.iter().find(|migration| migration.down.is_none()) {
+            return Err(PortError::refused(format!("take `{}` back", migration.file_name()))
+                .because(format!("there is no `{}`", migration.down_file_name()))
+                .hint(by_hand(cx)));
+        }
+        for migration in &newest_first {
+            (cx.progress)(&format!("taking back {} {}", migration.version, migration.name));
+            cx.ports.migrator.revert(migration).await?;
+            crate::failpoint!("in-place-reverted");
+        }
+        let now = cx.ports.blue.schema_fingerprint().await?;
+        let differs = before.changes(&of_this_run(cx, &before, now));
+        if differs.is_empty() {
+            return Ok(Progress::Done);
+        }
+        Err(PortError::refused("see blue's schema as it was before the migrations")
+            .because(format!("their down migrations ran, and it differs: {differs}"))
+            .hint(by_hand(cx)))
+    }
+}
+
+fn by_hand(cx: &StepContext<'_>) -> String {
+    let run = &cx.plan.run;
+    format!(
+        "bring blue's schema back by hand and say so with `greenlight mark-done {run}`, or restore to just before the run with \
+         `greenlight restore --to run:{run}`"
+    )
+}
+
+fn row_of<'a>(applied: &'a [Applied], migration: &Migration) -> Option<&'a Applied> {
+    applied.iter().find(|row| row.version == migration.version)
+}
+
+/// The first migration is not begun on a schema for which the plan was not made. On record once, since from then on the
+/// schema is another one by the run's own doing.
+async fn begin(cx: &mut StepContext<'_>) -> Result<(), PortError> {
+    if schema_before(cx).is_some() {
+        return Ok(());
+    }
+    let fingerprint = cx.ports.blue.schema_fingerprint().await?;
+    let differs = cx.plan.blue_fingerprint.changes(&fingerprint);
+    let applied = cx.ports.migrator.applied().await?;
+    // What others applied is not this run's to take back.
+    let by_others = cx.plan.migrations.iter().find(|migration| row_of(&applied, migration).is_some());
+    let why = match by_others {
+        Some(migration) => format!("somebody applied `{}` since the run was planned", migration.file_name()),
+        None if differs.is_empty() => return cx.learn(Fact::BlueFingerprint { fingerprint }).await,
+        None => format!("somebody changed its schema since the run was planned: {differs}"),
+    };
+    Err(PortError::refused("migrate blue")
+        .because(why)
+        .hint("look at what was changed, and start a new run, which is planned with it"))
+}
+
+/// Blue's schema before the first migration; `None`: none of them was begun.
+fn schema_before(cx: &StepContext<'_>) -> Option<Fingerprint> {
+    cx.run().facts.iter().find_map(|fact| match fact {
+        Fact::BlueFingerprint { fingerprint } => Some(fingerprint.clone()),
+        _ => None,
+    })
+}
+
+/// Of what is there now: the objects that were there before, and those that the migrations make. What others made meanwhile is
+/// theirs, and the history table stays, without the run's rows.
+fn of_this_run(cx: &StepContext<'_>, before: &Fingerprint, now: Fingerprint) -> Fingerprint {
+    let table = RelationName::new(&cx.plan.history.schema, "schema_migrations");
+    let history = [format!("table {table}"), format!("schema {}", table.schema)];
+    let planned = cx.plan.green_fingerprint.as_ref();
+    let made = |object: &str| planned.is_none_or(|planned| planned.has(object)) && !history.iter().any(|name| name == object);
+    now.only(|object| before.has(object) || made(object))
+}
