@@ -1,6 +1,7 @@
 //! The strategy `freeze` on real servers: blue stands still under clients that want to write, its standby is promoted,
 //! migrated, compared and served from.
 
+use crate::versions::can_be_had;
 use crate::world::{COMPLETED, HELD, KILLED, Live, PROBLEMS, ROLLED_BACK, Setup, USAGE, WAITS, go_on, is_stopped};
 use greenlight::run::{Event, Fact};
 use greenlight::word::Side;
@@ -14,7 +15,19 @@ const FAILS: &str = "ALTER TABLE customers ADD CONSTRAINT only_few CHECK (id < 3
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_blue_is_replaced_and_taken_back_without_losing_a_row() {
-    let mut live = Live::up(Setup { snapshot: true, ..freeze() }).await;
+    frozen_and_back(15).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_blue_of_postgresql_18_is_replaced_and_taken_back_without_losing_a_row() {
+    frozen_and_back(18).await;
+}
+
+async fn frozen_and_back(major: u32) {
+    if !can_be_had(major).await {
+        return;
+    }
+    let mut live = Live::up(Setup { major, snapshot: true, ..freeze() }).await;
     live.start_writing().await;
     live.run().await.expect(WAITS).says("is whole and verified");
     assert_eq!((live.serving().await, live.last_window().await), (Side::Green, (true, false)));

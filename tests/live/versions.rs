@@ -24,10 +24,19 @@ async fn postgresql_18_is_cut_over_taken_back_and_cut_over_again() {
     whole_run(18).await;
 }
 
-async fn whole_run(major: u32) {
+/// Whether a run on this version can be tested here; says so where it cannot.
+pub(crate) async fn can_be_had(major: u32) -> bool {
     let found = installed().await;
-    if found.server(major).is_err() || found.client("pg_basebackup", major).is_err() || found.client("pg_dump", major).is_err() {
+    let missing =
+        found.server(major).is_err() || found.client("pg_basebackup", major).is_err() || found.client("pg_dump", major).is_err();
+    if missing {
         eprintln!("NOT TESTED: a whole run on PostgreSQL {major}, whose server or client tools are not on this machine");
+    }
+    !missing
+}
+
+async fn whole_run(major: u32) {
+    if !can_be_had(major).await {
         return;
     }
     let mut live = Live::up(Setup { major, ..Setup::default() }).await;
