@@ -9,6 +9,8 @@
 //!   a server, never its role.
 //! - A **playbook** is what a person wrote, a **survey** what was seen of the world; the **plan** is both compiled to a fixed
 //!   line of **steps**, frozen and stored with the run. A **run** is one execution of a plan; its truth is its **journal**.
+//! - The **strategy** is how the change is made: `sync` migrates green while it follows, `freeze` while blue stands still,
+//!   `in-place` migrates blue itself.
 //! - A step has `observe`, `advance` and `revert`. What it learns for later steps is a **fact**. A **gate** is where the run
 //!   waits for hours or a person.
 //! - The **window** is the short pause in which the writer moves; in it lies the **commit point**, the one record before

@@ -6,7 +6,7 @@ use greenlight::plan::StandbySpec;
 use greenlight::postgres::programs::Installed;
 use greenlight::process;
 use greenlight::provider::{LocalProvider, LocalServer, Login, NewServer, Provider, StandbyState, StopMode};
-use greenlight::word::{Endpoint, RunId, Secret, SystemClock, TlsMode};
+use greenlight::word::{Endpoint, RunId, Secret, SystemClock};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -61,18 +61,7 @@ impl Blue {
     }
 
     fn endpoint(port: u16) -> Endpoint {
-        Endpoint {
-            host: "127.0.0.1".to_owned(),
-            port,
-            database: "postgres".to_owned(),
-            user: "greenlight".to_owned(),
-            password: Some(Secret::new(PASSWORD)),
-            tls: TlsMode::Disable,
-            root_cert: None,
-            client_cert: None,
-            client_key: None,
-            passfile: None,
-        }
+        Endpoint::on_loopback(port, "postgres", "greenlight", Some(Secret::new(PASSWORD)))
     }
 
     async fn ask(&self, port: u16, sql: &str) -> Vec<String> {

@@ -6,7 +6,7 @@ use super::{session, shop};
 use crate::postgres::programs::{Installed, Programs};
 use crate::process;
 use crate::provider::{LocalServer, Login, NewServer, StopMode, crash_in};
-use crate::word::{Clock, Endpoint, PortError, Secret, Side, SystemClock, TlsMode, quote_ident, quote_literal};
+use crate::word::{Clock, Endpoint, PortError, Secret, Side, SystemClock, quote_ident, quote_literal};
 use serde::{Deserialize, Serialize};
 use std::{
     fs, io,
@@ -247,18 +247,7 @@ impl World {
     }
 
     fn place(&self, port: u16, user: User<'_>) -> Endpoint {
-        Endpoint {
-            host: "127.0.0.1".to_owned(),
-            port,
-            database: self.description.database.clone(),
-            user: user.name.to_owned(),
-            password: Some(user.password.clone()),
-            tls: TlsMode::Disable,
-            root_cert: None,
-            client_cert: None,
-            client_key: None,
-            passfile: None,
-        }
+        Endpoint::on_loopback(port, &self.description.database, user.name, Some(user.password.clone()))
     }
 
     fn url_of(&self, endpoint: &Endpoint) -> String {

@@ -59,6 +59,20 @@ impl SessionOptions {
             limit: limit + Duration::from_secs(1),
         }
     }
+
+    /// Values come out as the same texts on every server, whatever its own settings are: for those that are compared.
+    #[must_use]
+    pub fn with_same_texts(mut self) -> SessionOptions {
+        let same = [
+            ("extra_float_digits", "3"),
+            ("DateStyle", "ISO"),
+            ("IntervalStyle", "postgres"),
+            ("TimeZone", "UTC"),
+            ("bytea_output", "hex"),
+        ];
+        self.settings.extend(same.map(|(setting, value)| (setting, value.to_owned())));
+        self
+    }
 }
 
 /// A parameter with its type, so that a call takes one round trip.

@@ -112,11 +112,6 @@ async fn stop_what_was_inherited(cx: &mut StepContext<'_>) -> Result<(), PortErr
     fenced(&green, Side::Green).await
 }
 
-/// The fence of this side holds, by every path.
-pub(super) async fn fenced_still(cx: &StepContext<'_>, side: Side) -> Result<(), PortError> {
-    fenced(&cx.server(side), side).await
-}
-
 /// Whether this process has a session inside, opened now if the door is open.
 async fn is_let_in(green: &Arc<dyn Server>, fence: Fence) -> Result<bool, PortError> {
     match green.connect().await {

@@ -97,16 +97,8 @@ impl Rows {
     }
 
     async fn session(&self, at: &Endpoint, name: &str) -> Result<Session, PortError> {
-        let mut options = SessionOptions::ours(&self.application_name, STATEMENT_LIMIT, Duration::from_secs(30));
-        // Texts must come out the same on both sides, whatever the servers' own settings are.
-        let same = [
-            ("extra_float_digits", "3"),
-            ("DateStyle", "ISO"),
-            ("IntervalStyle", "postgres"),
-            ("TimeZone", "UTC"),
-            ("bytea_output", "hex"),
-        ];
-        options.settings.extend(same.map(|(setting, value)| (setting, value.to_owned())));
+        let options = SessionOptions::ours(&self.application_name, STATEMENT_LIMIT, Duration::from_secs(30));
+        let mut options = options.with_same_texts();
         options.settings.push(("default_transaction_read_only", "on".to_owned()));
         Session::open(at, &options, name).await
     }

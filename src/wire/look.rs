@@ -13,7 +13,7 @@ use crate::process;
 use crate::provider::{LocalProvider, LocalServer, Login, NewServer};
 use crate::route::{PgBouncer, Router};
 use crate::snapshot::{History, newest_before, reach};
-use crate::word::{Clock, Endpoint, RunId, SystemClock, Template, TlsMode};
+use crate::word::{Clock, Endpoint, RunId, SystemClock, Template};
 use anyhow::{Context, bail};
 use std::sync::Arc;
 use std::time::Duration;
@@ -223,18 +223,7 @@ async fn shadow_on(
     let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     server.init(&NewServer { superuser: "greenlight".to_owned(), login: Login::Trust, settings }).await?;
     server.start(START_LIMIT).await?;
-    let at = Endpoint {
-        host: "127.0.0.1".to_owned(),
-        port: server.port,
-        database: "postgres".to_owned(),
-        user: "greenlight".to_owned(),
-        password: None,
-        tls: TlsMode::Disable,
-        root_cert: None,
-        client_cert: None,
-        client_key: None,
-        passfile: None,
-    };
+    let at = Endpoint::on_loopback(server.port, "postgres", "greenlight", None);
     Ok(migrate::shadow::run(&at, dump, pending, &playbook.history, run).await?)
 }
 

@@ -81,6 +81,22 @@ impl Endpoint {
         parts.endpoint()
     }
 
+    /// A server of our own on this machine, such as a throwaway one; without TLS.
+    pub fn on_loopback(port: u16, database: &str, user: &str, password: Option<Secret>) -> Endpoint {
+        Endpoint {
+            host: "127.0.0.1".to_owned(),
+            port,
+            database: database.to_owned(),
+            user: user.to_owned(),
+            password,
+            tls: TlsMode::Disable,
+            root_cert: None,
+            client_cert: None,
+            client_key: None,
+            passfile: None,
+        }
+    }
+
     /// The same server and login, another database.
     #[must_use]
     pub fn with_database(&self, database: &str) -> Endpoint {

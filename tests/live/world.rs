@@ -339,5 +339,5 @@ fn archiving(folder: &Path) -> Vec<(String, String)> {
 
 fn snapshot(lab: &World, folder: &str) -> String {
     let dir = lab.dir().join(folder).display().to_string();
-    format!("{{store: basebackup, dir: {dir:?}, wal: archive_command, max_age: 1h, prove: true}}")
+    format!("{{store: basebackup, dir: {dir:?}, wal: archive_command, max_age: 1h, retention: {{count: 1}}, prove: true}}")
 }

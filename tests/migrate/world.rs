@@ -10,7 +10,7 @@ use greenlight::postgres::programs::Installed;
 use greenlight::process;
 use greenlight::provider::{LocalServer, Login, NewServer};
 use greenlight::schema::{Catalog, FlowOptions, Seen, SeenWrite, TableFlow, flows};
-use greenlight::word::{Clock, Endpoint, RelationName, RunId, SystemClock, TlsMode};
+use greenlight::word::{Clock, Endpoint, RelationName, RunId, SystemClock};
 use std::ffi::OsString;
 use std::sync::{Arc, atomic::AtomicU64};
 use std::time::Duration;
@@ -54,18 +54,7 @@ impl World {
     }
 
     pub(crate) fn endpoint(&self, database: &str) -> Endpoint {
-        Endpoint {
-            host: "127.0.0.1".to_owned(),
-            port: self.server.port,
-            database: database.to_owned(),
-            user: "Owner of all".to_owned(),
-            password: None,
-            tls: TlsMode::Disable,
-            root_cert: None,
-            client_cert: None,
-            client_key: None,
-            passfile: None,
-        }
+        Endpoint::on_loopback(self.server.port, database, "Owner of all", None)
     }
 
     pub(crate) async fn client(&self, database: &str) -> Client {

@@ -6,7 +6,7 @@ use greenlight::postgres::programs::Installed;
 use greenlight::postgres::{PgServer, PgServerOptions};
 use greenlight::process;
 use greenlight::provider::{LocalServer, Login, NewServer};
-use greenlight::word::{Endpoint, PortError, RunId, Secret, Side, SystemClock, TlsMode};
+use greenlight::word::{Endpoint, PortError, RunId, Secret, Side, SystemClock};
 use std::{
     ffi::OsString,
     fs,
@@ -96,18 +96,7 @@ impl World {
             Side::Blue => self.blue.port,
             Side::Green => self.green.port,
         };
-        Endpoint {
-            host: "127.0.0.1".to_owned(),
-            port,
-            database: DATABASE.to_owned(),
-            user: "The Admin".to_owned(),
-            password: Some(Secret::new(PASSWORD)),
-            tls: TlsMode::Disable,
-            root_cert: None,
-            client_cert: None,
-            client_key: None,
-            passfile: None,
-        }
+        Endpoint::on_loopback(port, DATABASE, "The Admin", Some(Secret::new(PASSWORD)))
     }
 
     pub(crate) fn server(&self, side: Side) -> PgServer {

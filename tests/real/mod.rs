@@ -5,7 +5,7 @@
 use greenlight::postgres::programs::Installed;
 use greenlight::process;
 use greenlight::provider::{LocalServer, Login, NewServer};
-use greenlight::word::{Clock, Endpoint, Secret, SystemClock, TlsMode};
+use greenlight::word::{Clock, Endpoint, Secret, SystemClock};
 use std::{
     sync::{
         Arc, Mutex,
@@ -87,18 +87,7 @@ impl Drop for World {
 
 /// A database on this machine, with the one password that every user has.
 pub(crate) fn endpoint(port: u16, database: &str, user: &str) -> Endpoint {
-    Endpoint {
-        host: "127.0.0.1".to_owned(),
-        port,
-        database: database.to_owned(),
-        user: user.to_owned(),
-        password: Some(Secret::new(PASSWORD)),
-        tls: TlsMode::Disable,
-        root_cert: None,
-        client_cert: None,
-        client_key: None,
-        passfile: None,
-    }
+    Endpoint::on_loopback(port, database, user, Some(Secret::new(PASSWORD)))
 }
 
 pub(crate) async fn connect(endpoint: &Endpoint) -> Result<tokio_postgres::Client, tokio_postgres::Error> {

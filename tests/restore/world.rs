@@ -6,7 +6,7 @@ use greenlight::process;
 use greenlight::provider::{LocalServer, Login, NewServer, crash_in};
 use greenlight::snapshot::restore::{self, Place, RestorePlan, Restored, Target};
 use greenlight::snapshot::{Basebackup, Host, Notes, Pgbackrest, SnapshotStore, Source};
-use greenlight::word::{Clock, Endpoint, Lsn, PortError, Secret, SystemClock, Timestamp, TlsMode};
+use greenlight::word::{Clock, Endpoint, Lsn, PortError, Secret, SystemClock, Timestamp};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -295,18 +295,7 @@ async fn store(
 }
 
 pub(crate) fn endpoint(port: u16) -> Endpoint {
-    Endpoint {
-        host: "127.0.0.1".to_owned(),
-        port,
-        database: "postgres".to_owned(),
-        user: "postgres".to_owned(),
-        password: Some(Secret::new(PASSWORD)),
-        tls: TlsMode::Disable,
-        root_cert: None,
-        client_cert: None,
-        client_key: None,
-        passfile: None,
-    }
+    Endpoint::on_loopback(port, "postgres", "postgres", Some(Secret::new(PASSWORD)))
 }
 
 pub(crate) async fn connect(at: &Endpoint) -> tokio_postgres::Client {

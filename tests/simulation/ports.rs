@@ -366,7 +366,17 @@ impl Validator for FakeValidator {
     }
 }
 
-/// Blue's backups. What they are for is looked at by tests on real servers.
+fn basis() -> Basis {
+    Basis {
+        backup: "first".to_owned(),
+        ended_at: Timestamp::UNIX_EPOCH,
+        place: "a store".to_owned(),
+        archived_ms: 1,
+        restore_ms: None,
+    }
+}
+
+/// Backups. What they are for is looked at by tests on real servers.
 #[derive(Debug)]
 struct FakeSnapshots(OfProcess);
 
@@ -375,13 +385,7 @@ impl Snapshots for FakeSnapshots {
     async fn ensure(&self, progress: greenlight::snapshot::Progress<'_>) -> Result<Basis, PortError> {
         progress("copying", 1, 2);
         let call = self.0.call("snapshots: ensure", Some(Side::Blue), Kind::Change);
-        let basis = Basis {
-            backup: "first".to_owned(),
-            ended_at: Timestamp::UNIX_EPOCH,
-            place: "a store".to_owned(),
-            archived_ms: 1,
-            restore_ms: None,
-        };
+        let basis = basis();
         self.0
             .world
             .change(call, move |world, _| world.node(Side::Blue).up.then_some(basis).ok_or(call.error(Failure::Transient)))
@@ -390,13 +394,7 @@ impl Snapshots for FakeSnapshots {
 
     async fn ensure_since(&self, _: Timestamp) -> Result<Option<Basis>, PortError> {
         let call = self.0.call("snapshots: ensure_since", Some(Side::Green), Kind::Look);
-        let basis = Basis {
-            backup: "of green".to_owned(),
-            ended_at: Timestamp::UNIX_EPOCH,
-            place: "a store".to_owned(),
-            archived_ms: 1,
-            restore_ms: None,
-        };
+        let basis = basis();
         let look = |world: &World| {
             world.nodes[Side::Green as usize].up.then(|| Some(basis.clone())).ok_or(call.error(Failure::Transient))
         };

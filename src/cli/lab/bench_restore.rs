@@ -10,7 +10,7 @@ use crate::provider::{LocalServer, Login, NewServer, StopMode, crash_in};
 use crate::snapshot::restore::{self, Place, Target};
 use crate::snapshot::{Backup, SnapshotStore};
 use crate::wire;
-use crate::word::{Clock, Endpoint, Lsn, SystemClock, TlsMode};
+use crate::word::{Clock, Endpoint, Lsn, SystemClock};
 use anyhow::{Context, ensure};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -82,18 +82,7 @@ impl Bench {
         let settings = settings.map(|(name, value)| (name.to_owned(), value)).to_vec();
         blue.init(&NewServer { superuser: "greenlight".to_owned(), login: Login::Trust, settings }).await?;
         blue.start(LIMIT).await?;
-        let at = Endpoint {
-            host: "127.0.0.1".to_owned(),
-            port,
-            database: "postgres".to_owned(),
-            user: "greenlight".to_owned(),
-            password: None,
-            tls: TlsMode::Disable,
-            root_cert: None,
-            client_cert: None,
-            client_key: None,
-            passfile: None,
-        };
+        let at = Endpoint::on_loopback(port, "postgres", "greenlight", None);
         let spec = SnapshotSpec {
             store: StoreSpec::Basebackup { wal: WalSpec::ArchiveCommand },
             host: HostSpec::Local,

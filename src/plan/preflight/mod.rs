@@ -115,10 +115,19 @@ fn of_a_freeze(finding: Finding) -> Option<Finding> {
         "green-slot" => Some(handled(code, seen, StepName::Window, "dropped on blue once green serves")),
         "disk:blue" => Some(fine(code, seen)),
         _ => {
-            let of_the_flow = [StepName::PublishBlue, StepName::AttachGreen, StepName::SubscribeGreen, StepName::NarrowFlow]
-                .contains(&by)
-                || [StepName::MigrateGreen, StepName::WarmGreen, StepName::ArmReverse, StepName::ValidateGreen].contains(&by);
-            Some(handled(code, seen, if of_the_flow { StepName::Window } else { by }, how))
+            // What the sync has a step for is a part of the freeze.
+            let by = match by {
+                StepName::PublishBlue
+                | StepName::AttachGreen
+                | StepName::SubscribeGreen
+                | StepName::NarrowFlow
+                | StepName::MigrateGreen
+                | StepName::WarmGreen
+                | StepName::ArmReverse
+                | StepName::ValidateGreen => StepName::Window,
+                other => other,
+            };
+            Some(handled(code, seen, by, how))
         }
     }
 }

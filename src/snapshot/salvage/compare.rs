@@ -61,17 +61,7 @@ pub(super) async fn writing_session(at: &Endpoint, on: &str) -> Result<Session, 
 }
 
 fn options() -> SessionOptions {
-    let mut options = SessionOptions::ours("greenlight/salvage", LIMIT, Duration::from_secs(30));
-    // Texts must come out the same on every side, whatever the servers' own settings are.
-    let same = [
-        ("extra_float_digits", "3"),
-        ("DateStyle", "ISO"),
-        ("IntervalStyle", "postgres"),
-        ("TimeZone", "UTC"),
-        ("bytea_output", "hex"),
-    ];
-    options.settings.extend(same.map(|(setting, value)| (setting, value.to_owned())));
-    options
+    SessionOptions::ours("greenlight/salvage", LIMIT, Duration::from_secs(30)).with_same_texts()
 }
 
 /// The tables of both servers, in an order in which a foreign key finds what it points to; and those that cannot be compared.

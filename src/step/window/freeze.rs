@@ -6,7 +6,7 @@
 
 use super::attempt::{StopWatch, is_tight, pause, resume};
 use crate::postgres::Fence;
-use crate::step::{StepContext, arm_reverse, attach_green, marker, migrate_green, validate_green};
+use crate::step::{StepContext, arm_reverse, attach_green, fenced, marker, migrate_green, validate_green};
 use crate::word::{Lsn, PortError, Side};
 use std::time::Duration;
 use tokio::try_join;
@@ -29,7 +29,7 @@ pub(super) async fn until_commit(cx: &mut StepContext<'_>, watch: &mut StopWatch
         resume(cx).await?;
     }
 
-    try_join!(replayed(cx, end, watch.left(cx)?), attach_green::fenced_still(cx, Side::Blue))?;
+    try_join!(replayed(cx, end, watch.left(cx)?), fenced(&blue, Side::Blue))?;
     watch.lap(cx, "replay");
     crate::failpoint!("freeze-replayed");
     (cx.progress)("promoting green");
