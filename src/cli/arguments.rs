@@ -221,6 +221,10 @@ pub(super) struct AbandonArgs {
     /// Do not try to reach green. If green serves, what it took and blue has not is lost.
     #[arg(long)]
     pub without_green: bool,
+    /// Take a change in place back by a restore to just before it, and move the applications there. What they wrote since
+    /// stays on blue.
+    #[arg(long, conflicts_with = "without_green")]
+    pub restore: bool,
     #[command(flatten)]
     pub request: RequestArgs,
 }

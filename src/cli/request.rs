@@ -30,7 +30,8 @@ pub(super) async fn finish(shared: &Shared, args: &RequestArgs) -> anyhow::Resul
 }
 
 pub(super) async fn abandon(shared: &Shared, args: &AbandonArgs) -> anyhow::Result<Exit> {
-    ask(shared, &args.request, RequestKind::Abandon { without_green: args.without_green }).await
+    let kind = RequestKind::Abandon { without_green: args.without_green, by_restore: args.restore };
+    ask(shared, &args.request, kind).await
 }
 
 async fn ask(shared: &Shared, args: &RequestArgs, kind: RequestKind) -> anyhow::Result<Exit> {

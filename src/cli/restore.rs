@@ -7,7 +7,7 @@ use crate::plan::HostSpec;
 use crate::playbook::Playbook;
 use crate::postgres::catalog;
 use crate::snapshot::restore::{self, Place, RestorePlan, Restored, Target};
-use crate::snapshot::{Point, SnapshotStore};
+use crate::snapshot::{SnapshotStore, note_point};
 use crate::word::{Clock, Endpoint, SystemClock};
 use crate::{schema, validate, wire};
 use anyhow::{Context, anyhow, bail};
@@ -60,13 +60,7 @@ async fn resolve(shared: &Shared, store: &dyn SnapshotStore, target: &str) -> an
     {
         for record in &stored.records {
             if let crate::run::Event::FactLearned { fact: crate::run::Fact::RestorePoint { name, lsn }, .. } = &record.event {
-                // Blue's own timeline is that of the newest backup before it.
-                let backups = store.backups().await?;
-                let timeline =
-                    crate::snapshot::newest_before(&backups, |backup| backup.stop <= *lsn).map(|backup| backup.timeline);
-                if let Some(timeline) = timeline {
-                    store.notes().record(&Point { name: name.clone(), lsn: *lsn, timeline, at: record.at }).await?;
-                }
+                note_point(store, name, *lsn, record.at).await?;
             }
         }
     }

@@ -99,7 +99,7 @@ pub(super) fn line(plan: &Plan, event: &Event) -> Option<String> {
         Event::FinishOrdered { by, reason } => format!("        finish, by {by}{}", because(reason.as_deref())),
         Event::Noticed { what } => format!("        noticed: {what}"),
         Event::RunClosed { outcome: Outcome::Completed } => format!("run {} is completed", plan.run),
-        Event::RunClosed { outcome: Outcome::RolledBack } => format!("run {} is rolled back: blue serves", plan.run),
+        Event::RunClosed { outcome: Outcome::RolledBack } => format!("run {} is rolled back", plan.run),
         Event::Unknown => "a record of a newer version".to_owned(),
         Event::LeaseTaken { .. } | Event::StepDone { .. } => return None,
     })
@@ -128,6 +128,10 @@ fn fact_line(fact: &Fact) -> Option<String> {
         }
         Fact::BlueKept { backup, ended_at, place } => format!("blue's last backup: {backup} of {ended_at} in {place}"),
         Fact::RestorePoint { name, lsn } => format!("restore point {name} at {lsn}"),
+        Fact::Restored { place, replayed, last_commit } => {
+            let last = last_commit.map_or("none since the backup".to_owned(), |at| at.to_string());
+            format!("restored into {place}, up to {replayed} (last commit: {last})")
+        }
         Fact::StandbyMade { data_dir, .. } => format!("standby made in {data_dir}"),
         Fact::SlotMade { on, name, lsn } => format!("slot {name} on {on}, from {lsn}"),
         Fact::Promoted { fork, timeline } => format!("green promoted: timeline {timeline}, from {fork}"),
@@ -169,7 +173,11 @@ pub(super) fn standing(plan: &Plan, run: &Run) -> String {
     if let Some(outcome) = run.outcome {
         let what = match outcome {
             Outcome::Completed if plan.strategy == Strategy::InPlace => "blue serves, migrated",
+            Outcome::Completed if plan.strategy == Strategy::Restored => "green serves; blue is readable, and closed for writes",
             Outcome::Completed => "green serves; blue is retired and takes no connections",
+            Outcome::RolledBack if run.serving() == Side::Green => {
+                "green serves, as blue was before the migrations; blue is readable, and closed for writes"
+            }
             Outcome::RolledBack if run.fork_point().is_some() => {
                 "blue serves as before; green was promoted, and must be built anew before another run"
             }
@@ -202,6 +210,9 @@ pub(super) fn standing(plan: &Plan, run: &Run) -> String {
 fn next(plan: &Plan, run: &Run, step: StepNo) -> String {
     let name = &plan.run;
     let abandon = match run.serving() {
+        Side::Blue if plan.step_no(StepName::ArmRestore).is_some() => format!(
+            "`greenlight abandon {name}` takes everything back by the down migrations, with `--restore` by a restore to before them"
+        ),
         Side::Blue => format!("`greenlight abandon {name}` takes everything back"),
         Side::Green => format!("`greenlight abandon {name}` moves back to blue and takes everything back"),
     };

@@ -3,7 +3,7 @@
 use super::arguments::{Output, Shared, StatusArgs};
 use super::{Exit, print, screen, state};
 use crate::journal::Journal;
-use crate::plan::Plan;
+use crate::plan::{Plan, Strategy};
 use crate::postgres::Server;
 use crate::run::{Run, StepState};
 use crate::wire;
@@ -89,6 +89,8 @@ async fn look(journal: &dyn Journal, stored: &state::Stored, shared: &Shared, of
     let lease = journal.lease(&stored.id).await?.filter(|lease| !lease.free && lease.expires_at > now);
     let way_back = if run.serving() == Side::Blue || run.outcome.is_some() {
         WayBack::NotNeeded
+    } else if matches!(plan.strategy, Strategy::InPlace | Strategy::Restored) {
+        WayBack::WouldLose { why: "blue does not follow a restored green".to_owned() }
     } else if offline {
         WayBack::Unknown { why: "not looked".to_owned() }
     } else {

@@ -162,14 +162,13 @@ impl Engine {
                 return self.act(plan, book, step, pace).await;
             }
             Decision::ReachGate { step, waits_for } => self.note(plan, book, Event::GateReached { step, waits_for }).await?,
-            Decision::BeginRollback { stuck } => {
+            Decision::BeginRollback { stuck, by_restore } => {
                 let reason = format!(
                     "step {stuck}, {}, failed: {}",
                     plan.steps[stuck.0].name,
                     book.run.reason.clone().unwrap_or_default()
                 );
-                let event = Event::RollbackBegun { until: StepNo(0), by: "greenlight".to_owned(), reason, without_green: false };
-                self.note(plan, book, event).await?;
+                self.note(plan, book, taken_back(reason, by_restore)).await?;
             }
             Decision::HaltRollback { until } => self.note(plan, book, Event::RollbackHalted { until }).await?,
             // The loop keeps these to itself.
@@ -366,8 +365,7 @@ impl Engine {
         match step::look(&cx).await {
             Ok(Sight::Fine) => {}
             Ok(Sight::GiveUp { reason }) => {
-                let event = Event::RollbackBegun { until: StepNo(0), by: "greenlight".to_owned(), reason, without_green: false };
-                self.note(plan, book, event).await?;
+                self.note(plan, book, taken_back(reason, false)).await?;
                 // Going back takes its time, and needs green for much of it; blue's disk does not wait.
                 return Box::pin(self.watch(plan, book)).await;
             }
@@ -385,6 +383,11 @@ struct Pace {
     poll_at: Option<Timestamp>,
     /// The last call of this step was lost, and that is on record.
     unsure: Option<StepNo>,
+}
+
+/// All of the run, by itself.
+fn taken_back(reason: String, by_restore: bool) -> Event {
+    Event::RollbackBegun { until: StepNo(0), by: "greenlight".to_owned(), reason, without_green: false, by_restore }
 }
 
 #[derive(Clone, Copy)]

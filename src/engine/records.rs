@@ -1,6 +1,6 @@
 use super::{EngineError, LEASE_TTL, heartbeat::Heartbeat};
 use crate::journal::{Journal, JournalError};
-use crate::plan::Plan;
+use crate::plan::{Plan, StepName};
 use crate::run::{self, Event, Fact, Run, StepNo};
 use crate::step::{self, Ports, Records, StepContext};
 use crate::word::{Clock, PortError, RunId};
@@ -153,7 +153,8 @@ pub async fn make_safe(
 ) -> Result<(), EngineError> {
     let clock = ports.clock.clone();
     let (mut book, plan) = Book::open(journal, clock.clone(), id, holder, epoch_out, true).await?;
-    if let Some(step) = plan.step_no(crate::plan::StepName::Window) {
+    // A change in place moves the writer only when it is taken back.
+    if let Some(step) = plan.step_no(StepName::Window).or_else(|| plan.step_no(StepName::MigrateBlue)) {
         book.step = step;
     }
     let (quiet, said) = (|_: &str| {}, Mutex::new(None));

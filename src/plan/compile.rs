@@ -1,7 +1,7 @@
 use super::preflight::{self, Look};
 use super::{
-    Basis, Gate, GreenSurvey, HistorySpec, LimitsSpec, Names, OnFailure, Plan, RouteSpec, ServerSpec, SnapshotSpec, SoakSpec,
-    StandbySpec, Strategy, Survey, ValidateSpec, WindowSpec, line,
+    Basis, Gate, GreenSurvey, HistorySpec, LimitsSpec, Names, OnFailure, Plan, RestoreSpec, RouteSpec, ServerSpec, SnapshotSpec,
+    SoakSpec, StandbySpec, Strategy, Survey, ValidateSpec, WindowSpec, line,
 };
 use crate::migrate::Migration;
 use crate::schema::{self, Catalog, FlowOptions, Seen, SeenWrite, Table, TableFlow};
@@ -22,6 +22,8 @@ pub struct PlanInput {
     pub green: ServerSpec,
     /// Green is to be made by the run.
     pub standby: Option<StandbySpec>,
+    #[serde(default)]
+    pub restore_into: Option<RestoreSpec>,
     pub shadow: Option<Template>,
     pub routes: Vec<RouteSpec>,
     pub window: WindowSpec,
@@ -74,6 +76,7 @@ pub fn compile(input: PlanInput, survey: &Survey, run: RunId, now: Timestamp) ->
         blue: input.blue,
         green: input.green,
         standby: input.standby,
+        restore_into: input.restore_into,
         shadow: input.shadow,
         routes: input.routes,
         window: input.window,
@@ -117,7 +120,7 @@ pub(super) fn settle(plan: &mut Plan, input: &PlanInput, survey: &Survey) {
     plan.tables = match input.strategy {
         Strategy::Sync | Strategy::Freeze => schema::flows(before, after, &seen, &options),
         // No row goes anywhere.
-        Strategy::InPlace => Vec::new(),
+        Strategy::InPlace | Strategy::Restored => Vec::new(),
     };
     if input.strategy == Strategy::Freeze {
         plan.validate.exclude = [input.validate.exclude.clone(), untouched(&plan.tables, survey)].concat();
@@ -125,7 +128,7 @@ pub(super) fn settle(plan: &mut Plan, input: &PlanInput, survey: &Survey) {
     plan.sync_triggers = match input.strategy {
         Strategy::Sync => schema::sync_triggers(before, after),
         // No row comes from blue.
-        Strategy::Freeze | Strategy::InPlace => Vec::new(),
+        Strategy::Freeze | Strategy::InPlace | Strategy::Restored => Vec::new(),
     };
     plan.green_fingerprint = survey.shadow.as_ref().ok().map(|shadow| schema::fingerprint(&shadow.after));
     plan.findings = preflight::check(&Look {

@@ -157,6 +157,7 @@ fn findings(look: &FirstLook<'_>, wal_kept: u64) -> Vec<Finding> {
         blue: ServerSpec { url: look.blue_url.clone(), peer_url: None },
         green: ServerSpec { url: look.green_url.clone(), peer_url: None },
         standby: None,
+        restore_into: None,
         shadow: None,
         routes: Vec::new(),
         window: WindowSpec {

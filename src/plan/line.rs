@@ -14,17 +14,40 @@ use crate::schema::{Flow, TableFlow};
 /// The steps, in order. `plan` is whole but for them.
 pub(super) fn steps(plan: &Plan, blue: &ServerSurvey, input: &PlanInput) -> Vec<PlannedStep> {
     let sql = Statements::new(plan, blue);
-    let mut steps: Vec<PlannedStep> = plan.snapshot.as_ref().map(snapshot).into_iter().collect();
-    steps.push(prepare_blue(&sql));
-    if plan.strategy == Strategy::InPlace {
-        steps.push(PlannedStep { gate: input.before_migrate.clone(), ..migrate_blue(plan, &sql) });
-        steps.extend([validate_blue(plan, &sql), release_blue()]);
-    } else {
-        steps.extend(with_green(plan, &sql, input));
+    // What a restored green was made from is no basis of a change.
+    let backups = plan.snapshot.as_ref().filter(|_| plan.strategy != Strategy::Restored);
+    let mut steps: Vec<PlannedStep> = backups.map(snapshot).into_iter().collect();
+    match plan.strategy {
+        Strategy::InPlace => steps.extend(in_place(plan, &sql, input)),
+        Strategy::Restored => steps.extend([
+            prepare_blue(&sql),
+            attach_restored(plan, &sql),
+            PlannedStep { gate: input.before_window.clone(), ..window_to_restored(plan, &sql) },
+            finish_restored(&sql),
+        ]),
+        Strategy::Sync | Strategy::Freeze => {
+            steps.push(prepare_blue(&sql));
+            steps.extend(with_green(plan, &sql, input));
+        }
     }
     for step in &mut steps {
         step.on_failure = on_failure(step.name, input.on_failure_of);
     }
+    steps
+}
+
+/// The gate stands before the restore point: the later that is made, the less a restore to it would lose.
+fn in_place(plan: &Plan, sql: &Statements<'_>, input: &PlanInput) -> Vec<PlannedStep> {
+    let mut steps = vec![PlannedStep { gate: input.before_migrate.clone(), ..prepare_blue(sql) }];
+    if let Some(into) = &plan.restore_into {
+        let says = format!(
+            "See that blue can be restored to this restore point: the backup is whole, the log reaches to it, and `{}` is empty, with room \
+             enough and a free port.",
+            into.data_dir.display()
+        );
+        steps.push(step(StepName::ArmRestore, says, "Nothing to take back.", Vec::new()));
+    }
+    steps.extend([migrate_blue(plan, sql), validate_blue(plan, sql), release_blue()]);
     steps
 }
 
@@ -68,7 +91,9 @@ fn on_failure(name: StepName, of: FailurePhases) -> Option<OnFailure> {
         | StepName::SubscribeGreen
         | StepName::NarrowFlow
         | StepName::ArmReverse
-        | StepName::ArmFreeze => of.prepare,
+        | StepName::ArmFreeze
+        | StepName::ArmRestore
+        | StepName::AttachRestored => of.prepare,
     }
 }
 
@@ -89,7 +114,11 @@ fn step(name: StepName, says: impl Into<String>, way_back: impl Into<String>, sq
 
 fn reversal(name: StepName) -> Reversal {
     match name {
-        StepName::Snapshot | StepName::WarmGreen | StepName::ValidateGreen | StepName::ValidateBlue => Reversal::Nothing,
+        StepName::Snapshot
+        | StepName::WarmGreen
+        | StepName::ValidateGreen
+        | StepName::ArmRestore
+        | StepName::ValidateBlue => Reversal::Nothing,
         StepName::Finish | StepName::ReleaseBlue => Reversal::PointOfNoReturn,
         StepName::PrepareBlue
         | StepName::CreateStandby
@@ -102,6 +131,7 @@ fn reversal(name: StepName) -> Reversal {
         | StepName::MigrateBlue
         | StepName::ArmReverse
         | StepName::ArmFreeze
+        | StepName::AttachRestored
         | StepName::Window
         | StepName::Soak => Reversal::Revert,
     }
@@ -128,7 +158,9 @@ fn patience(name: StepName) -> (u32, u64) {
         | StepName::ValidateBlue
         | StepName::WarmGreen
         | StepName::ArmReverse
-        | StepName::ArmFreeze => (8, 1_000),
+        | StepName::ArmFreeze
+        | StepName::ArmRestore
+        | StepName::AttachRestored => (8, 1_000),
     }
 }
 
@@ -211,11 +243,19 @@ fn migrate_blue(plan: &Plan, sql: &Statements<'_>) -> PlannedStep {
     };
     let lacking: Vec<String> =
         plan.migrations.iter().filter(|migration| migration.down.is_none()).map(Migration::file_name).collect();
-    let way_back = match lacking.as_slice() {
+    let by_down = match lacking.as_slice() {
         [] => "Their down migrations, newest first; blue's schema must then be as it was.".to_owned(),
         names => format!(
             "The run is held for a person once one of these is applied, which have no down migration: {}.",
             names.join(", ")
+        ),
+    };
+    let way_back = match &plan.restore_into {
+        None => by_down,
+        Some(into) => format!(
+            "{by_down} By a restore (`on_failure: restore`, or `abandon --restore`): blue's backup is restored to the restore point in `{}`, \
+             and applications are moved there in one pause. What they wrote since stays on blue.",
+            into.data_dir.display()
         ),
     };
     step(StepName::MigrateBlue, says, way_back, sql.migrate_blue())
@@ -293,6 +333,30 @@ fn window(plan: &Plan, sql: &Statements<'_>) -> PlannedStep {
         number => format!("{way_back} Except for {}, see the verdicts.", count(number, "table")),
     };
     step(StepName::Window, says, way_back, sql.window())
+}
+
+fn attach_restored(plan: &Plan, sql: &Statements<'_>) -> PlannedStep {
+    let assertions = match plan.validate.assertions.len() {
+        0 => String::new(),
+        number => format!(", and check {}", count(number, "assertion")),
+    };
+    let says = format!("See that green is a restored copy of blue, and fence it before anybody is led there{assertions}.");
+    step(StepName::AttachRestored, says, "Green's fence is taken away: it is as it was.", sql.attach_restored())
+}
+
+fn window_to_restored(plan: &Plan, sql: &Statements<'_>) -> PlannedStep {
+    let says = format!(
+        "Move the writer from blue to green in one pause of at most {}. Blue is left closed for writes. Before the commit point every way \
+         leads back to blue, after it forward to green.",
+        milliseconds(plan.window.max_pause_ms),
+    );
+    let way_back = "Until the commit point blue is opened again at once. After it none that keeps what green took: blue does not follow it.";
+    step(StepName::Window, says, way_back, sql.window_to_restored())
+}
+
+fn finish_restored(sql: &Statements<'_>) -> PlannedStep {
+    let says = "Take down what was made on green. Blue keeps its data, closed for writes and readable, for `greenlight salvage`.";
+    step(StepName::Finish, says, "None.", sql.finish_restored())
 }
 
 fn arm_freeze(sql: &Statements<'_>) -> PlannedStep {

@@ -47,8 +47,11 @@ pub enum Strategy {
     /// with it exactly, and then serves. Until then the way back is to open blue again; after it blue follows green.
     Freeze,
     /// Blue itself is migrated while applications work on it, after a backup and a restore point. The way back are the down
-    /// migrations.
+    /// migrations, or a server that is restored to just before them.
     InPlace,
+    /// Nothing is migrated: green is a server that `greenlight restore` made from a backup of blue, which is damaged. The writer
+    /// moves there in a pause. What blue took since that point is not on green.
+    Restored,
 }
 
 impl Strategy {
@@ -58,6 +61,7 @@ impl Strategy {
             Strategy::Sync => "sync",
             Strategy::Freeze => "freeze",
             Strategy::InPlace => "in-place",
+            Strategy::Restored => "restored",
         }
     }
 }
@@ -96,12 +100,16 @@ pub enum StepName {
     Soak,
     /// Take down everything that was made.
     Finish,
+    /// See that blue can be restored to just before the migrations. Of the strategy `in-place`.
+    ArmRestore,
     /// Run the migrations on blue, while applications work there. Of the strategy `in-place`.
     MigrateBlue,
     /// Is blue what the migrations were to make of it?
     ValidateBlue,
     /// Take the run's claim from blue, which serves on, migrated.
     ReleaseBlue,
+    /// Fence a green that was restored from blue's backup. Of the strategy `restored`.
+    AttachRestored,
 }
 
 impl StepName {
@@ -124,9 +132,11 @@ impl StepName {
             StepName::Window => "window",
             StepName::Soak => "soak",
             StepName::Finish => "finish",
+            StepName::ArmRestore => "arm the restore",
             StepName::MigrateBlue => "migrate blue",
             StepName::ValidateBlue => "validate blue",
             StepName::ReleaseBlue => "release blue",
+            StepName::AttachRestored => "attach green",
         }
     }
 }
@@ -172,6 +182,9 @@ pub struct PlannedStep {
 pub enum OnFailure {
     /// Take everything back while blue serves; hold otherwise.
     Rollback,
+    /// Of the strategy `in-place`: restore to just before the migrations and move the applications there. What they wrote since is
+    /// not there.
+    Restore,
     /// Stop and wait for a person.
     Hold,
 }
@@ -200,6 +213,14 @@ pub struct StandbySpec {
     pub port: u16,
     /// The folder of the PostgreSQL programs; found by blue's version when absent.
     pub bin_dir: Option<PathBuf>,
+}
+
+/// Where a change in place restores blue's backup to, when it is taken back so. The port is that of green's URL.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreSpec {
+    /// The machine of the backups when absent.
+    pub host: Option<HostSpec>,
+    pub data_dir: PathBuf,
 }
 
 /// One PgBouncer database to be repointed.
@@ -295,9 +316,12 @@ pub struct Plan {
     pub strategy: Strategy,
     pub made_at: Timestamp,
     pub blue: ServerSpec,
-    /// In place there is no other server, and this is blue.
+    /// In place, without a place to restore to, there is no other server, and this is blue.
     pub green: ServerSpec,
     pub standby: Option<StandbySpec>,
+    /// In place, where green is made when the run is taken back by a restore.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore_into: Option<RestoreSpec>,
     pub shadow: Option<Template>,
     pub routes: Vec<RouteSpec>,
     pub window: WindowSpec,

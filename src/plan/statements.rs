@@ -12,6 +12,8 @@ const CLOSED: &str = "CREATE OR REPLACE FUNCTION greenlight.fence() RETURNS trig
 const OPEN: &str =
     "CREATE OR REPLACE FUNCTION greenlight.fence() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$";
 
+const FOLLOWED: &str = "SELECT pg_current_wal_insert_lsn(), made durable: <where blue will follow from>";
+
 /// The statements of one plan.
 pub(super) struct Statements<'a> {
     plan: &'a Plan,
@@ -205,23 +207,47 @@ impl<'a> Statements<'a> {
     }
 
     pub(super) fn window(&self) -> Vec<String> {
-        let mut sql = self.routes("SET default_pool_size = <the server connections there are>; PAUSE");
-        sql.extend(self.close_connections(Side::Blue));
-        sql.push(blue(CLOSED));
-        sql.push(blue("<a write by every path, which must be refused>"));
+        let mut sql = self.begin_pause();
         sql.extend(marker(Side::Blue));
         sql.push(green(format!("SELECT setval(<each sequence>, <blue's value and {} steps>)", self.plan.window.sequence_margin)));
         sql.push(green(format!("ALTER SUBSCRIPTION {} DISABLE", self.forward)));
-        sql.extend(self.commit());
+        sql.extend(self.commit(FOLLOWED));
         // The pause is over here. What follows turns blue into green's follower.
         sql.push(blue(format!("ALTER DATABASE {} ALLOW_CONNECTIONS true", self.database)));
         sql.extend(self.follow_back());
         sql
     }
 
+    pub(super) fn attach_restored(&self) -> Vec<String> {
+        let mut sql = vec![green(format!("CREATE SCHEMA IF NOT EXISTS {SCHEMA}")), green(CLOSED), green(self.fence_triggers())];
+        sql.extend(self.assertions(Side::Green));
+        sql
+    }
+
+    pub(super) fn window_to_restored(&self) -> Vec<String> {
+        let mut sql = self.begin_pause();
+        sql.push(green(format!("SELECT setval(<each sequence>, <blue's value and {} steps>)", self.plan.window.sequence_margin)));
+        sql.extend(self.commit("SELECT pg_current_wal_insert_lsn(), made durable"));
+        sql.push(blue(format!("ALTER DATABASE {} ALLOW_CONNECTIONS true", self.database)));
+        sql
+    }
+
+    pub(super) fn finish_restored(&self) -> Vec<String> {
+        vec![green(format!("DROP TRIGGER greenlight_fence ON <each table>; DROP SCHEMA {SCHEMA} CASCADE"))]
+    }
+
+    /// All clients wait from here on, and nobody can write to blue.
+    fn begin_pause(&self) -> Vec<String> {
+        let mut sql = self.routes("SET default_pool_size = <the server connections there are>; PAUSE");
+        sql.extend(self.close_connections(Side::Blue));
+        sql.push(blue(CLOSED));
+        sql.push(blue("<a write by every path, which must be refused>"));
+        sql
+    }
+
     /// The end of the pause, whatever was done in it.
-    fn commit(&self) -> Vec<String> {
-        let mut sql = vec![green("SELECT pg_current_wal_insert_lsn(), made durable: <where blue will follow from>")];
+    fn commit(&self, durable: &str) -> Vec<String> {
+        let mut sql = vec![green(durable)];
         sql.push("journal: COMMIT POINT".to_owned());
         sql.push(green(OPEN));
         sql.extend(self.routes("<green's host and port into the configuration>; RELOAD; RESUME"));
@@ -249,10 +275,7 @@ impl<'a> Statements<'a> {
 
     pub(super) fn freeze(&self) -> Vec<String> {
         let reads = self.plan.window.reads_on_blue;
-        let mut sql = self.routes("SET default_pool_size = <the server connections there are>; PAUSE");
-        sql.extend(self.close_connections(Side::Blue));
-        sql.push(blue(CLOSED));
-        sql.push(blue("<a write by every path, which must be refused>"));
+        let mut sql = self.begin_pause();
         sql.push(blue(format!("ALTER DATABASE {} ALLOW_CONNECTIONS true", self.database)));
         if reads {
             sql.extend(self.routes("RESUME"));
@@ -270,7 +293,7 @@ impl<'a> Statements<'a> {
         if reads {
             sql.extend(self.routes("PAUSE"));
         }
-        sql.extend(self.commit());
+        sql.extend(self.commit(FOLLOWED));
         sql.extend(self.dropped_physical_slot());
         sql.extend(self.follow_back());
         sql

@@ -61,7 +61,11 @@ impl Checker<'_> {
                 None => self.unknown_key(&entry.key, &entry.key_span, known, path),
             }
         }
-        let more = &schema[if holds(&schema["if"], node) { "then" } else { "else" }]["required"];
+        let (mut conditions, mut more) = (schema, &Json::Null);
+        while conditions["if"].is_object() {
+            conditions = &conditions[if holds(&conditions["if"], node) { "then" } else { "else" }];
+            more = &conditions["required"];
+        }
         for key in schema["required"].as_array().into_iter().chain(more.as_array()).flatten().filter_map(Json::as_str) {
             if !entries.iter().any(|entry| entry.key == key) {
                 self.missing_key(key, &known[key], node, path);

@@ -19,7 +19,6 @@ pub(super) fn find(root: &Node, checker: &mut Checker<'_>) {
     snapshot(root, &["green", "snapshot"], checker);
     archives(root, checker);
     strategy(root, checker);
-    in_place(root, checker);
     let accepted = root.at(&["accept"]).map_or(&[][..], Node::items);
     twice(accepted.iter(), "is accepted twice", checker);
 }
@@ -168,55 +167,129 @@ fn snapshot(root: &Node, path: &[&str], checker: &mut Checker<'_>) {
 /// What is for one strategy only, and what it cannot do without.
 fn strategy(root: &Node, checker: &mut Checker<'_>) {
     let Some(name) = root.at(&["strategy"]).and_then(Node::text) else { return };
-    let mut only = |path: [&str; 2], wanted: &str, help: &str| {
-        if name != wanted
-            && let Some(entry) = root.at(&[path[0]]).and_then(|section| section.entry(path[1]))
-        {
-            let flaw = Flaw::new(format!("`{}.{}` is for the strategy `{wanted}`", path[0], path[1]));
-            checker.push(flaw.help(help), &entry.key_span);
-        }
-    };
-    if name != Strategy::InPlace.word() {
-        only(["window", "reads"], "freeze", "remove it: blue serves until the window, and the window is short");
+    let strategy = [Strategy::Sync, Strategy::Freeze, Strategy::InPlace, Strategy::Restored].into_iter().find(|s| s.word() == name);
+    match strategy {
+        Some(Strategy::Sync) => {}
+        Some(Strategy::Freeze) => freeze(root, checker),
+        Some(Strategy::InPlace) => return in_place(root, checker),
+        Some(Strategy::Restored) => restored(root, checker),
+        None => return,
     }
-    if name == "freeze" {
-        only(["gates", "before_migrate"], "sync", "write `before_window`: the migrations run inside the freeze");
-        for phase in ["migrate", "validate"] {
-            only(["on_failure_of", phase], "sync", "write `window`: migrations and comparison are a part of the freeze");
+    let mut not_here = Unwanted { root, checker, strategy: name };
+    if strategy != Some(Strategy::Freeze) {
+        not_here.find(&["window", "reads"], "remove it: blue serves until the window, and the window is short");
+    }
+    not_here.find(&["green", "restore"], "remove it: it is for the strategy `in-place`");
+    no_restore(root, checker, "write `rollback` or `hold`: blue is not changed before the writer moves, so there is nothing to restore");
+    if let Some(window) = root.at(&["window"])
+        && strategy != Some(Strategy::Restored)
+        && window.entry("max_lag").is_none()
+    {
+        let flaw = Flaw::new("the key `max_lag` is missing in `window`");
+        let help = "write `max_lag: 1MiB`. Green may be this far behind blue, in bytes of WAL, when the window opens.";
+        checker.push(flaw.help(help), &(window.span.start..window.span.start));
+    }
+}
+
+fn freeze(root: &Node, checker: &mut Checker<'_>) {
+    let mut not_here = Unwanted { root, checker, strategy: "freeze" };
+    not_here.find(&["gates", "before_migrate"], "write `before_window`: the migrations run inside the freeze");
+    for phase in ["migrate", "validate"] {
+        not_here.find(&["on_failure_of", phase], "write `window`: migrations and comparison are a part of the freeze");
+    }
+    if let Some(window) = root.at(&["window"])
+        && window.entry("max_pause").is_none()
+    {
+        let flaw = Flaw::new("`window.max_pause` is missing: it is how long the freeze may last");
+        checker.push(flaw.help("write the time for all migrations and the comparison, such as `max_pause: 30m`"), &window.span);
+    }
+}
+
+/// Blue serves before, during and after a change in place: nothing follows it, and nothing else is there, unless a failed change
+/// may be taken back by a restored server.
+fn in_place(root: &Node, checker: &mut Checker<'_>) {
+    let green = root.at(&["green"]);
+    let restores = green.is_some_and(|green| green.entry("restore").is_some());
+    let mut not_here = Unwanted { root, checker, strategy: "in-place" };
+    if restores {
+        for key in ["create", "snapshot", "peer_url"] {
+            not_here.find(&["green", key], "remove it: green is there only when the run is taken back by a restore");
         }
-        if let Some(window) = root.at(&["window"])
-            && window.entry("max_pause").is_none()
-        {
-            let flaw = Flaw::new("`window.max_pause` is missing: it is how long the freeze may last");
-            checker
-                .push(flaw.help("write the time for all migrations and the comparison, such as `max_pause: 30m`"), &window.span);
+        not_here.find(&["window", "reads"], "remove it: it is for the strategy `freeze`");
+    } else {
+        let help = "remove it: blue is changed itself, and serves all the time. Or name with `green.restore` where blue is restored to \
+                    when the change fails";
+        for section in ["green", "routes", "window"] {
+            not_here.find(&[section], help);
+        }
+    }
+    for section in ["soak", "limits"] {
+        not_here.find(&[section], "remove it: blue is changed itself, and serves all the time");
+    }
+    not_here.find(&["gates", "before_window"], "write `before_migrate`: there is no window");
+    not_here.find(&["on_failure_of", "window"], "write `migrate` or `validate`: there is no window");
+    not_here.nothing_to_compare();
+    if let Some(shadow) = root.at(&["shadow"]).filter(|shadow| shadow.text() == Some(super::ON_GREEN)) {
+        let flaw = Flaw::new("`shadow: green`: there is no green in the strategy `in-place`");
+        checker.push(flaw.help("name a scratch server, or remove the key"), &shadow.span);
+    }
+    match green.filter(|_| restores) {
+        None => no_restore(root, checker, "name with `green: {url: ..., restore: {data_dir: ...}}` where blue is restored to"),
+        Some(green) if root.entry("routes").is_none() => {
+            let flaw = Flaw::new("`routes` is missing: applications are moved to the restored server through them");
+            checker.push(flaw.help("write `routes:` and under it a list, each entry with `- ` before it"), &green.span);
+        }
+        Some(_) => {}
+    }
+}
+
+/// Nothing is migrated, and nothing follows anything.
+fn restored(root: &Node, checker: &mut Checker<'_>) {
+    let mut not_here = Unwanted { root, checker, strategy: "restored" };
+    for section in ["migrations", "shadow", "soak", "limits"] {
+        not_here.find(&[section], "remove it: the applications are moved to a server that is there already, and that is all");
+    }
+    for key in ["create", "snapshot", "peer_url"] {
+        not_here.find(&["green", key], "remove it: green is the server that `greenlight restore` made");
+    }
+    not_here.find(&["gates", "before_migrate"], "write `before_window`: nothing is migrated");
+    for phase in ["migrate", "validate"] {
+        not_here.find(&["on_failure_of", phase], "write `prepare` or `window`: nothing is migrated");
+    }
+    not_here.nothing_to_compare();
+}
+
+/// Says of keys that they are not for this strategy.
+struct Unwanted<'a, 'n, 'c> {
+    root: &'n Node,
+    checker: &'a mut Checker<'c>,
+    strategy: &'a str,
+}
+
+impl Unwanted<'_, '_, '_> {
+    fn find(&mut self, path: &[&str], help: &str) {
+        let (Some((key, sections)), name) = (path.split_last(), path.join(".")) else { return };
+        let section = if sections.is_empty() { Some(self.root) } else { self.root.at(sections) };
+        if let Some(entry) = section.and_then(|section| section.entry(key)) {
+            let flaw = Flaw::new(format!("`{name}` is not for the strategy `{}`", self.strategy));
+            self.checker.push(flaw.help(help), &entry.key_span);
+        }
+    }
+
+    fn nothing_to_compare(&mut self) {
+        for key in ["rows", "chunk_rows", "parallel", "exclude"] {
+            self.find(&["validate", key], "remove it: there is no other server with the same rows to compare with; write assertions");
         }
     }
 }
 
-/// Blue serves before, during and after a change in place: there is no window, nothing follows it, and nothing else is there.
-fn in_place(root: &Node, checker: &mut Checker<'_>) {
-    if root.at(&["strategy"]).and_then(Node::text) != Some(Strategy::InPlace.word()) {
-        return;
-    }
-    let mut unwanted = |path: &[&str], help: &str| {
-        let (Some((key, sections)), name) = (path.split_last(), path.join(".")) else { return };
-        let section = if sections.is_empty() { Some(root) } else { root.at(sections) };
-        if let Some(entry) = section.and_then(|section| section.entry(key)) {
-            checker.push(Flaw::new(format!("`{name}` is not for the strategy `in-place`")).help(help), &entry.key_span);
+/// The word that only some changes in place know.
+fn no_restore(root: &Node, checker: &mut Checker<'_>, help: &str) {
+    let phases = ["prepare", "migrate", "validate", "window"].map(|phase| root.at(&["on_failure_of", phase]));
+    for node in [root.at(&["on_failure"])].into_iter().chain(phases).flatten() {
+        if node.text() == Some("restore") {
+            checker.push(Flaw::new("`restore` on a failure: there is nothing here to restore to").help(help), &node.span);
         }
-    };
-    for section in ["green", "routes", "window", "soak", "limits"] {
-        unwanted(&[section], "remove it: blue is changed itself, and serves all the time");
-    }
-    unwanted(&["gates", "before_window"], "write `before_migrate`: there is no window");
-    unwanted(&["on_failure_of", "window"], "write `migrate` or `validate`: there is no window");
-    for key in ["rows", "chunk_rows", "parallel", "exclude"] {
-        unwanted(&["validate", key], "remove it: there is no other server to compare blue with; write assertions");
-    }
-    if let Some(shadow) = root.at(&["shadow"]).filter(|shadow| shadow.text() == Some(super::ON_GREEN)) {
-        let flaw = Flaw::new("`shadow: green`: there is no green in the strategy `in-place`");
-        checker.push(flaw.help("name a scratch server, or remove the key"), &shadow.span);
     }
 }
 

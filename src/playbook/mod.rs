@@ -20,7 +20,7 @@ pub use problem::{Problem, Problems};
 pub use reference::{Environment, resolve_url};
 
 use crate::plan::{
-    AssertionSpec, FailurePhases, Gate, HistorySpec, LimitsSpec, OnFailure, OpenHours, RetentionSpec, RouteKind, RouteSpec,
+    AssertionSpec, FailurePhases, Gate, HistorySpec, LimitsSpec, OnFailure, OpenHours, RestoreSpec, RetentionSpec, RouteKind, RouteSpec,
     ServerSpec, SnapshotSpec, SoakSpec, StandbySpec, StoreSpec, Strategy, ValidateSpec, WalSpec, WindowSpec,
 };
 use crate::word::Template;
@@ -42,16 +42,18 @@ pub struct Playbook {
     pub name: String,
     pub strategy: Strategy,
     pub blue: ServerSpec,
-    /// In place there is no other server, and this is blue.
+    /// In place, without a place to restore to, there is no other server, and this is blue.
     pub green: ServerSpec,
     /// Green is to be made by the run.
     pub standby: Option<StandbySpec>,
+    /// In place, where green is made when the run is taken back by a restore.
+    pub restore_into: Option<RestoreSpec>,
     /// A URL, or `ON_GREEN`.
     pub shadow: Option<Template>,
-    /// Absolute.
-    pub migrations_dir: PathBuf,
+    /// Absolute. `None`: nothing is migrated.
+    pub migrations_dir: Option<PathBuf>,
     pub history: HistorySpec,
-    /// At least one, but in place.
+    /// At least one where the writer may move.
     pub routes: Vec<RouteSpec>,
     pub window: WindowSpec,
     pub validate: ValidateSpec,
@@ -161,12 +163,14 @@ fn checked(path: &Path, source: &str, environment: Environment<'_>, problems: &m
 fn compose(shape: Shape, path: &Path, folder: &Path, accept: Vec<Accept>) -> Result<Playbook, Flaw> {
     let template = |text: Option<String>| text.map(Template);
     let blue = ServerSpec { url: Template(shape.blue.url), peer_url: template(shape.blue.peer_url) };
-    let (green, create, green_snapshot) = match shape.green {
+    let (green, create, restore, green_snapshot) = match shape.green {
         Some(green) => {
-            (ServerSpec { url: Template(green.url), peer_url: template(green.peer_url) }, green.create, green.snapshot)
+            let spec = ServerSpec { url: Template(green.url), peer_url: template(green.peer_url) };
+            (spec, green.create, green.restore, green.snapshot)
         }
-        None => (blue.clone(), None, None),
+        None => (blue.clone(), None, None, None),
     };
+    let migrations_dir = shape.migrations.as_ref().map(|migrations| folder.join(&migrations.dir));
     Ok(Playbook {
         path: path.to_owned(),
         name: shape.name,
@@ -179,12 +183,9 @@ fn compose(shape: Shape, path: &Path, folder: &Path, accept: Vec<Accept>) -> Res
             bin_dir: create.bin_dir.map(|dir| folder.join(dir)),
         }),
         shadow: template(shape.shadow),
-        migrations_dir: folder.join(shape.migrations.dir),
-        history: HistorySpec {
-            schema: shape.migrations.history.schema,
-            lock_timeout_ms: millis(scalar::read_duration(&shape.migrations.lock_timeout)?),
-            lock_retries: shape.migrations.lock_retries,
-        },
+        restore_into: restore.map(restore_spec).transpose()?,
+        migrations_dir,
+        history: history_spec(shape.migrations)?,
         routes: shape.routes.into_iter().flatten().map(|route| route_spec(route, folder)).collect(),
         window: window_spec(&shape.window.unwrap_or_default())?,
         validate: validate_spec(shape.validate)?,
@@ -201,10 +202,27 @@ fn compose(shape: Shape, path: &Path, folder: &Path, accept: Vec<Accept>) -> Res
         snapshot: shape.snapshot.map(|snapshot| snapshot_spec(snapshot, folder)).transpose()?,
         green_snapshot: green_snapshot.map(|snapshot| snapshot_spec(snapshot, folder)).transpose()?,
         limits: LimitsSpec {
-            // In place the run has no slot that could keep any.
+            // Where nothing follows anything the run has no slot that could keep any.
             wal_kept_bytes_max: shape.limits.map_or(Ok(0), |limits| scalar::read_size(&limits.wal_kept))?,
         },
         accept,
+    })
+}
+
+fn restore_spec(shape: shape::RestoreInto) -> Result<RestoreSpec, Flaw> {
+    let host = shape.host.as_deref().map(scalar::read_host).transpose()?;
+    Ok(RestoreSpec { host, data_dir: shape.data_dir.into() })
+}
+
+/// Where nothing is migrated, nothing is ever looked up in it.
+fn history_spec(shape: Option<shape::Migrations>) -> Result<HistorySpec, Flaw> {
+    let Some(shape) = shape else {
+        return Ok(HistorySpec { schema: "public".to_owned(), lock_timeout_ms: 0, lock_retries: 0 });
+    };
+    Ok(HistorySpec {
+        schema: shape.history.schema,
+        lock_timeout_ms: millis(scalar::read_duration(&shape.lock_timeout)?),
+        lock_retries: shape.lock_retries,
     })
 }
 
@@ -224,7 +242,7 @@ fn route_spec(route: shape::Route, folder: &Path) -> RouteSpec {
 fn window_spec(shape: &shape::Window) -> Result<WindowSpec, Flaw> {
     Ok(WindowSpec {
         max_pause_ms: millis(scalar::read_duration(&shape.max_pause)?),
-        max_lag_bytes: scalar::read_size(&shape.max_lag)?,
+        max_lag_bytes: shape.max_lag.as_deref().map_or(Ok(0), scalar::read_size)?,
         long_transactions: shape.long_transactions.then,
         transaction_age_max_ms: millis(scalar::read_duration(&shape.long_transactions.older_than)?),
         sequence_margin: shape.sequence_margin,

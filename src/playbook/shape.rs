@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 /// A Greenlight playbook: which servers, what changes, how it is proved, and when the writer may move.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(title = "Greenlight playbook", extend("if" = in_place(), "then" = {"required": ["snapshot"]},
-    "else" = {"required": ["green", "routes", "window", "soak", "limits"]}))]
+#[schemars(title = "Greenlight playbook", extend("if" = strategy("in-place"), "then" = {"required": ["migrations", "snapshot"]},
+    "else" = {"if": strategy("restored"), "then": {"required": ["green", "routes"]},
+        "else": {"required": ["green", "migrations", "routes", "window", "soak", "limits"]}}))]
 pub(super) struct Shape {
     /// The format of this file.
     #[schemars(schema_with = "scalar::version")]
@@ -25,7 +26,8 @@ pub(super) struct Shape {
     pub strategy: Strategy,
     /// The server that serves now.
     pub blue: Blue,
-    /// The server that will serve: a physical standby of blue, or one that is to be made. Not for `in-place`.
+    /// The server that will serve: a physical standby of blue, or one that is to be made; for `restored` the server that
+    /// `greenlight restore` made. For `in-place` only with `restore`.
     #[serde(default)]
     pub green: Option<Green>,
     /// A scratch server of blue's major version, on which the migrations are tried before anything else. Without it a
@@ -34,9 +36,11 @@ pub(super) struct Shape {
     #[schemars(schema_with = "scalar::shadow")]
     #[serde(default)]
     pub shadow: Option<String>,
-    /// The migrations that turn blue's schema into green's.
-    pub migrations: Migrations,
-    /// The connection targets that applications use; all of them move in the window. Not needed for `in-place`.
+    /// The migrations that turn blue's schema into green's. Not for `restored`.
+    #[serde(default)]
+    pub migrations: Option<Migrations>,
+    /// The connection targets that applications use; all of them move in the window. For `in-place` only where it may be taken
+    /// back by a restore.
     #[schemars(length(min = 1))]
     #[serde(default)]
     pub routes: Option<Vec<Route>>,
@@ -71,8 +75,8 @@ pub(super) struct Shape {
 }
 
 /// What is needed besides depends on this.
-fn in_place() -> serde_json::Value {
-    serde_json::json!({ "properties": { "strategy": { "const": "in-place" } }, "required": ["strategy"] })
+fn strategy(name: &str) -> serde_json::Value {
+    serde_json::json!({ "properties": { "strategy": { "const": name } }, "required": ["strategy"] })
 }
 
 #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -127,6 +131,22 @@ pub(super) struct Green {
     /// Make the standby with `pg_basebackup`. Without this key it must be there and follow blue.
     #[serde(default)]
     pub create: Option<Create>,
+    /// Of the strategy `in-place`: where blue's backup is restored to when the run is taken back by a restore. The server listens
+    /// on the port of `url`, and applications are moved there.
+    #[serde(default)]
+    pub restore: Option<RestoreInto>,
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RestoreInto {
+    /// The machine on which the server is made, `local` or `ssh://user@host:port`: that of the backups when absent.
+    #[schemars(schema_with = "scalar::host")]
+    #[serde(default)]
+    pub host: Option<String>,
+    /// Its data directory, which must be absent or empty.
+    #[schemars(schema_with = "scalar::new_folder")]
+    pub data_dir: String,
 }
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -270,9 +290,10 @@ pub(super) struct Window {
     #[serde(default = "five_seconds")]
     pub max_pause: String,
     /// Green may be this far behind blue, in bytes of WAL, when the window opens. What is still on its way then is waited for
-    /// inside the pause. Has no default: it decides when the writer moves.
+    /// inside the pause. Has no default where green follows blue: it decides when the writer moves.
     #[schemars(schema_with = "scalar::size")]
-    pub max_lag: String,
+    #[serde(default)]
+    pub max_lag: Option<String>,
     /// What to do about transactions on blue that would hold the pause up.
     #[serde(default)]
     pub long_transactions: Long,
@@ -285,12 +306,12 @@ pub(super) struct Window {
     pub reads: Reads,
 }
 
-/// In place, where there is none.
+/// Where nothing follows anything.
 impl Default for Window {
     fn default() -> Window {
         Window {
             max_pause: five_seconds(),
-            max_lag: "0B".to_owned(),
+            max_lag: None,
             long_transactions: Long::default(),
             sequence_margin: thousand(),
             reads: Reads::default(),

@@ -23,6 +23,7 @@ pub enum Decision {
     },
     BeginRollback {
         stuck: StepNo,
+        by_restore: bool,
     },
     HaltRollback {
         until: StepNo,
@@ -70,11 +71,13 @@ pub fn decide(plan: &Plan, run: &Run, now: Timestamp) -> Decision {
         },
         (Forward, S::Gated { approved: false, held: true, .. }) => Decision::WaitForPerson { step },
         (Forward, S::Gated { approved, until, .. }) => decide_at_gate(plan, step, *approved, *until, now),
-        (Forward, S::Stuck { .. }) if on_failure(plan, step) == OnFailure::Rollback && can_roll_back(plan, run) => {
-            Decision::BeginRollback { stuck: step }
-        }
+        (Forward, S::Stuck { .. }) => match on_failure(plan, step) {
+            OnFailure::Rollback if can_roll_back(plan, run) => Decision::BeginRollback { stuck: step, by_restore: false },
+            OnFailure::Restore if may_turn_back(plan, run) => Decision::BeginRollback { stuck: step, by_restore: true },
+            OnFailure::Rollback | OnFailure::Restore | OnFailure::Hold => Decision::WaitForPerson { step },
+        },
         (Backward, S::Done | S::Stuck { while_going: Forward }) => Decision::Act { step, attempt: 1, poll: false },
-        (_, S::Stuck { .. }) => Decision::WaitForPerson { step },
+        (Backward, S::Stuck { .. }) => Decision::WaitForPerson { step },
         // An open call without a takeover is this process's own lost answer: look before anything else.
         (_, S::Running { .. }) => Decision::Observe { step },
         // `present_step` never names these.
@@ -101,16 +104,21 @@ fn decide_at_gate(plan: &Plan, step: StepNo, approved: bool, until: Option<Times
     }
 }
 
-/// An automatic way back exists only while nothing past a point of no return was touched, and while blue serves: once
-/// green has served, a person decides. In place every migration that blue has must have a way back.
+/// In place every migration that blue has must have a way back.
 pub fn can_roll_back(plan: &Plan, run: &Run) -> bool {
+    may_turn_back(plan, run) && cannot_be_taken_back(plan, run).is_none()
+}
+
+/// An automatic way back exists only while nothing past a point of no return was touched, and while blue serves: once
+/// green has served, a person decides.
+fn may_turn_back(plan: &Plan, run: &Run) -> bool {
     let past_return = plan
         .steps
         .iter()
         .zip(&run.steps)
         .any(|(planned, state)| planned.reversal == Reversal::PointOfNoReturn && was_touched(state));
     let in_window = run.open_window().is_some_and(|window| window.committed.is_some());
-    !past_return && run.serving() == Side::Blue && !in_window && cannot_be_taken_back(plan, run).is_none()
+    !past_return && run.serving() == Side::Blue && !in_window
 }
 
 /// The first migration of a change in place that blue has and that has no way back, by its file's name.

@@ -120,6 +120,9 @@ pub enum Event {
         by: String,
         reason: String,
         without_green: bool,
+        /// A change in place is taken back by a server that is restored to just before it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        by_restore: bool,
     },
     /// Everything from `until` on is taken back; forward again, and `until` waits for a person.
     RollbackHalted {

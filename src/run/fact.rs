@@ -41,6 +41,12 @@ pub enum Fact {
         name: String,
         lsn: Lsn,
     },
+    /// Blue's backup was restored, up to the run's restore point: a server stands there, still in recovery.
+    Restored {
+        place: String,
+        replayed: Lsn,
+        last_commit: Option<Timestamp>,
+    },
     /// A standby was made from blue by this run.
     StandbyMade {
         data_dir: String,

@@ -29,8 +29,13 @@ pub enum RequestKind {
     Rollback,
     /// End the soak and take replication down.
     Finish,
-    /// Take everything back and leave blue serving. `without_green`: do not try to reach green.
-    Abandon { without_green: bool },
+    /// Take everything back and leave blue serving. `without_green`: do not try to reach green. `by_restore`: take a change in
+    /// place back by a server that is restored to just before it, which then serves.
+    Abandon {
+        without_green: bool,
+        #[serde(default)]
+        by_restore: bool,
+    },
 }
 
 /// What a request comes to: the event that carries it, or why it cannot be done, for the person. Pure.
@@ -76,12 +81,20 @@ pub fn answer(plan: &Plan, run: &Run, request: &Request) -> Result<Event, String
                 _ => Err("the run does not soak: there is nothing to finish yet".to_owned()),
             }
         }
-        RequestKind::Abandon { without_green } => {
+        RequestKind::Abandon { without_green, by_restore } => {
             if past_return(plan, run) {
                 return Err(gone(plan).to_owned());
             }
+            if *by_restore && plan.step_no(StepName::ArmRestore).is_none() {
+                return Err("the playbook names no place for a restored server (`green.restore`), or the change is not in place; \
+                            `greenlight restore` makes one by hand"
+                    .to_owned());
+            }
+            if plan.strategy == Strategy::Restored && run.serving() == Side::Green && !without_green {
+                return Err(ON_ITS_OWN.to_owned());
+            }
             let reason = reason.unwrap_or_else(|| "abandoned".to_owned());
-            Ok(Event::RollbackBegun { until: StepNo(0), by, reason, without_green: *without_green })
+            Ok(Event::RollbackBegun { until: StepNo(0), by, reason, without_green: *without_green, by_restore: *by_restore })
         }
     }
 }
@@ -99,18 +112,26 @@ fn rollback(plan: &Plan, run: &Run, by: String, reason: Option<String>) -> Resul
     if let Some(why) = run.way_back_given_up() {
         return Err(format!("a rollback would lose writes: {why}"));
     }
+    if plan.strategy == Strategy::Restored {
+        return Err(ON_ITS_OWN.to_owned());
+    }
     let until = match plan.strategy {
         // Back to before the last look at whether the sides are equal, so that another window begins with a new one.
         Strategy::Sync => plan.step_no(StepName::ValidateGreen).ok_or("the plan has no window")?,
         // Green does not follow blue again: it was a standby, and would be one only if it were built anew.
-        Strategy::Freeze | Strategy::InPlace => StepNo(0),
+        Strategy::Freeze | Strategy::InPlace | Strategy::Restored => StepNo(0),
     };
-    Ok(Event::RollbackBegun { until, by, reason: reason.unwrap_or_else(|| "rolled back".to_owned()), without_green: false })
+    let reason = reason.unwrap_or_else(|| "rolled back".to_owned());
+    Ok(Event::RollbackBegun { until, by, reason, without_green: false, by_restore: false })
 }
+
+/// Of a restored green that serves.
+const ON_ITS_OWN: &str = "blue does not follow a restored green: what green took would be lost. If that is what you want: \
+                          `greenlight abandon --without-green`";
 
 fn gone(plan: &Plan) -> &'static str {
     match plan.strategy {
-        Strategy::Sync | Strategy::Freeze => "`finish` has begun: the ways back are gone",
+        Strategy::Sync | Strategy::Freeze | Strategy::Restored => "`finish` has begun: the ways back are gone",
         Strategy::InPlace => "the change is done, and the run gives blue up: only a restore leads back",
     }
 }

@@ -59,6 +59,8 @@ pub struct Run {
     /// Backward: the first step that is taken back too.
     pub until: StepNo,
     pub without_green: bool,
+    /// Backward: a change in place is taken back by a restore.
+    pub by_restore: bool,
     pub steps: Vec<StepState>,
     pub facts: Vec<Fact>,
     pub finish_ordered: bool,
@@ -95,6 +97,7 @@ impl Run {
             direction: Direction::Forward,
             until: StepNo(0),
             without_green: false,
+            by_restore: false,
             steps: vec![StepState::Idle; steps],
             facts: Vec::new(),
             finish_ordered: false,
@@ -112,10 +115,11 @@ impl Run {
             Event::RunCreated { plan, .. } => self.steps = vec![StepState::Idle; plan.steps.len()],
             Event::LeaseTaken { .. } => self.make_open_steps_unsure(),
             Event::FactLearned { fact, .. } => self.facts.push(fact.clone()),
-            Event::RollbackBegun { until, reason, without_green, .. } => {
+            Event::RollbackBegun { until, reason, without_green, by_restore, .. } => {
                 self.direction = Direction::Backward;
                 self.until = *until;
                 self.without_green |= *without_green;
+                self.by_restore = *by_restore;
                 self.reason = Some(reason.clone());
                 self.note = None;
                 self.finish_ordered = false;
@@ -305,6 +309,11 @@ impl Run {
     /// Whether what a provisional plan left open is known.
     pub fn is_judged(&self) -> bool {
         self.facts.iter().any(|fact| matches!(fact, Fact::Judged { .. }))
+    }
+
+    /// Whether blue's backup was restored by this run, and stands as a server.
+    pub fn has_restored(&self) -> bool {
+        self.facts.iter().any(|fact| matches!(fact, Fact::Restored { .. }))
     }
 
     /// Where green left blue's history, once it has.

@@ -1,7 +1,8 @@
 //! What must be so before a run changes anything: a backup, its proof, and the archive at work.
 
-use super::{ArchiveProof, Basis, Progress, SnapshotStore, Snapshots, ensure_backup, prove};
-use crate::word::{Clock, Endpoint, PortError, Timestamp};
+use super::restore::{self, Place, RestorePlan, State, Target};
+use super::{ArchiveProof, Basis, Progress, SnapshotStore, Snapshots, Stands, ensure_backup, note_point, prove};
+use crate::word::{Clock, Endpoint, Lsn, PortError, Timestamp};
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use std::{fmt, sync::Arc, time::Duration};
@@ -24,6 +25,8 @@ pub struct BeforeChange {
     pub age_max: Duration,
     /// The backup is restored to a throwaway server, at which this looks.
     pub prove: Option<Look>,
+    /// Where the server is restored to, when the run is taken back so.
+    pub restore_into: Option<Place>,
     pub clock: Arc<dyn Clock>,
     pub beside: Mutex<Beside>,
 }
@@ -74,7 +77,20 @@ impl Wish {
     }
 }
 
+fn to(point: &str) -> Target {
+    Target::Point(point.to_owned())
+}
+
 impl BeforeChange {
+    fn place(&self) -> Result<&Place, PortError> {
+        let nowhere = || PortError::refused("restore blue").because("the plan names no place for it");
+        self.restore_into.as_ref().ok_or_else(nowhere)
+    }
+
+    async fn plan_restore(&self, point: &str) -> Result<RestorePlan, PortError> {
+        restore::check(self.store.as_ref(), &to(point), None, self.place()?, self.clock.now()).await
+    }
+
     fn wish(&self, age_max: Duration) -> Wish {
         Wish {
             store: self.store.clone(),
@@ -117,6 +133,31 @@ impl Snapshots for BeforeChange {
 
     async fn ensure_archived(&self) -> Result<ArchiveProof, PortError> {
         self.store.prove_archiving(ARCHIVE_LIMIT).await
+    }
+
+    async fn ensure_restorable(&self, point: &str, lsn: Lsn) -> Result<(), PortError> {
+        note_point(self.store.as_ref(), point, lsn, self.clock.now()).await?;
+        let plan = self.plan_restore(point).await?;
+        if plan.problems.is_empty() {
+            return Ok(());
+        }
+        Err(PortError::refused("see that blue can be restored to just before the run").because(plan.problems.join("; ")))
+    }
+
+    async fn restore(&self, point: &str, progress: Progress<'_>) -> Result<Option<Stands>, PortError> {
+        let place = self.place()?;
+        if place.marker().await.is_ok_and(|marker| marker.state == State::Promoted && marker.target == to(point)) {
+            return Ok(None);
+        }
+        let plan = self.plan_restore(point).await?;
+        let done = restore::recover(self.store.as_ref(), &plan, &self.server, false, self.clock.as_ref(), progress).await?;
+        self.store.notes().set_estimate(&done.measured).await?;
+        let place = format!("{} on {}", place.data_dir.display(), place.host.spec);
+        Ok(Some(Stands { place, replayed: done.replayed, last_commit: done.last_commit }))
+    }
+
+    async fn promote_restored(&self) -> Result<(), PortError> {
+        restore::promote(self.place()?, &self.server).await
     }
 }
 

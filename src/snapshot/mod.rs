@@ -143,6 +143,25 @@ pub trait Snapshots: Send + Sync + fmt::Debug {
     async fn ensure_since(&self, since: Timestamp) -> Result<Option<Basis>, PortError>;
     /// Everything that blue has written so far is in the archive.
     async fn ensure_archived(&self) -> Result<ArchiveProof, PortError>;
+    /// A restore to this restore point, whose record ends at `lsn`, can begin: everything is there and nothing is in its way.
+    ///
+    /// # Errors
+    /// `Refused` with all that is in its way.
+    async fn ensure_restorable(&self, point: &str, lsn: Lsn) -> Result<(), PortError>;
+    /// Makes a server as blue was at this restore point, which stands there in recovery. Can be repeated, and goes on with what an
+    /// earlier call left. `None`: it was promoted already.
+    async fn restore(&self, point: &str, progress: Progress<'_>) -> Result<Option<Stands>, PortError>;
+    /// The restored server is open for writing, on a timeline of its own. Can be repeated.
+    async fn promote_restored(&self) -> Result<(), PortError>;
+}
+
+/// A restored server that stands at its point.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stands {
+    /// Folder and machine, for people.
+    pub place: String,
+    pub replayed: Lsn,
+    pub last_commit: Option<Timestamp>,
 }
 
 /// What a change can be taken back to.
@@ -181,6 +200,17 @@ pub async fn ensure_backup(
         }
         None => store.take(progress).await,
     }
+}
+
+/// Writes down where the restore point of a run is: it need not be looked for in the log then. Blue's own timeline is that of
+/// the newest backup before it.
+///
+/// # Errors
+/// The store could not be read or written.
+pub async fn note_point(store: &dyn SnapshotStore, name: &str, lsn: Lsn, at: Timestamp) -> Result<(), PortError> {
+    let backups = store.backups().await?;
+    let Some(backup) = newest_before(&backups, |backup| backup.stop <= lsn) else { return Ok(()) };
+    store.notes().record(&Point { name: name.to_owned(), lsn, timeline: backup.timeline, at }).await
 }
 
 /// The newest whole backup from which recovery can come to `point`; `None`: every backup ended later.

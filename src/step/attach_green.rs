@@ -145,7 +145,7 @@ fn physical_slot(cx: &StepContext<'_>) -> Option<String> {
     made_by_us.or_else(|| cx.plan.green_physical_slot.clone())
 }
 
-async fn leave_behind(cx: &mut StepContext<'_>, on: Side, what: &str, why: &str) -> Result<(), PortError> {
+pub(super) async fn leave_behind(cx: &mut StepContext<'_>, on: Side, what: &str, why: &str) -> Result<(), PortError> {
     let fact = Fact::LeftBehind { on, what: what.to_owned(), why: why.to_owned() };
     if cx.run().facts.contains(&fact) { Ok(()) } else { cx.learn(fact).await }
 }

@@ -1,6 +1,7 @@
 //! The end of the soak: everything that Greenlight made is taken down, and blue is retired. No way back from here.
 
-use super::{Observed, Progress, Step, StepContext};
+use super::{Observed, Progress, Step, StepContext, restored};
+use crate::plan::Strategy;
 use crate::postgres::Fence;
 use crate::run::Fact;
 use crate::word::{PortError, Side};
@@ -17,6 +18,10 @@ impl Step for Finish {
     }
 
     async fn advance(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
+        if cx.plan.strategy == Strategy::Restored {
+            restored::conclude(cx).await?;
+            return Ok(Progress::Done);
+        }
         retire_blue(cx).await?;
         let (green, names) = (cx.server(Side::Green), cx.plan.names.clone());
         green.ensure_no_slot(&names.reverse).await?;

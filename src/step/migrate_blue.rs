@@ -1,13 +1,14 @@
-//! Run the migrations on blue itself, while applications work there. Taken back by their down migrations, newest first.
+//! Run the migrations on blue itself, while applications work there. Taken back by their down migrations, newest first, or by a
+//! server that is restored to just before them, which then serves.
 //!
 //! Which of them blue has is asked of its history table, each time: a row there and the migration's effect are one transaction,
 //! so what a crash or a lost answer left is known without remembering it.
 
-use super::{Observed, Progress, Step, StepContext};
+use super::{Observed, Progress, Step, StepContext, restored, window};
 use crate::migrate::{Applied, Migration};
 use crate::run::Fact;
 use crate::schema::Fingerprint;
-use crate::word::{PortError, RelationName};
+use crate::word::{PortError, RelationName, Side};
 use async_trait::async_trait;
 
 #[derive(Debug)]
@@ -41,29 +42,56 @@ impl Step for MigrateBlue {
 
     async fn revert(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
         let Some(before) = schema_before(cx) else { return Ok(Progress::Done) };
-        let applied = cx.ports.migrator.applied().await?;
-        let newest_first = cx.plan.migrations.iter().rev().filter(|migration| row_of(&applied, migration).is_some());
-        let newest_first: Vec<Migration> = newest_first.cloned().collect();
-        // Before any of them is taken back: half of the way would be a schema that nobody planned.
-        if let Some(migration) = newest_first.iter().find(|migration| migration.down.is_none()) {
-            return Err(PortError::refused(format!("take `{}` back", migration.file_name()))
-                .because(format!("there is no `{}`", migration.down_file_name()))
-                .hint(by_hand(cx)));
+        // Once the writer moves, or may have moved, it is gone on with: the other way is for a blue that serves.
+        let moves = cx.run().serving() == Side::Green || cx.run().open_window().is_some();
+        if cx.run().without_green && moves {
+            window::leave_green(cx).await?;
+        } else if moves || (cx.run().by_restore && is_changed(cx, &before).await?) {
+            return restored::take_back(cx).await;
         }
-        for migration in &newest_first {
-            (cx.progress)(&format!("taking back {} {}", migration.version, migration.name));
-            cx.ports.migrator.revert(migration).await?;
-            crate::failpoint!("in-place-reverted");
+        if cx.run().has_restored() {
+            // Of a restore that was not gone on with.
+            restored::give_up(cx).await?;
         }
-        let now = cx.ports.blue.schema_fingerprint().await?;
-        let differs = before.changes(&of_this_run(cx, &before, now));
-        if differs.is_empty() {
-            return Ok(Progress::Done);
-        }
-        Err(PortError::refused("see blue's schema as it was before the migrations")
-            .because(format!("their down migrations ran, and it differs: {differs}"))
-            .hint(by_hand(cx)))
+        run_down(cx, &before).await
     }
+}
+
+/// Whether blue is another than before the migrations, as far as they made it so.
+async fn is_changed(cx: &StepContext<'_>, before: &Fingerprint) -> Result<bool, PortError> {
+    let applied = cx.ports.migrator.applied().await?;
+    if cx.plan.migrations.iter().any(|migration| row_of(&applied, migration).is_some()) {
+        return Ok(true);
+    }
+    // One without a transaction may be there in part.
+    let now = cx.ports.blue.schema_fingerprint().await?;
+    Ok(!before.changes(&of_this_run(cx, before, now)).is_empty())
+}
+
+/// The down migrations, newest first; blue's schema must then be as it was.
+async fn run_down(cx: &mut StepContext<'_>, before: &Fingerprint) -> Result<Progress, PortError> {
+    let applied = cx.ports.migrator.applied().await?;
+    let newest_first = cx.plan.migrations.iter().rev().filter(|migration| row_of(&applied, migration).is_some());
+    let newest_first: Vec<Migration> = newest_first.cloned().collect();
+    // Before any of them is taken back: half of the way would be a schema that nobody planned.
+    if let Some(migration) = newest_first.iter().find(|migration| migration.down.is_none()) {
+        return Err(PortError::refused(format!("take `{}` back", migration.file_name()))
+            .because(format!("there is no `{}`", migration.down_file_name()))
+            .hint(by_hand(cx)));
+    }
+    for migration in &newest_first {
+        (cx.progress)(&format!("taking back {} {}", migration.version, migration.name));
+        cx.ports.migrator.revert(migration).await?;
+        crate::failpoint!("in-place-reverted");
+    }
+    let now = cx.ports.blue.schema_fingerprint().await?;
+    let differs = before.changes(&of_this_run(cx, before, now));
+    if differs.is_empty() {
+        return Ok(Progress::Done);
+    }
+    Err(PortError::refused("see blue's schema as it was before the migrations")
+        .because(format!("their down migrations ran, and it differs: {differs}"))
+        .hint(by_hand(cx)))
 }
 
 fn by_hand(cx: &StepContext<'_>) -> String {

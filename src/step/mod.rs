@@ -3,6 +3,7 @@
 //! **Invariant:** steps know ports, never an implementation and never the engine.
 
 mod arm_freeze;
+mod arm_restore;
 mod arm_reverse;
 mod attach_green;
 mod context;
@@ -15,6 +16,7 @@ mod narrow_flow;
 mod prepare_blue;
 mod publish_blue;
 mod release_blue;
+mod restored;
 mod shadow_green;
 mod snapshot;
 mod soak;
@@ -90,9 +92,11 @@ pub fn named(name: StepName) -> &'static dyn Step {
         StepName::Window => &window::Window,
         StepName::Soak => &soak::Soak,
         StepName::Finish => &finish::Finish,
+        StepName::ArmRestore => &arm_restore::ArmRestore,
         StepName::MigrateBlue => &migrate_blue::MigrateBlue,
         StepName::ValidateBlue => &validate_blue::ValidateBlue,
         StepName::ReleaseBlue => &release_blue::ReleaseBlue,
+        StepName::AttachRestored => &restored::AttachRestored,
     }
 }
 
@@ -105,8 +109,8 @@ pub async fn end_older_sessions(cx: &StepContext<'_>, step: StepNo) -> Result<()
         return Ok(());
     }
     cx.ports.blue.ensure_sole_coordinator().await?;
-    let attaches = cx.plan.step_no(StepName::AttachGreen).or_else(|| cx.plan.step_no(StepName::ArmFreeze));
-    let has_green = attaches.is_some_and(|attaches| attaches.0 <= step.0);
+    let attaches = [StepName::AttachGreen, StepName::ArmFreeze, StepName::AttachRestored].map(|name| cx.plan.step_no(name));
+    let has_green = attaches.into_iter().flatten().any(|attaches| attaches.0 <= step.0) || cx.run().has_restored();
     if has_green && !cx.run().without_green { cx.ports.green.ensure_sole_coordinator().await } else { Ok(()) }
 }
 

@@ -3,7 +3,7 @@
 use super::{Observed, Progress, Step, StepContext};
 use crate::postgres::Fence;
 use crate::run::Fact;
-use crate::word::PortError;
+use crate::word::{PortError, Side};
 use async_trait::async_trait;
 
 #[derive(Debug)]
@@ -36,6 +36,10 @@ impl Step for PrepareBlue {
     }
 
     async fn revert(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
+        if cx.run().serving() == Side::Green {
+            // Taken back by a restore: blue stays closed, for what is to be looked for there.
+            return Ok(Progress::Done);
+        }
         cx.ports.blue.ensure_fence(Fence::Open).await?;
         cx.ports.blue.ensure_unclaimed().await?;
         Ok(Progress::Done)

@@ -40,11 +40,12 @@ impl Step for Snapshot {
     }
 }
 
-fn snapshots(cx: &StepContext<'_>) -> Result<Arc<dyn Snapshots>, PortError> {
-    cx.ports.snapshots.clone().ok_or_else(|| PortError::refused("take a snapshot").because("the plan does not say where"))
+pub(super) fn snapshots(cx: &StepContext<'_>) -> Result<Arc<dyn Snapshots>, PortError> {
+    cx.ports.snapshots.clone().ok_or_else(|| PortError::refused("find the backups").because("the plan does not say where"))
 }
 
-fn copied(what: &str, done_bytes: u64, all_bytes: u64) -> String {
+/// Such as `copying: 12 of 400 MB`.
+pub(super) fn copied(what: &str, done_bytes: u64, all_bytes: u64) -> String {
     match all_bytes {
         0 => what.to_owned(),
         all => format!("{what}: {} of {} MB", done_bytes >> 20, all >> 20),

@@ -12,6 +12,7 @@ use crate::postgres::survey;
 use crate::process;
 use crate::provider::{LocalProvider, LocalServer, Login, NewServer};
 use crate::route::{PgBouncer, Router};
+use crate::snapshot::restore;
 use crate::snapshot::{History, newest_before, reach};
 use crate::word::{Clock, Endpoint, RunId, SystemClock, Template};
 use anyhow::{Context, bail};
@@ -28,7 +29,8 @@ const PORT_TRIES: u32 = 3;
 /// When something cannot be looked at: unknown is never good, so there is no plan then.
 pub async fn make_plan(playbook: &Playbook) -> anyhow::Result<Plan> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let migrations = migrate::files::read(&playbook.migrations_dir).map_err(|problems| {
+    let folder = playbook.migrations_dir.as_deref();
+    let migrations = folder.map_or_else(|| Ok(Vec::new()), migrate::files::read).map_err(|problems| {
         let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
         anyhow::anyhow!("could not use the migrations:\n  {}", lines.join("\n  "))
     })?;
@@ -45,6 +47,7 @@ fn input(playbook: &Playbook, migrations: Vec<Migration>) -> PlanInput {
         blue: playbook.blue,
         green: playbook.green,
         standby: playbook.standby,
+        restore_into: playbook.restore_into,
         shadow: playbook.shadow,
         routes: playbook.routes,
         window: playbook.window,
@@ -68,7 +71,7 @@ async fn look(playbook: &Playbook, migrations: &[Migration], run: &RunId, clock:
     let blue = look_at(&blue_at, "blue").await?;
     let in_place = playbook.strategy == Strategy::InPlace;
     let green = match &playbook.standby {
-        None if in_place => GreenSurvey::ToBeMade { problems: Vec::new() },
+        None if in_place => GreenSurvey::ToBeMade { problems: place_problems(playbook, green_at.port).await? },
         None => GreenSurvey::Standby(Box::new(look_at(&green_at, "green").await?)),
         Some(spec) => {
             let provider = LocalProvider {
@@ -82,18 +85,30 @@ async fn look(playbook: &Playbook, migrations: &[Migration], run: &RunId, clock:
             GreenSurvey::ToBeMade { problems: provider.problems().await? }
         }
     };
-    let applied = migrate::applied(&blue_at, &playbook.history).await?;
+    let migrates = playbook.migrations_dir.is_some();
+    let applied = if migrates { migrate::applied(&blue_at, &playbook.history).await? } else { Vec::new() };
     let pending: Vec<Migration> = match migrate::files::pending(migrations, &applied) {
         Ok(pending) => pending,
         Err(problems) => bail!("could not use the migrations:\n  {}", problems.join("\n  ")),
     };
-    let shadow = shadow(playbook, &blue_at, &blue, &pending, run, clock).await?;
+    let shadow = match migrates {
+        true => shadow(playbook, &blue_at, &blue, &pending, run, clock).await?,
+        false => Err("nothing is migrated".to_owned()),
+    };
     let routes = look_at_routes(playbook, &blue_at, clock).await?;
     let snapshots = match &playbook.snapshot {
         None => None,
         Some(_) => Some(look_at_snapshots(playbook).await.map_err(|error| format!("{error:#}"))),
     };
     Ok(Survey { blue, green, shadow, routes, applied, snapshots })
+}
+
+/// Why blue could not be restored to where the playbook says.
+async fn place_problems(playbook: &Playbook, port: u16) -> anyhow::Result<Vec<String>> {
+    let (Some(spec), Some(snapshot)) = (&playbook.restore_into, &playbook.snapshot) else { return Ok(Vec::new()) };
+    let (store, _) = super::store(playbook).await?;
+    let place = super::restore_place(spec, snapshot, store.as_ref(), port).await;
+    Ok(restore::look_at_place(store.as_ref(), &place).await?)
 }
 
 async fn look_at_snapshots(playbook: &Playbook) -> anyhow::Result<SnapshotSurvey> {

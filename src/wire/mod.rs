@@ -7,7 +7,7 @@ mod store;
 
 pub use look::{first_playbook, make_plan, route_versions};
 pub use ports::ports;
-pub use store::{host, store, store_of};
+pub use store::{host, restore_place, store, store_of};
 
 use crate::playbook;
 use crate::postgres::programs::Installed;

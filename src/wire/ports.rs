@@ -1,9 +1,9 @@
 //! A plan's ports, as real things.
 
-use super::{endpoint, store_of};
+use super::{endpoint, restore_place, store_of};
 use crate::engine::ProcessGuard;
 use crate::migrate::{PgMigrator, shadow::OnGreen};
-use crate::plan::{Plan, RouteKind, RouteSpec, ServerSpec, SnapshotSpec, Strategy};
+use crate::plan::{Plan, RestoreSpec, RouteKind, RouteSpec, ServerSpec, SnapshotSpec, Strategy};
 use crate::postgres::programs::Installed;
 use crate::postgres::{PgServer, PgServerOptions, Server};
 use crate::provider::{LocalProvider, Provider};
@@ -56,9 +56,14 @@ pub async fn ports(plan: &Plan, epoch: &Arc<AtomicU64>, state_dir: &Path) -> any
     Ok(Ports {
         routes,
         provider,
-        snapshots: snapshots(plan, plan.snapshot.as_ref(), &plan.name, &blue_at, &clock).await?,
-        green_snapshots: snapshots(plan, plan.green_snapshot.as_ref(), &format!("{}_green", plan.name), &green_at, &clock)
-            .await?,
+        snapshots: match &plan.snapshot {
+            Some(spec) => Some(snapshots(plan, spec, &plan.name, &blue_at, restore_into(plan, green_at.port), &clock).await?),
+            None => None,
+        },
+        green_snapshots: match &plan.green_snapshot {
+            Some(spec) => Some(snapshots(plan, spec, &format!("{}_green", plan.name), &green_at, None, &clock).await?),
+            None => None,
+        },
         migrator: Arc::new(migrator(plan, [&blue_at, &green_at], epoch, &clock)),
         shadow: Arc::new(OnGreen {
             blue: blue_at.clone(),
@@ -78,21 +83,26 @@ pub async fn ports(plan: &Plan, epoch: &Arc<AtomicU64>, state_dir: &Path) -> any
 /// Of the server that the strategy migrates.
 fn migrator(plan: &Plan, at: [&Endpoint; 2], epoch: &Arc<AtomicU64>, clock: &Arc<dyn Clock>) -> PgMigrator {
     let side = match plan.strategy {
-        Strategy::Sync | Strategy::Freeze => Side::Green,
+        Strategy::Sync | Strategy::Freeze | Strategy::Restored => Side::Green,
         Strategy::InPlace => Side::Blue,
     };
     let at = at[side as usize].clone();
     PgMigrator::new(at, plan.run.clone(), epoch.clone(), plan.history.clone(), clock.clone()).on(side)
 }
 
+/// Where a change in place restores blue to, with green's port.
+fn restore_into(plan: &Plan, port: u16) -> Option<(&RestoreSpec, u16)> {
+    plan.restore_into.as_ref().map(|spec| (spec, port))
+}
+
 async fn snapshots(
     plan: &Plan,
-    spec: Option<&SnapshotSpec>,
+    spec: &SnapshotSpec,
     name: &str,
     of: &Endpoint,
+    restore_into: Option<(&RestoreSpec, u16)>,
     clock: &Arc<dyn Clock>,
-) -> anyhow::Result<Option<Arc<dyn Snapshots>>> {
-    let Some(spec) = spec else { return Ok(None) };
+) -> anyhow::Result<Arc<dyn Snapshots>> {
     let from_host = spec.url.as_ref().map_or_else(|| Ok(of.clone()), endpoint)?;
     let (store, source) = store_of(spec, name, of.clone(), from_host).await?;
     let assertions = plan.validate.assertions.clone();
@@ -100,14 +110,19 @@ async fn snapshots(
         let assertions = assertions.clone();
         Box::pin(async move { validate::hold(&at, &assertions).await })
     };
-    Ok(Some(Arc::new(BeforeChange {
+    let restore_into = match restore_into {
+        Some((into, port)) => Some(restore_place(into, spec, store.as_ref(), port).await),
+        None => None,
+    };
+    Ok(Arc::new(BeforeChange {
         store,
         server: source.at,
         age_max: Duration::from_secs(spec.max_age_secs),
         prove: spec.prove.then(|| Arc::new(look) as Look),
+        restore_into,
         clock: clock.clone(),
         beside: Mutex::default(),
-    })))
+    }))
 }
 
 /// How the other server reaches this one.

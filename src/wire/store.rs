@@ -1,8 +1,9 @@
 //! The playbook's section `snapshot`, as a real store.
 
 use super::{endpoint, installed};
-use crate::plan::{HostSpec, SnapshotSpec, StoreSpec};
+use crate::plan::{HostSpec, RestoreSpec, SnapshotSpec, StoreSpec};
 use crate::playbook::Playbook;
+use crate::snapshot::restore::Place;
 use crate::snapshot::{Basebackup, Host, Notes, Pgbackrest, SnapshotStore, Source};
 use crate::word::{Endpoint, SystemClock};
 use anyhow::Context;
@@ -42,6 +43,15 @@ pub async fn store_of(
         }
     };
     Ok((store, source))
+}
+
+/// Where a change in place restores what `snapshot` keeps in this store.
+pub async fn restore_place(spec: &RestoreSpec, snapshot: &SnapshotSpec, store: &dyn SnapshotStore, port: u16) -> Place {
+    let host = match &spec.host {
+        Some(named) => host(named, snapshot.ssh_config.clone(), None).await,
+        None => store.host().clone(),
+    };
+    Place { host, data_dir: spec.data_dir.clone(), port }
 }
 
 /// A machine on which files are.

@@ -46,7 +46,7 @@ pub(super) async fn measure(args: &LabArgs, rounds: u32, rate: f64) -> anyhow::R
         drill.go_to_wait(None).await?;
         ledger.wait_for(500, PATIENCE).await?;
         moved.extend(drill.moved().await?);
-        let end = drill.go(Some(RequestKind::Abandon { without_green: false })).await?;
+        let end = drill.go(Some(RequestKind::Abandon { without_green: false, by_restore: false })).await?;
         ensure!(matches!(end, Stop::Closed(_)), "a freeze was not taken back: {end:?}");
     }
     let report = ledger.stop().await;

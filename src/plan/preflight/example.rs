@@ -204,6 +204,7 @@ fn input() -> PlanInput {
             peer_url: None,
         },
         standby: None,
+        restore_into: None,
         shadow: None,
         routes: vec![RouteSpec {
             name: "main".to_owned(),

@@ -1,15 +1,19 @@
 //! What the migrations would do to blue while applications work on it, by what the shadow showed, and what the ways back are.
 
-use super::{Look, fine, handled, needs_accept};
+use super::{Look, fine, handled, needs_accept, refused, routes};
 use crate::migrate::{Migration, ShadowReport, StatementReport};
 use crate::plan::figures::{bytes, count, few};
-use crate::plan::{Finding, OnFailure, StepName};
+use crate::plan::{Finding, GreenSurvey, OnFailure, StepName};
 use crate::word::RelationName;
 use std::collections::BTreeMap;
 
 pub(super) fn check(look: &Look<'_>) -> Vec<Finding> {
     let mut findings = vec![loss(), no_pause()];
     findings.extend(consumers(look));
+    if look.input.restore_into.is_some() {
+        findings.extend(way_back_by_restore(look));
+        findings.extend(routes::ways_in(look));
+    }
     if let Ok(shadow) = &look.survey.shadow {
         findings.extend(locks(look, shadow));
         findings.extend(way_back(look, shadow));
@@ -39,6 +43,30 @@ fn loss() -> Finding {
     let how = "a young backup is verified or taken, and a restore point is named, before the first statement. Recovery to that point \
                loses everything that is written after it; `greenlight salvage` finds those rows as long as blue is there";
     handled("point-in-time", "Where the down migrations do not lead back, a restore does.", StepName::Snapshot, how)
+}
+
+/// Where blue is restored to when the change fails, and what that costs.
+fn way_back_by_restore(look: &Look<'_>) -> Vec<Finding> {
+    let GreenSurvey::ToBeMade { problems } = &look.survey.green else { return Vec::new() };
+    let remedy = "empty that place with care, or name another in `green.restore`";
+    let mut findings: Vec<Finding> =
+        problems.iter().map(|problem| refused("restore-place", format!("Blue could not be restored: {problem}."), remedy)).collect();
+    if findings.is_empty() {
+        let how = "seen to be empty and large enough, with a backup and the log to the restore point, before the first migration";
+        findings.push(handled("restore-place", "There is a place for a restored server.", StepName::ArmRestore, how));
+    }
+    if chosen(look).contains(&OnFailure::Restore) {
+        let seen = "A change that fails is taken back by a restore, as the playbook says.";
+        let consequence = "applications work on blue while the restore lasts, and are then moved to the restored server: what they wrote since                            the migrations began is not there. It stays on blue, where `greenlight salvage` finds it";
+        findings.push(needs_accept("restore-loses-writes", seen, consequence));
+    }
+    findings
+}
+
+/// What the playbook says about failures of the migrations and after them.
+fn chosen(look: &Look<'_>) -> [OnFailure; 2] {
+    let of = look.input.on_failure_of;
+    [of.migrate, of.validate].map(|of| of.unwrap_or(look.input.on_failure))
 }
 
 /// What a statement keeps others from.
@@ -168,13 +196,11 @@ fn way_back(look: &Look<'_>, shadow: &ShadowReport) -> Option<Finding> {
     }
     let why = down.map_or("there are none".to_owned(), |down| down.says.clone());
     let seen = format!("The {} of {} do not lead back: {why}.", "down migrations", count(look.pending.len(), "migration"));
-    let of = look.input.on_failure_of;
-    let chosen = [of.migrate, of.validate].map(|of| of.unwrap_or(look.input.on_failure));
-    Some(if chosen.contains(&OnFailure::Rollback) {
+    Some(if chosen(look).contains(&OnFailure::Rollback) {
         let consequence = "a run that fails after the first of them is held for a person, with blue as far migrated as it came";
         needs_accept("down-migrations", seen, consequence)
     } else {
-        fine("down-migrations", format!("{seen} A failed run is held for a person anyway, as the playbook says."))
+        fine("down-migrations", format!("{seen} No failed run is taken back by them, as the playbook says."))
     })
 }
 
@@ -182,7 +208,7 @@ fn way_back(look: &Look<'_>, shadow: &ShadowReport) -> Option<Finding> {
 mod tests {
     use super::super::example::{World, assert_answers};
     use crate::migrate::{DownReport, StatementReport, TableLock, TableWrite};
-    use crate::plan::{Answer, GreenSurvey, OnFailure, Strategy};
+    use crate::plan::{Answer, GreenSurvey, OnFailure, RestoreSpec, Strategy};
     use crate::word::RelationName;
 
     fn world(change: impl FnOnce(&mut World)) -> World {
@@ -258,6 +284,26 @@ mod tests {
         };
         assert_answers(&without(OnFailure::Rollback), "down-migrations", "needs_accept");
         assert_answers(&without(OnFailure::Hold), "down-migrations", "fine");
+    }
+
+    #[test]
+    fn a_way_back_by_restore_needs_a_place_and_a_word() {
+        let restoring = |problems: Vec<String>| {
+            world(|world| {
+                world.input.restore_into = Some(RestoreSpec { host: None, data_dir: "/restored".into() });
+                world.input.on_failure = OnFailure::Restore;
+                world.survey.green = GreenSurvey::ToBeMade { problems };
+            })
+        };
+        let good = restoring(Vec::new());
+        assert_answers(&good, "restore-place", "handled");
+        assert_answers(&good, "restore-loses-writes", "needs_accept");
+        assert_answers(&restoring(vec!["port 5440 is taken on local".to_owned()]), "restore-place", "refused");
+        let by_hand = world(|world| {
+            world.input.restore_into = Some(RestoreSpec { host: None, data_dir: "/restored".into() });
+        });
+        assert_answers(&by_hand, "restore-loses-writes", "none");
+        assert_answers(&world(|_| ()), "restore-place", "none");
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod migration;
 mod objects;
 mod reading;
 mod recovery;
+mod restored;
 mod retention;
 mod roles;
 mod routes;
@@ -45,6 +46,10 @@ pub(super) struct Look<'a> {
 impl<'a> Look<'a> {
     fn is_freeze(&self) -> bool {
         self.input.strategy == Strategy::Freeze
+    }
+
+    fn is_restored(&self) -> bool {
+        self.input.strategy == Strategy::Restored
     }
 
     fn is_in_place(&self) -> bool {
@@ -82,6 +87,10 @@ pub(super) fn check(look: &Look<'_>) -> Vec<Finding> {
     let of_blue_alone = [roles::check, versions::check, recovery::check, migration::check, in_place::check];
     if look.is_in_place() {
         return accept(of_blue_alone.iter().flat_map(|topic| topic(look)).collect(), &look.input.accept);
+    }
+    if look.is_restored() {
+        let of_a_restored_green = [roles::check, versions::check, restored::check];
+        return accept(of_a_restored_green.iter().flat_map(|topic| topic(look)).collect(), &look.input.accept);
     }
     let topics = [
         roles::check,

@@ -1,5 +1,6 @@
 //! Which server is which: blue the primary, green its streaming standby, both free for a run and open to our role.
 
+use super::restored::green_is_restored;
 use super::{Look, fine, handled, needs_accept, refused};
 use crate::plan::{Finding, GreenSurvey, PREFIX, SCHEMA, ServerSurvey, StepName};
 use crate::word::Side;
@@ -10,6 +11,7 @@ const REBUILD: &str =
 pub(super) fn check(look: &Look<'_>) -> Vec<Finding> {
     let mut findings = vec![blue_is_primary(look.blue())];
     match &look.survey.green {
+        GreenSurvey::Standby(green) if look.is_restored() => findings.extend(green_is_restored(look.blue(), green)),
         GreenSurvey::Standby(green) => findings.extend(green_is_standby(look.blue(), green)),
         GreenSurvey::ToBeMade { .. } if look.is_in_place() => {}
         GreenSurvey::ToBeMade { problems } => findings.extend(green_can_be_made(look.blue(), problems)),

@@ -6,12 +6,18 @@ use crate::plan::{Finding, RouteSurvey, ServerSpec, StepName};
 use crate::word::Side;
 
 pub(super) fn check(look: &Look<'_>) -> Vec<Finding> {
+    let mut findings = ways_in(look);
+    findings.extend(peers(look));
+    findings
+}
+
+/// The routes themselves.
+pub(super) fn ways_in(look: &Look<'_>) -> Vec<Finding> {
     let mut findings: Vec<Finding> = look.survey.routes.iter().flat_map(route).collect();
     if look.input.routes.is_empty() {
         let consequence = "applications that are not repointed by somebody else meet a fenced blue after the window";
         findings.push(needs_accept("no-routes", "The playbook names no route.", consequence));
     }
-    findings.extend(peers(look));
     findings
 }
 

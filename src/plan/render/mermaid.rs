@@ -3,7 +3,7 @@ use crate::plan::{Plan, PlannedStep, StepName, Strategy};
 
 /// The steps as a Mermaid flowchart, with gates, commit point, ways back and the point of no return.
 pub fn mermaid(plan: &Plan) -> String {
-    let mut chart = Chart::default();
+    let mut chart = Chart { follows: plan.strategy != Strategy::Restored, ..Chart::default() };
     chart.node("blue", &format!("([\"blue serves: {}\"])", escaped(address(&plan.blue))));
     chart.nodes.push("subgraph before [blue serves all along]".to_owned());
     for (at, step) in plan.steps.iter().enumerate() {
@@ -14,9 +14,14 @@ pub fn mermaid(plan: &Plan) -> String {
     }
     match plan.strategy {
         Strategy::InPlace => chart.node("green", "([\"blue serves, migrated\"])"),
-        Strategy::Sync | Strategy::Freeze => {
+        Strategy::Sync | Strategy::Freeze | Strategy::Restored => {
             chart.node("green", &format!("([\"green serves alone: {}\"])", escaped(address(&plan.green))));
         }
+    }
+    if plan.restore_into.is_some() {
+        let green = escaped(address(&plan.green));
+        chart.nodes.push(format!("restored([\"green serves as blue was before the migrations: {green}\"])"));
+        chart.edges.push("before -. \"failure with `on_failure: restore`, abandon --restore\" .-> restored".to_owned());
     }
     chart.nodes.push("back([\"blue serves, everything is taken back\"])".to_owned());
     chart.edges.push("before -. \"failure, rollback, abandon\" .-> back".to_owned());
@@ -29,6 +34,8 @@ pub fn mermaid(plan: &Plan) -> String {
 struct Chart {
     nodes: Vec<String>,
     edges: Vec<String>,
+    /// Whether the sides follow each other.
+    follows: bool,
     /// The node that the next one follows.
     last: Option<String>,
 }
@@ -52,11 +59,13 @@ impl Chart {
         let title = format!("{number}. {}", step.name);
         match step.name {
             StepName::Window => {
-                self.node(&id, &format!("[\"{title}<br/>pause, fence blue, marker, sequences\"]"));
+                let inside = if self.follows { "pause, fence blue, marker, sequences" } else { "pause, fence blue, sequences" };
+                self.node(&id, &format!("[\"{title}<br/>{inside}\"]"));
                 let again = if gate.is_some() { format!("g{number}") } else { before };
                 self.edges.push(format!("{id} -. \"limit reached, or failed: blue goes on\" .-> {again}"));
                 self.node("commit", "{{\"COMMIT POINT\"}}");
-                self.node("opened", "[\"open green, repoint, resume;<br/>blue follows green\"]");
+                let then = if self.follows { "blue follows green" } else { "blue stays closed for writes" };
+                self.node("opened", &format!("[\"open green, repoint, resume;<br/>{then}\"]"));
             }
             StepName::Soak => {
                 self.node(&id, &format!("[\"{title}\"]"));

@@ -20,14 +20,16 @@ pub fn text(plan: &Plan, all_tables: bool) -> String {
     let mut page = Page { text: String::new(), all_tables };
     page.line(0, &format!("Plan `{}`, run {}", plan.name, plan.run));
     page.line(2, &format!("blue   {}", address(&plan.blue)));
-    if plan.strategy != Strategy::InPlace {
-        page.line(2, &format!("green  {}", address(&plan.green)));
+    match (plan.strategy, &plan.restore_into) {
+        (Strategy::InPlace, None) => {}
+        (Strategy::InPlace, Some(_)) => page.line(2, &format!("green  {}, made only by a restore", address(&plan.green))),
+        _ => page.line(2, &format!("green  {}", address(&plan.green))),
     }
     page.heading("Steps");
     for (at, step) in plan.steps.iter().enumerate() {
         page.step(at + 1, step);
     }
-    if plan.strategy != Strategy::InPlace {
+    if matches!(plan.strategy, Strategy::Sync | Strategy::Freeze) {
         page.heading(if plan.provisional { "Tables, PROVISIONAL" } else { "Tables" });
     }
     if plan.provisional {
@@ -188,6 +190,7 @@ impl Page {
                 "runs the down migrations of what it applied, newest first"
             }
             OnFailure::Rollback => "takes everything back while blue serves, and is held for a person otherwise",
+            OnFailure::Restore => "restores blue to just before the migrations, and moves the applications there",
             OnFailure::Hold => "is held for a person",
         };
         let mut lines = vec![
@@ -201,6 +204,8 @@ impl Page {
                 1,
                 ("lock", format!("waited for {}, {} times more", milliseconds(history.lock_timeout_ms), history.lock_retries)),
             );
+        } else if plan.strategy == Strategy::Restored {
+            lines.insert(0, ("pause", pause(plan)));
         } else {
             lines.splice(0..0, limits_of_a_window(plan));
         }
@@ -229,11 +234,9 @@ impl Page {
     }
 }
 
-/// Of a writer that moves.
-fn limits_of_a_window(plan: &Plan) -> [(&'static str, String); 4] {
-    let wal = bytes(plan.limits.wal_kept_bytes_max);
+fn pause(plan: &Plan) -> String {
     let limit = milliseconds(plan.window.max_pause_ms);
-    let pause = if plan.strategy == Strategy::Freeze {
+    if plan.strategy == Strategy::Freeze {
         format!(
             "what the migrations and the comparison take, {limit} are the limit: then blue is opened again, and green is given up"
         )
@@ -242,9 +245,14 @@ fn limits_of_a_window(plan: &Plan) -> [(&'static str, String); 4] {
             "tens of milliseconds are to be expected, {limit} are the limit: then blue is opened again, and the run waits for its next \
              chance"
         )
-    };
+    }
+}
+
+/// Of a writer that moves to a server that follows.
+fn limits_of_a_window(plan: &Plan) -> [(&'static str, String); 4] {
+    let wal = bytes(plan.limits.wal_kept_bytes_max);
     [
-        ("pause", pause),
+        ("pause", pause(plan)),
         ("lag", format!("under {} before the pause begins", bytes(plan.window.max_lag_bytes))),
         ("WAL kept", format!("at most {wal} by the run's slot on the serving side; then the run gives it up")),
         ("soak", milliseconds(plan.soak.for_secs.saturating_mul(1000))),

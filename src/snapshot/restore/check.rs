@@ -83,7 +83,7 @@ pub async fn check(
             let names = backup.tablespaces.join(", ");
             plan.problems.push(format!("the server has tablespaces ({names}), whose folders a restore would share with it"));
         }
-        look_at_place(store, &mut plan, &backup).await?;
+        look_at_room(store, &mut plan, &backup).await?;
     }
     Ok(plan)
 }
@@ -282,7 +282,30 @@ async fn locate(
     }
 }
 
-async fn look_at_place(store: &dyn SnapshotStore, plan: &mut RestorePlan, backup: &Backup) -> Result<(), PortError> {
+/// Why nothing could be restored into this place, whatever the backup and the point.
+///
+/// # Errors
+/// It could not be looked at.
+pub async fn look_at_place(store: &dyn SnapshotStore, place: &Place) -> Result<Vec<String>, PortError> {
+    let folder = place.data_dir.display();
+    let mut problems = Vec::new();
+    match place.content().await? {
+        Content::Nothing => (),
+        Content::NoParent => problems.push(format!("the folder in which `{folder}` is to be made does not exist")),
+        Content::Other => problems.push(format!("the folder `{folder}` is not empty, and no restore of ours made it")),
+        Content::Ours(_) => problems.push(format!("in `{folder}` is what a restore made: `greenlight restore --discard` removes it")),
+    }
+    if place.host.port_is_taken(place.port).await? {
+        problems.push(format!("port {} is taken on {}", place.port, place.host.spec));
+    }
+    let (program, argument) = store.fetching(&place.host, &place.data_dir);
+    if !place.host.started_with(program, &argument).await?.is_empty() {
+        problems.push(format!("another restore is copying into `{folder}`"));
+    }
+    Ok(problems)
+}
+
+async fn look_at_room(store: &dyn SnapshotStore, plan: &mut RestorePlan, backup: &Backup) -> Result<(), PortError> {
     let place = plan.place.clone();
     let folder = place.data_dir.display().to_string();
     if !place.data_dir.is_absolute() {

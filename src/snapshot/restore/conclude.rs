@@ -2,8 +2,10 @@
 
 use super::configure::UNTIL_PROMOTED;
 use super::place::{Marker, Place, State};
+use crate::postgres::sweep;
 use crate::snapshot::SnapshotStore;
 use crate::word::{Endpoint, PortError};
+use tokio_postgres::types::Type;
 
 /// Opens the restored server for writing, on a timeline of its own. Repeatable.
 ///
@@ -29,6 +31,15 @@ pub async fn promote(place: &Place, like: &Endpoint) -> Result<(), PortError> {
     let rows = session.change("promote it", sql, &[]).await?;
     if !rows.first().is_some_and(|row| row.get(0)) {
         return Err(PortError::uncertain("see the restored server promoted within 55 s"));
+    }
+    let sql = "SELECT EXISTS (SELECT FROM pg_file_settings WHERE name = $1 AND sourcefile LIKE '%postgresql.auto.conf')";
+    let rows = session.read("look whether it is set for a recovery", sql, &[(&UNTIL_PROMOTED[0], Type::TEXT)]).await?;
+    if rows.first().is_some_and(|row| row.get(0)) {
+        // What runs had made came with the copy, claim and fence among it. Those runs work on the server, and not here.
+        let at = place.endpoint(like);
+        for leftover in sweep::list(&at).await? {
+            sweep::remove(&at, &leftover).await?;
+        }
     }
     for setting in UNTIL_PROMOTED {
         session.batch(&format!("reset `{setting}`"), &format!("ALTER SYSTEM RESET {setting}")).await?;

@@ -13,7 +13,7 @@ mod configure;
 mod place;
 mod recover;
 
-pub use check::{RestorePlan, check};
+pub use check::{RestorePlan, check, look_at_place};
 pub use conclude::{discard, promote};
 pub use place::{Marker, Place, State};
 pub use recover::{Restored, recover};

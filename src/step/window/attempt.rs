@@ -1,6 +1,6 @@
 //! One try: pause, fence, marker and sequences side by side, flush, the commit point, open, repoint, resume.
 
-use super::freeze;
+use super::{Way, freeze, restored};
 use super::safety::{self, By};
 use crate::postgres::{Fence, FenceProbe, Server, sequences_behind};
 use crate::run::{Fact, WindowPhase};
@@ -26,8 +26,12 @@ pub(super) async fn open(cx: &mut StepContext<'_>, to: Side) -> Result<Option<St
     cx.learn(opened).await?;
     let mut watch = StopWatch::new(cx);
     crate::failpoint!("window-opened");
-    let freezes = super::freezes(cx, to);
-    let tried = if freezes { freeze::until_commit(cx, &mut watch).await } else { until_commit(cx, to, &mut watch).await };
+    let way = super::way(cx, to);
+    let tried = match way {
+        Way::Follows => until_commit(cx, to, &mut watch).await,
+        Way::Freezes => freeze::until_commit(cx, &mut watch).await,
+        Way::Restored => restored::until_commit(cx, &mut watch).await,
+    };
     let follow_from = match tried {
         Ok(lsn) => lsn,
         // What a freeze learns on its way. The guard makes it safe, or whoever has the journal.
@@ -35,7 +39,7 @@ pub(super) async fn open(cx: &mut StepContext<'_>, to: Side) -> Result<Option<St
         Err(error) => {
             let reason = error.chain();
             safety::make_safe(cx, &reason, By::Coordinator).await?;
-            if freezes && (cx.run().fork_point().is_some() || error.failure == Failure::Refused) {
+            if way == Way::Freezes && (cx.run().fork_point().is_some() || error.failure == Failure::Refused) {
                 // Blue serves again. Green has left its history, or will be refused again.
                 return Err(PortError { failure: Failure::Refused, ..error });
             }
@@ -129,7 +133,11 @@ pub(super) async fn is_tight(old: &Arc<dyn Server>, from: Side) -> Result<(), Po
 }
 
 /// Sets the sequences of `new`, and reads them back: one that is behind would give numbers that rows have already.
-async fn sequences_moved(cx: &StepContext<'_>, old: &Arc<dyn Server>, new: &Arc<dyn Server>) -> Result<(), PortError> {
+pub(super) async fn sequences_moved(
+    cx: &StepContext<'_>,
+    old: &Arc<dyn Server>,
+    new: &Arc<dyn Server>,
+) -> Result<(), PortError> {
     let wanted = old.sequences().await?;
     new.set_sequences(&wanted, cx.plan.window.sequence_margin).await?;
     let behind = sequences_behind(&wanted, &new.sequences().await?);

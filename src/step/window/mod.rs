@@ -7,6 +7,7 @@
 mod attempt;
 mod freeze;
 mod prepare;
+mod restored;
 mod safety;
 mod settle;
 
@@ -46,7 +47,10 @@ impl Step for Window {
         if cx.run().open_window().is_none() && cx.run().serving() == Side::Blue && !has_moved(cx) {
             return Ok(Progress::Done);
         }
-        let result = if cx.run().without_green { safety::leave_green(cx).await } else { go(cx, Side::Blue).await };
+        if cx.run().without_green {
+            return leave_green(cx).await;
+        }
+        let result = go(cx, Side::Blue).await;
         unsure_inside_a_window(cx, result)
     }
 }
@@ -69,9 +73,35 @@ fn has_moved(cx: &StepContext<'_>) -> bool {
     cx.run().follow_from().is_some()
 }
 
-/// Whether the way to `to` is through a freeze: green is still blue's standby then, and will be migrated in the pause.
-fn freezes(cx: &StepContext<'_>, to: Side) -> bool {
-    to == Side::Green && cx.plan.strategy == Strategy::Freeze
+/// How the side that is to serve comes by what the other has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// It follows, row by row.
+    Follows,
+    /// It is the other's standby still, and is migrated in the pause.
+    Freezes,
+    /// It does not: it is what a backup was restored to.
+    Restored,
+}
+
+fn way(cx: &StepContext<'_>, to: Side) -> Way {
+    match (cx.plan.strategy, to) {
+        (Strategy::Sync, _) | (Strategy::Freeze, Side::Blue) => Way::Follows,
+        (Strategy::Freeze, Side::Green) => Way::Freezes,
+        (Strategy::InPlace | Strategy::Restored, _) => Way::Restored,
+    }
+}
+
+/// Moves the writer to a restored green, and leaves blue closed for writes.
+pub(super) async fn to_restored(cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
+    let result = go(cx, Side::Green).await;
+    unsure_inside_a_window(cx, result)
+}
+
+/// Blue serves again without asking green, by a person's word.
+pub(super) async fn leave_green(cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
+    let result = safety::leave_green(cx).await;
+    unsure_inside_a_window(cx, result)
 }
 
 /// Whatever an error inside an open window says of itself, clients may be waiting: the next call, soon, makes it safe.
@@ -93,7 +123,11 @@ async fn go(cx: &mut StepContext<'_>, to: Side) -> Result<Progress, PortError> {
                 return Ok(progress);
             }
         }
-        let why_not = if freezes(cx, to) { prepare::look_before_freeze(cx).await? } else { prepare::look(cx, to).await? };
+        let why_not = match way(cx, to) {
+            Way::Follows => prepare::look(cx, to).await?,
+            Way::Freezes => prepare::look_before_freeze(cx).await?,
+            Way::Restored => restored::look(cx).await?,
+        };
         if let Some(why_not) = why_not {
             return Ok(Progress::NotYet { poll_after: Duration::from_secs(1), note: why_not });
         }
@@ -102,8 +136,9 @@ async fn go(cx: &mut StepContext<'_>, to: Side) -> Result<Progress, PortError> {
             return Ok(Progress::NotYet { poll_after: pause_between(failed_in_a_row(cx)), note });
         }
     }
-    if to == Side::Blue && cx.plan.strategy == Strategy::Freeze {
-        return settle::leave_green_fenced(cx).await;
+    match cx.plan.strategy {
+        Strategy::Freeze if to == Side::Blue => settle::leave_green_fenced(cx).await,
+        Strategy::Sync | Strategy::Freeze => settle::follow_back(cx, to).await,
+        Strategy::InPlace | Strategy::Restored => restored::settle(cx).await,
     }
-    settle::follow_back(cx, to).await
 }

@@ -68,14 +68,14 @@ pub(super) async fn look_before_freeze(cx: &mut StepContext<'_>) -> Result<Optio
     Ok((behind > most).then(|| format!("green's replay to come within {most} bytes of blue")))
 }
 
-async fn connect(cx: &StepContext<'_>) -> Result<(), PortError> {
+pub(super) async fn connect(cx: &StepContext<'_>) -> Result<(), PortError> {
     cx.ports.blue.connect().await?;
     cx.ports.green.connect().await?;
     futures_util::future::try_join_all(cx.ports.routes.iter().map(|route| route.router.connect())).await?;
     Ok(())
 }
 
-async fn routes_ready(cx: &mut StepContext<'_>, from: Side) -> Result<Option<String>, PortError> {
+pub(super) async fn routes_ready(cx: &mut StepContext<'_>, from: Side) -> Result<Option<String>, PortError> {
     for route in cx.ports.routes.clone() {
         let state = route.router.observe().await?;
         if state.points_at != *route.target(from) {
@@ -93,7 +93,7 @@ async fn routes_ready(cx: &mut StepContext<'_>, from: Side) -> Result<Option<Str
     Ok(None)
 }
 
-async fn fences_ready(cx: &StepContext<'_>, from: Side, to: Side) -> Result<Option<String>, PortError> {
+pub(super) async fn fences_ready(cx: &StepContext<'_>, from: Side, to: Side) -> Result<Option<String>, PortError> {
     let (old, new) = (cx.server(from), cx.server(to));
     old.ensure_fence_installed().await?;
     new.ensure_fence_installed().await?;
@@ -134,7 +134,7 @@ async fn blue_drift(cx: &StepContext<'_>) -> Result<Option<String>, PortError> {
     Ok((now != planned).then(why))
 }
 
-async fn transactions(cx: &StepContext<'_>, from: Side) -> Result<Option<String>, PortError> {
+pub(super) async fn transactions(cx: &StepContext<'_>, from: Side) -> Result<Option<String>, PortError> {
     let server = cx.server(from);
     let prepared = server.prepared_transactions().await?;
     if !prepared.is_empty() {

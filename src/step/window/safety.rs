@@ -1,7 +1,7 @@
 //! An open window is made safe: before the commit point back, after it forward. Used by the coordinator when a try fails,
 //! by one that takes the run over, and by the guard. Every call in here can be repeated.
 
-use super::settle;
+use super::{Way, settle};
 use crate::postgres::Fence;
 use crate::run::Fact;
 use crate::step::{Progress, StepContext};
@@ -34,7 +34,7 @@ pub async fn make_safe(cx: &mut StepContext<'_>, why: &str, by: By) -> Result<()
         route.router.resume().await
     });
     results.extend(join_all(routes).await);
-    if !moved && !super::freezes(cx, window.to) {
+    if !moved && super::way(cx, window.to) == Way::Follows {
         // A side that is lost must not keep the window open; before the next one its flow is looked at anyway.
         if let Err(error) = cx.ports.server(window.to).ensure_subscribed(cx.plan.names.flow_from(serving)).await {
             tracing::warn!(error = %error.chain(), "{} does not follow {serving} yet", window.to);

@@ -99,7 +99,7 @@ pub(super) async fn restore_blue(cx: &mut StepContext<'_>) -> Result<(), PortErr
 }
 
 /// Read through each route which server answers, before the run believes it.
-async fn routes_answer(cx: &StepContext<'_>, serving: Side) -> Result<(), PortError> {
+pub(super) async fn routes_answer(cx: &StepContext<'_>, serving: Side) -> Result<(), PortError> {
     let expected = cx.ports.server(serving).signature().await?;
     for route in &cx.ports.routes {
         let answer = route.router.who_answers().await?;
