@@ -36,8 +36,7 @@ impl Step for AttachRestored {
             give_green_up(cx).await?;
             return Ok(Progress::Done);
         }
-        // As it was: nobody is led there.
-        cx.ports.green.ensure_fence(Fence::Open).await?;
+        // With the claim go the fence's triggers: it is as it was, and nobody is led there.
         cx.ports.green.ensure_unclaimed().await?;
         Ok(Progress::Done)
     }

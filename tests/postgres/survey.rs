@@ -39,6 +39,7 @@ fn plan(blue: ServerSurvey, green: ServerSurvey) -> Plan {
         blue: url("127.0.0.1:1"),
         green: url("127.0.0.1:2"),
         standby: None,
+        restore_into: None,
         shadow: None,
         routes: Vec::new(),
         window: WindowSpec {

@@ -4,7 +4,7 @@ use crate::{
     fault::Call,
     plan::MAX_PAUSE,
     script::Trouble,
-    world::{MS, Node, SECOND, World},
+    world::{MS, Node, SECOND, What, World},
 };
 use greenlight::{
     plan::{PlannedStep, Reversal, Strategy},
@@ -31,8 +31,7 @@ impl World {
 
     /// What an application saw committed is there wherever it is let write.
     pub(crate) fn check_before_write(&mut self, side: Side) {
-        let given_up = if side == Side::Blue { self.given_up } else { 0 };
-        let missing = self.acknowledged - given_up - self.nodes[side as usize].rows.count;
+        let missing = self.acknowledged - self.given_up[side as usize] - self.nodes[side as usize].rows.count;
         if missing > 0 {
             self.violated(format!("{side} is open for writes, and {missing} acknowledged rows are not there"));
         }
@@ -97,7 +96,7 @@ impl World {
 
     /// The standby is not thrown away with rows that only it has.
     pub(crate) fn check_removal(&mut self) {
-        if self.nodes[Side::Blue as usize].rows.count + self.given_up < self.acknowledged {
+        if self.nodes[Side::Blue as usize].rows.count + self.given_up[Side::Blue as usize] < self.acknowledged {
             self.violated("green is removed with rows that blue has not");
         }
     }
@@ -182,9 +181,13 @@ impl World {
             self.violated("a second commit point of one window, or one outside any");
         }
         if self.run.without_green {
-            self.given_up = self.acknowledged - self.nodes[Side::Blue as usize].rows.count;
+            self.given_up[Side::Blue as usize] = self.acknowledged - self.nodes[Side::Blue as usize].rows.count;
             self.outcast_green = true;
             return;
+        }
+        let restored = matches!(self.plan.strategy, Strategy::InPlace | Strategy::Restored);
+        if restored {
+            self.check_restored();
         }
         let [old, new] = [to.other(), to].map(|side| &self.nodes[side as usize]);
         let problem = if old.has_prepared {
@@ -193,13 +196,13 @@ impl World {
             Some("a schema is not what was planned at the commit point")
         } else if old.accepts_writes() || new.accepts_writes() {
             Some("applications can write at the commit point")
-        } else if new.rows.count < self.acknowledged {
+        } else if !restored && new.rows.count < self.acknowledged {
             Some("not everything has arrived at the commit point")
         } else if new.sequence < old.sequence || (new.sequence == old.sequence && self.plan.strategy == Strategy::Sync) {
             Some("a sequence is behind at the commit point")
         } else if self.differs {
             Some("the sides differ at the commit point")
-        } else if to == Side::Green && (new.migrated != 0b11 || new.inherited_runs) {
+        } else if to == Side::Green && !restored && (new.migrated != 0b11 || new.inherited_runs) {
             Some("green is not ready at the commit point")
         } else if old.read_only_default || new.read_only_default {
             Some("a server is read-only by default at the commit point")
@@ -209,6 +212,22 @@ impl World {
         if let Some(problem) = problem {
             self.violated(problem);
         }
+    }
+
+    /// The writer moves to a restored green, which has everything up to the point, and nothing later.
+    fn check_restored(&mut self) {
+        let [blue, green] = &self.nodes;
+        let until = blue.restore_point.filter(|_| self.plan.strategy == Strategy::InPlace).unwrap_or(3);
+        let rows = blue.log[..until].iter().filter(|entry| matches!(entry.what, What::Row { .. })).count();
+        let fence_stands = green.fence_installed && green.fence_closed;
+        if green.rows.count as usize != rows || green.migrated != 0 {
+            self.violated("green is not what blue was at the point");
+        } else if !fence_stands || green.read_only_default {
+            self.violated("green is open, or read-only by default, at the commit point");
+        }
+        let green = self.node(Side::Green);
+        green.is_unknown = false;
+        self.given_up[Side::Green as usize] = self.acknowledged - self.nodes[Side::Green as usize].rows.count;
     }
 
     /// How many windows have moved the writer to green.
@@ -254,20 +273,24 @@ impl World {
 
     pub(crate) fn check_end(&mut self, outcome: Outcome) {
         let in_place = self.plan.strategy == Strategy::InPlace;
-        let serving = if outcome == Outcome::Completed && !in_place { Side::Green } else { Side::Blue };
+        let by_restore = self.plan.strategy == Strategy::Restored || (in_place && outcome == Outcome::RolledBack && self.run.by_restore);
+        let moved = (outcome == Outcome::Completed && !in_place) || (by_restore && self.moves_to_green() > 0 && !self.run.without_green);
+        let serving = if moved { Side::Green } else { Side::Blue };
         if self.run.serving() != serving {
             self.violated(format!("the run ended {outcome:?} and does not serve from {serving}"));
         }
         self.check_serves(serving);
         self.check_before_write(serving);
         let without_green = self.run.without_green;
-        let mut left = self.left_on(Side::Blue);
+        // A damaged blue is kept, closed.
+        let mut left = if by_restore && serving == Side::Green { Vec::new() } else { self.left_on(Side::Blue) };
         if !without_green {
             left.extend(self.left_on(Side::Green));
         }
         let [blue, green] = &self.nodes;
         let problem = match outcome {
             _ if !left.is_empty() => Some(format!("left behind: {}", left.join(", "))),
+            _ if by_restore && serving == Side::Green => self.unlike_a_damaged_blue(),
             Outcome::Completed if in_place && blue.migrated != 0b11 => Some("blue is not migrated".to_owned()),
             Outcome::RolledBack if blue.migrated != 0 => Some("blue is left migrated".to_owned()),
             Outcome::Completed if in_place => None,
@@ -286,6 +309,14 @@ impl World {
         if let Some(problem) = problem {
             self.violated(problem);
         }
+    }
+
+    fn unlike_a_damaged_blue(&self) -> Option<String> {
+        let blue = &self.nodes[Side::Blue as usize];
+        if !(blue.allow_connections && blue.fence_installed && blue.fence_closed) {
+            return Some("blue is not readable, or not closed for writes".to_owned());
+        }
+        (!self.says_left_behind(Side::Blue)).then(|| "nobody says that blue is kept".to_owned())
     }
 
     fn green_could_be_taken_for_a_primary(&self) -> bool {

@@ -19,6 +19,7 @@ mod journal;
 mod lasting;
 mod plan;
 mod ports;
+mod restores;
 mod script;
 mod seeds;
 mod server;

@@ -4,7 +4,7 @@ use greenlight::{
     migrate::Migration,
     plan::{
         Answer, Finding, Gate, HistorySpec, HostSpec, LimitsSpec, LongTransactions, Names, OnFailure, Plan, PlannedStep,
-        RetentionSpec, Reversal, SchemaWork, ServerSpec, SnapshotSpec, SoakSpec, StandbySpec, StepName, StoreSpec, Strategy,
+        RestoreSpec, RetentionSpec, Reversal, SchemaWork, ServerSpec, SnapshotSpec, SoakSpec, StandbySpec, StepName, StoreSpec, Strategy,
         ValidateSpec, WindowSpec,
     },
     route::Target,
@@ -40,6 +40,8 @@ pub(crate) struct PlanKind {
     pub(crate) fails_at: Option<u8>,
     /// In place, whether the migrations have a way back.
     pub(crate) has_downs: bool,
+    /// In place, whether the playbook names a place for a restored server.
+    pub(crate) restores: bool,
     /// There was no shadow before the run, and this comes of the trial on green.
     pub(crate) trial: Option<Trial>,
 }
@@ -64,8 +66,16 @@ impl Default for PlanKind {
             reads_on_blue: false,
             fails_at: None,
             has_downs: true,
+            restores: false,
             trial: None,
         }
+    }
+}
+
+impl PlanKind {
+    /// Green is there before the run, as blue's standby.
+    pub(crate) fn has_standby(self) -> bool {
+        !self.makes_standby && !self.restores && self.strategy != Strategy::Restored
     }
 }
 
@@ -111,16 +121,17 @@ pub(crate) fn plan(kind: PlanKind) -> Plan {
         names: Names::new(&run),
         steps: steps(kind),
         tables: vec![if kind.trial.is_some() { whole_table() } else { table() }],
-        migrations: ["0001", "0002"].map(|version| migration(version, kind)).to_vec(),
+        migrations: migrations(kind),
         blue_fingerprint: schema(BLUE_SCHEMA),
         green_fingerprint: kind.trial.is_none().then(|| schema(GREEN_SCHEMA)),
         findings: Vec::new(),
         inherited_subscriptions: vec![INHERITED.to_owned()],
-        green_physical_slot: (!kind.makes_standby).then(|| PHYSICAL_SLOT.to_owned()),
+        green_physical_slot: kind.has_standby().then(|| PHYSICAL_SLOT.to_owned()),
         sync_triggers: Vec::new(),
         provisional: kind.trial.is_some(),
         basis: None,
         standby,
+        restore_into: kind.restores.then(|| RestoreSpec { host: None, data_dir: "/restored".into() }),
         run,
     }
 }
@@ -153,6 +164,7 @@ fn steps(kind: PlanKind) -> Vec<PlannedStep> {
     let line = [
         (Snapshot, Nothing),
         (PrepareBlue, Revert),
+        (AttachRestored, Revert),
         (CreateStandby, Revert),
         (PublishBlue, Revert),
         (AttachGreen, Revert),
@@ -167,6 +179,7 @@ fn steps(kind: PlanKind) -> Vec<PlannedStep> {
         (Window, Revert),
         (Soak, Nothing),
         (Finish, PointOfNoReturn),
+        (ArmRestore, Nothing),
         (MigrateBlue, Revert),
         (ValidateBlue, Nothing),
         (ReleaseBlue, PointOfNoReturn),
@@ -174,7 +187,10 @@ fn steps(kind: PlanKind) -> Vec<PlannedStep> {
     let planned = |(name, reversal)| PlannedStep {
         name,
         reversal,
-        gate: Gate { approval: matches!(name, Window | MigrateBlue), ..Gate::default() },
+        gate: Gate {
+            approval: name == Window || (name == PrepareBlue && kind.strategy == Strategy::InPlace),
+            ..Gate::default()
+        },
         attempts_max: 3,
         backoff_ms: 500,
         on_failure: None,
@@ -185,10 +201,13 @@ fn steps(kind: PlanKind) -> Vec<PlannedStep> {
     let is_there = |name: &StepName| match name {
         CreateStandby => kind.makes_standby,
         ShadowGreen => kind.trial.is_some(),
-        Snapshot => kind.strategy != Strategy::Sync,
+        Snapshot => matches!(kind.strategy, Strategy::Freeze | Strategy::InPlace),
+        ArmRestore => kind.restores,
+        AttachRestored => kind.strategy == Strategy::Restored,
         ArmFreeze => kind.strategy == Strategy::Freeze,
         MigrateBlue | ValidateBlue | ReleaseBlue => kind.strategy == Strategy::InPlace,
-        Window | Soak | Finish => kind.strategy != Strategy::InPlace,
+        Window | Finish => kind.strategy != Strategy::InPlace,
+        Soak => matches!(kind.strategy, Strategy::Sync | Strategy::Freeze),
         PublishBlue | AttachGreen | SubscribeGreen | NarrowFlow | MigrateGreen | WarmGreen | ArmReverse | ValidateGreen => {
             kind.strategy == Strategy::Sync
         }
@@ -227,6 +246,11 @@ fn table() -> TableFlow {
         identity: ReplicaIdentity::Default,
     };
     TableFlow { table: RelationName::new("public", "orders"), flow: Flow::Both(shared), verdict: Verdict::Lossless }
+}
+
+fn migrations(kind: PlanKind) -> Vec<Migration> {
+    let versions: &[&str] = if kind.strategy == Strategy::Restored { &[] } else { &["0001", "0002"] };
+    versions.iter().map(|version| migration(version, kind)).collect()
 }
 
 fn migration(version: &str, kind: PlanKind) -> Migration {

@@ -12,7 +12,7 @@ use greenlight::{
     plan::{Plan, SchemaWork, Strategy},
     provider::{CopyProgress, Provider, StandbyState},
     route::{RouteState, Router, Target},
-    snapshot::{ArchiveProof, Basis, Snapshots},
+    snapshot::{ArchiveProof, Basis, Snapshots, Stands},
     step::{Guard, Ports, Route},
     validate::{Difference, Findings, Progress, Validator},
     word::{Clock, Failure, Lsn, PortError, Side, Timestamp},
@@ -36,7 +36,7 @@ pub(crate) fn ports(world: &Shared, process: usize) -> Ports {
         blue: server(Side::Blue),
         green: server(Side::Green),
         routes: (0..routes).map(route).collect(),
-        snapshots: (plan.strategy != Strategy::Sync).then(|| Arc::new(FakeSnapshots(one())) as Arc<dyn Snapshots>),
+        snapshots: matches!(plan.strategy, Strategy::Freeze | Strategy::InPlace).then(|| Arc::new(FakeSnapshots(one())) as Arc<dyn Snapshots>),
         green_snapshots: plan.green_snapshot.is_some().then(|| Arc::new(FakeSnapshots(one())) as Arc<dyn Snapshots>),
         provider: plan.standby.is_some().then(|| Arc::new(FakeProvider(one())) as Arc<dyn Provider>),
         migrator: Arc::new(FakeMigrator {
@@ -356,7 +356,7 @@ impl Validator for FakeValidator {
         let equal = Findings { differences: Vec::new(), tables: 1, rows: 1 };
         let look = |world: &World| {
             let [blue, green] = &world.nodes;
-            if !blue.up || !green.up {
+            if !blue.up || !(green.up || world.plan.strategy == Strategy::InPlace) {
                 return Err(call.error(Failure::Transient));
             }
             let broken = green.subscriptions.iter().flatten().any(|subscription| subscription.stuck.is_some());
@@ -408,6 +408,55 @@ impl Snapshots for FakeSnapshots {
             .world
             .change(call, move |world, _| world.node(Side::Blue).up.then_some(proof).ok_or(call.error(Failure::Transient)))
             .await
+    }
+
+    async fn ensure_restorable(&self, _: &str, lsn: Lsn) -> Result<(), PortError> {
+        let call = self.0.call("snapshots: ensure_restorable", None, Kind::Read);
+        let look = |world: &World| {
+            let point = world.nodes[Side::Blue as usize].restore_point;
+            assert!(point.is_some_and(|point| point as u64 <= lsn.0));
+            Ok(())
+        };
+        self.0.world.read(call, look).await
+    }
+
+    async fn restore(&self, _: &str, progress: greenlight::snapshot::Progress<'_>) -> Result<Option<Stands>, PortError> {
+        progress("copying", 1, 2);
+        self.touch("snapshots: restore", |world, part| {
+            if world.standby == StandbyState::Running && !world.nodes[Side::Green as usize].in_recovery {
+                return Ok(None);
+            }
+            if part == Part::Whole && world.standby != StandbyState::Running {
+                world.restore_green();
+            }
+            Ok(Some(Stands { place: "/restored".to_owned(), replayed: Lsn(1), last_commit: None }))
+        })
+        .await
+    }
+
+    async fn promote_restored(&self) -> Result<(), PortError> {
+        let call = self.0.call("snapshots: promote", Some(Side::Green), Kind::Change);
+        self.0
+            .world
+            .change(call, move |world, _| {
+                let green = world.node(Side::Green);
+                if !green.up {
+                    return Err(call.error(Failure::Transient));
+                }
+                (green.in_recovery, green.timeline) = (false, 2);
+                Ok(())
+            })
+            .await
+    }
+}
+
+impl FakeSnapshots {
+    async fn touch<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        effect: impl FnOnce(&mut World, Part) -> Result<T, PortError> + Send + 'static,
+    ) -> Result<T, PortError> {
+        self.0.world.change(self.0.call(name, None, Kind::TouchInParts), effect).await
     }
 }
 

@@ -204,7 +204,7 @@ impl World {
             self.tell(|| "green goes down".to_owned());
         }
         self.tell(|| "the person abandons the run".to_owned());
-        RequestKind::Abandon { without_green: self.person.script.without_green }
+        RequestKind::Abandon { without_green: self.person.script.without_green, by_restore: false }
     }
 
     /// The person leaves the run as it stands: held.

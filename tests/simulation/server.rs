@@ -183,7 +183,9 @@ impl Server for FakeServer {
                 let now = world.now;
                 let node = world.reach_mut(call, Inside)?;
                 node.append(now, What::Other);
-                Ok(lsn(node.log.len()))
+                let at = node.log.len();
+                node.restore_point.get_or_insert(at);
+                Ok(lsn(at))
             })
             .await
     }

@@ -12,7 +12,7 @@ use crate::{
 };
 use greenlight::{
     journal::MemoryJournal,
-    plan::Plan,
+    plan::{Plan, Strategy},
     provider::StandbyState,
     run::Run,
     word::{Side, Timestamp},
@@ -135,6 +135,10 @@ pub(crate) struct Node {
     pub(crate) has_stubborn_sequences: bool,
     /// The scratch database of a trial is there.
     pub(crate) has_scratch: bool,
+    /// Of a restored server: no application knows of it before the writer moved there.
+    pub(crate) is_unknown: bool,
+    /// The first restore point, by how much of the log it comes after.
+    pub(crate) restore_point: Option<usize>,
 }
 
 impl Node {
@@ -171,13 +175,28 @@ impl Node {
             has_prepared: false,
             has_stubborn_sequences: false,
             has_scratch: false,
+            is_unknown: false,
+            restore_point: None,
         }
     }
 
     /// Whether an application's write is accepted.
     pub(crate) fn accepts_writes(&self) -> bool {
         let fenced = !self.allow_connections || (self.fence_installed && self.fence_closed);
-        self.up && !self.in_recovery && !self.read_only_default && (!fenced || self.leaks)
+        self.up && !self.in_recovery && !self.read_only_default && !self.is_unknown && (!fenced || self.leaks)
+    }
+
+    /// Everything that this log says.
+    fn take_log(&mut self, log: &[Entry]) {
+        self.log = log.to_vec();
+        self.replayed = log.len();
+        for entry in log {
+            match entry.what {
+                What::Row { id, .. } => self.sequence += i64::from(self.rows.insert(id)),
+                What::Marker(value) => self.marker = Some(value),
+                What::Other => {}
+            }
+        }
     }
 
     pub(crate) fn append(&mut self, at: u64, what: What) {
@@ -223,8 +242,9 @@ pub(crate) struct World {
     pub(crate) guard: Option<StandingGuard>,
     /// Acknowledged rows; each one's number is its place in this count.
     pub(crate) acknowledged: u32,
-    /// Rows that blue does not have, by a person's word (`abandon --without-green`).
-    pub(crate) given_up: u32,
+    /// Rows that a side does not have: of blue by a person's word (`abandon --without-green`), of a restored green because they came
+    /// after the point.
+    pub(crate) given_up: [u32; 2],
     pub(crate) outcast_green: bool,
     pub(crate) client_errors: u32,
 
@@ -287,18 +307,30 @@ impl World {
         let plan = plan::plan(kind);
         let (mut blue, mut green) = (Node::new(Side::Blue), Node::new(Side::Green));
         green.in_recovery = true;
-        blue.physical_slot = !kind.makes_standby;
-        green.up = !kind.makes_standby;
+        blue.physical_slot = kind.has_standby();
+        green.up = !kind.makes_standby && !kind.restores;
+        let mut acknowledged = 0;
+        if kind.strategy == Strategy::Restored {
+            // By hand, to before some rows that blue has.
+            (green.in_recovery, green.timeline, green.is_unknown) = (false, 2, true);
+            for id in 0..5 {
+                blue.append(0, What::Row { id, whole: true });
+                blue.rows.insert(id);
+                blue.sequence += 1;
+            }
+            acknowledged = 5;
+            green.take_log(&blue.log[..3]);
+        }
         let route = || RouteFake { points_at: Side::Blue, paused_since: None, settled: false, is_stubborn: false };
         World {
             now: 0,
             lag: 4 * MS,
             nodes: [blue, green],
-            standby: if kind.makes_standby { StandbyState::Absent } else { StandbyState::Running },
+            standby: if kind.makes_standby || kind.restores { StandbyState::Absent } else { StandbyState::Running },
             routes: (0..kind.routes).map(|_| route()).collect(),
             guard: None,
-            acknowledged: 0,
-            given_up: 0,
+            acknowledged,
+            given_up: [0; 2],
             outcast_green: false,
             client_errors: 0,
             run: Run::new(plan.steps.len()),
@@ -455,6 +487,9 @@ impl World {
         if !(green.in_recovery && green.up && blue.up) {
             return;
         }
+        if green.is_unknown {
+            return;
+        }
         while blue.log.get(green.replayed).is_some_and(|entry| entry.at + lag <= now) {
             green.replayed += 1;
         }
@@ -477,14 +512,7 @@ impl World {
         }
         green.in_recovery = false;
         green.timeline = 2;
-        green.log = blue.log[..green.replayed].to_vec();
-        for entry in &green.log {
-            match entry.what {
-                What::Row { id, .. } => _ = green.rows.insert(id),
-                What::Marker(value) => green.marker = Some(value),
-                What::Other => {}
-            }
-        }
+        green.take_log(&blue.log[..green.replayed]);
         green.claimed = blue.claimed;
         green.publications = blue.publications;
         green.fence_installed = blue.fence_installed;
@@ -498,6 +526,16 @@ impl World {
         if self.trouble_at_promotion == Some(Trouble::Leak(Side::Green)) {
             (green.leaks, self.outcast_green) = (true, true);
         }
+    }
+
+    /// Blue's backup is restored to its restore point, and stands there.
+    pub(crate) fn restore_green(&mut self) {
+        let point = self.nodes[Side::Blue as usize].restore_point.unwrap();
+        let blue = &self.nodes[Side::Blue as usize];
+        let mut green = Node { in_recovery: true, is_unknown: true, ..Node::new(Side::Green) };
+        green.take_log(&blue.log[..point]);
+        self.nodes[Side::Green as usize] = green;
+        self.standby = StandbyState::Running;
     }
 
     /// A new standby, that has replayed nothing yet.
