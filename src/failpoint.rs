@@ -30,6 +30,8 @@ pub const NAMES: &[&str] = &[
     "restore-claimed",
     "restore-fetched",
     "restore-started",
+    "restored",
+    "restored-promoted",
 ];
 
 /// Does what the environment says for this place.

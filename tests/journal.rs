@@ -347,7 +347,10 @@ async fn a_journal_of_format_1_is_read_and_its_run_goes_on() {
     let lease = journal.lease(&run).await.unwrap().unwrap();
     assert_eq!((lease.epoch, lease.holder.as_str(), lease.free), (1, "pid 4711 on db-admin-1", false));
     assert_eq!(journal.request_answer(&run, 1).await.unwrap().as_deref(), Some("approved"));
-    assert_eq!(journal.open_requests(&run).await.unwrap()[0].kind, RequestKind::Abandon { without_green: true, by_restore: false });
+    assert_eq!(
+        journal.open_requests(&run).await.unwrap()[0].kind,
+        RequestKind::Abandon { without_green: true, by_restore: false }
+    );
     assert_eq!(journal.progress(&run).await.unwrap().as_deref(), Some("comparing public.orders"));
 
     let epoch = journal.take_lease(&run, "us", TTL, false, at(3600)).await.unwrap();
@@ -368,7 +371,10 @@ async fn the_fixture_of_the_present_format_can_be_written() {
     }
     let approve = journal.file_request(&run, "ada", Some("all green"), &RequestKind::Approve, at(5)).await.unwrap();
     journal.answer_request(&run, approve, "approved").await.unwrap();
-    journal.file_request(&run, "bob", None, &RequestKind::Abandon { without_green: true, by_restore: false }, at(6)).await.unwrap();
+    journal
+        .file_request(&run, "bob", None, &RequestKind::Abandon { without_green: true, by_restore: false }, at(6))
+        .await
+        .unwrap();
     journal.set_progress(&run, "comparing public.orders").await.unwrap();
     drop(journal);
     let file = rusqlite::Connection::open(dir.path().join(FILE)).unwrap();
@@ -603,7 +609,13 @@ fn events_of_format_1() -> Vec<Event> {
         Event::StepReverted { step },
         Event::GateReached { step, waits_for: text("an approval") },
         Event::GateApproved { step, by: text("ada"), reason: None },
-        Event::RollbackBegun { until: step, by: text("ada"), reason: text("errors in checkout"), without_green: false, by_restore: true },
+        Event::RollbackBegun {
+            until: step,
+            by: text("ada"),
+            reason: text("errors in checkout"),
+            without_green: false,
+            by_restore: true,
+        },
         Event::RollbackHalted { until: step },
         Event::RetryOrdered { step, by: text("ada"), reason: Some(text("green is back")) },
         Event::MarkedDone { step, by: text("ada"), reason: text("did it by hand") },

@@ -33,7 +33,8 @@ pub(super) async fn run(shared: &Shared, args: &RestoreArgs) -> anyhow::Result<E
         restore::promote(&place, &source.at).await?;
         print::say(&format!(
             "the server in `{}` is open for writing, on a timeline of its own. It archives nowhere yet, and subscriptions and \
-             jobs that came with the copy are off.\nNext: set `archive_mode`, `synchronous_standby_names`, \
+             jobs that came with the copy are off; so is what runs of Greenlight had made on it.\nNext: `greenlight run` with a playbook of \
+             the strategy `restored` moves the applications there; set `archive_mode`, `synchronous_standby_names`, \
              `max_logical_replication_workers` and `cron.launch_active_jobs` to what they are to be, and take a backup of it",
             args.into.display()
         ));

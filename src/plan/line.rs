@@ -114,11 +114,9 @@ fn step(name: StepName, says: impl Into<String>, way_back: impl Into<String>, sq
 
 fn reversal(name: StepName) -> Reversal {
     match name {
-        StepName::Snapshot
-        | StepName::WarmGreen
-        | StepName::ValidateGreen
-        | StepName::ArmRestore
-        | StepName::ValidateBlue => Reversal::Nothing,
+        StepName::Snapshot | StepName::WarmGreen | StepName::ValidateGreen | StepName::ArmRestore | StepName::ValidateBlue => {
+            Reversal::Nothing
+        }
         StepName::Finish | StepName::ReleaseBlue => Reversal::PointOfNoReturn,
         StepName::PrepareBlue
         | StepName::CreateStandby
@@ -350,7 +348,8 @@ fn window_to_restored(plan: &Plan, sql: &Statements<'_>) -> PlannedStep {
          leads back to blue, after it forward to green.",
         milliseconds(plan.window.max_pause_ms),
     );
-    let way_back = "Until the commit point blue is opened again at once. After it none that keeps what green took: blue does not follow it.";
+    let way_back =
+        "Until the commit point blue is opened again at once. After it none that keeps what green took: blue does not follow it.";
     step(StepName::Window, says, way_back, sql.window_to_restored())
 }
 

@@ -167,7 +167,8 @@ fn snapshot(root: &Node, path: &[&str], checker: &mut Checker<'_>) {
 /// What is for one strategy only, and what it cannot do without.
 fn strategy(root: &Node, checker: &mut Checker<'_>) {
     let Some(name) = root.at(&["strategy"]).and_then(Node::text) else { return };
-    let strategy = [Strategy::Sync, Strategy::Freeze, Strategy::InPlace, Strategy::Restored].into_iter().find(|s| s.word() == name);
+    let strategy =
+        [Strategy::Sync, Strategy::Freeze, Strategy::InPlace, Strategy::Restored].into_iter().find(|s| s.word() == name);
     match strategy {
         Some(Strategy::Sync) => {}
         Some(Strategy::Freeze) => freeze(root, checker),
@@ -180,7 +181,11 @@ fn strategy(root: &Node, checker: &mut Checker<'_>) {
         not_here.find(&["window", "reads"], "remove it: blue serves until the window, and the window is short");
     }
     not_here.find(&["green", "restore"], "remove it: it is for the strategy `in-place`");
-    no_restore(root, checker, "write `rollback` or `hold`: blue is not changed before the writer moves, so there is nothing to restore");
+    no_restore(
+        root,
+        checker,
+        "write `rollback` or `hold`: blue is not changed before the writer moves, so there is nothing to restore",
+    );
     if let Some(window) = root.at(&["window"])
         && strategy != Some(Strategy::Restored)
         && window.entry("max_lag").is_none()
@@ -278,7 +283,10 @@ impl Unwanted<'_, '_, '_> {
 
     fn nothing_to_compare(&mut self) {
         for key in ["rows", "chunk_rows", "parallel", "exclude"] {
-            self.find(&["validate", key], "remove it: there is no other server with the same rows to compare with; write assertions");
+            self.find(
+                &["validate", key],
+                "remove it: there is no other server with the same rows to compare with; write assertions",
+            );
         }
     }
 }

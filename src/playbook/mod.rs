@@ -20,8 +20,8 @@ pub use problem::{Problem, Problems};
 pub use reference::{Environment, resolve_url};
 
 use crate::plan::{
-    AssertionSpec, FailurePhases, Gate, HistorySpec, LimitsSpec, OnFailure, OpenHours, RestoreSpec, RetentionSpec, RouteKind, RouteSpec,
-    ServerSpec, SnapshotSpec, SoakSpec, StandbySpec, StoreSpec, Strategy, ValidateSpec, WalSpec, WindowSpec,
+    AssertionSpec, FailurePhases, Gate, HistorySpec, LimitsSpec, OnFailure, OpenHours, RestoreSpec, RetentionSpec, RouteKind,
+    RouteSpec, ServerSpec, SnapshotSpec, SoakSpec, StandbySpec, StoreSpec, Strategy, ValidateSpec, WalSpec, WindowSpec,
 };
 use crate::word::Template;
 use problem::Flaw;

@@ -86,9 +86,11 @@ pub fn answer(plan: &Plan, run: &Run, request: &Request) -> Result<Event, String
                 return Err(gone(plan).to_owned());
             }
             if *by_restore && plan.step_no(StepName::ArmRestore).is_none() {
-                return Err("the playbook names no place for a restored server (`green.restore`), or the change is not in place; \
+                return Err(
+                    "the playbook names no place for a restored server (`green.restore`), or the change is not in place; \
                             `greenlight restore` makes one by hand"
-                    .to_owned());
+                        .to_owned(),
+                );
             }
             if plan.strategy == Strategy::Restored && run.serving() == Side::Green && !without_green {
                 return Err(ON_ITS_OWN.to_owned());

@@ -89,11 +89,7 @@ async fn bring_up(cx: &mut StepContext<'_>) -> Result<(), PortError> {
         let progress = move |what: &str, done: u64, all: u64| told(&copied(what, done, all));
         let restored = snapshots.restore(&cx.plan.names.restore_point, &progress).await?;
         if let Some(restored) = restored.filter(|_| !cx.run().has_restored()) {
-            let fact = Fact::Restored {
-                place: restored.place,
-                replayed: restored.replayed,
-                last_commit: restored.last_commit,
-            };
+            let fact = Fact::Restored { place: restored.place, replayed: restored.replayed, last_commit: restored.last_commit };
             cx.learn(fact).await?;
         }
         crate::failpoint!("restored");
@@ -115,7 +111,8 @@ pub(super) async fn give_up(cx: &mut StepContext<'_>) -> Result<(), PortError> {
         Fact::Restored { place, .. } => Some(place.clone()),
         _ => None,
     });
-    leave_behind(cx, Side::Green, &format!("the restored server in {}", place.unwrap_or_default()), "stop and remove it by hand").await
+    leave_behind(cx, Side::Green, &format!("the restored server in {}", place.unwrap_or_default()), "stop and remove it by hand")
+        .await
 }
 
 /// Green serves: nothing of the run's is left on it, and what is left on blue is said.

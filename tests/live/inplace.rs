@@ -32,6 +32,11 @@ const ON_BLUE: &str = "SELECT (SELECT count(*) FROM pg_attribute WHERE attrelid 
 
 /// A blue that archives, without a green, and a playbook with these lines more.
 async fn up(migrations: &[(&str, &str)], more: &str) -> Live {
+    up_with(migrations, |_| more.to_owned()).await
+}
+
+/// The same with lines that name places of this world.
+pub(crate) async fn up_with(migrations: &[(&str, &str)], more: impl Fn(&World) -> String) -> Live {
     let dir = PathBuf::from(format!("/tmp/greenlight-live-{}", RunId::random()));
     let wal = dir.join("store/wal");
     let wal = wal.display();
@@ -58,15 +63,16 @@ async fn up(migrations: &[(&str, &str)], more: &str) -> Live {
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
     let text = format!(
         "version: 1\nname: shop\nstrategy: in-place\nblue: {{url: {}}}\nmigrations: {{dir: migrations, lock_timeout: 100ms, \
-         lock_retries: 100}}\nsnapshot: {{store: basebackup, dir: {}, wal: archive_command}}\n{more}",
+         lock_retries: 100}}\nsnapshot: {{store: basebackup, dir: {}, wal: archive_command}}\n{}",
         quoted(&lab.url(Side::Blue)),
         quoted(lab.dir().join("store").to_str().unwrap()),
+        more(&lab),
     );
     std::fs::write(&playbook, text).unwrap();
     Live::of(lab, playbook)
 }
 
-fn with_a_failing_one(has_down: bool) -> Vec<(&'static str, &'static str)> {
+pub(crate) fn with_a_failing_one(has_down: bool) -> Vec<(&'static str, &'static str)> {
     let down = has_down.then_some(FAILS_DOWN);
     GOOD.iter().copied().chain([FAILS]).chain(down).collect()
 }
@@ -79,7 +85,7 @@ impl Live {
         ask(&self.lab.endpoint(Side::Blue), ON_BLUE).await.remove(0)
     }
 
-    async fn applied(&self) -> Vec<String> {
+    pub(crate) async fn applied(&self) -> Vec<String> {
         ask(&self.lab.endpoint(Side::Blue), "SELECT version FROM schema_migrations ORDER BY version").await
     }
 }
@@ -210,7 +216,7 @@ async fn a_lock_that_somebody_holds_is_tried_for_again_and_again() {
 async fn a_coordinator_that_dies_again_and_again_still_carries_the_change_through() {
     let mut live = up(GOOD, "").await;
     live.start_writing().await;
-    let deaths = die_until(&live, COMPLETED).await;
+    let deaths = die_until(&live, &["in-place-migrated"], COMPLETED).await;
     assert!(deaths > 5, "{deaths}");
     assert_eq!((live.on_blue().await.as_str(), live.applied().await.len()), ("2", 2));
     let report = live.nothing_is_lost(Side::Blue).await;
@@ -221,22 +227,21 @@ async fn a_coordinator_that_dies_again_and_again_still_carries_the_change_throug
 async fn a_coordinator_that_dies_again_and_again_still_brings_blue_back() {
     let mut live = up(&with_a_failing_one(true), ACCEPTS).await;
     live.start_writing().await;
-    let deaths = die_until(&live, ROLLED_BACK).await;
+    let deaths = die_until(&live, &["in-place-migrated", "in-place-reverted"], ROLLED_BACK).await;
     assert!(deaths > 5, "{deaths}");
     assert_eq!((live.on_blue().await.as_str(), live.applied().await.len()), ("0", 0));
     live.nothing_is_lost(Side::Blue).await;
 }
 
-/// Each process dies: once at each place between a migration and its record, and then before or after one of its own records.
-async fn die_until(live: &Live, wanted: Option<i32>) -> usize {
+/// Each process dies: once at each of these places, in the order in which it comes to them, and then before or after one of its
+/// own records.
+pub(crate) async fn die_until(live: &Live, places: &[&str], wanted: Option<i32>) -> usize {
     let mut deaths = 0_usize;
     loop {
         let at = live.records().await.len();
-        let place = match deaths {
-            0 => "in-place-migrated:kill".to_owned(),
-            // It comes to this one on the way back only.
-            1 if wanted == ROLLED_BACK => "in-place-reverted:kill".to_owned(),
-            _ => format!(
+        let place = match places.get(deaths) {
+            Some(place) => format!("{place}:kill"),
+            None => format!(
                 "record-{}#{}:kill",
                 if deaths.is_multiple_of(2) { "before" } else { "after" },
                 at + [2, 3, 2, 4][deaths / 2 % 4]

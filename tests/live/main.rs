@@ -15,5 +15,6 @@ mod inplace;
 mod kills;
 mod provisional;
 mod ready;
+mod restored;
 mod versions;
 mod world;

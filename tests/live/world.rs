@@ -29,6 +29,7 @@ pub(crate) const COMPLETED: Option<i32> = Some(0);
 pub(crate) const WAITS: Option<i32> = Some(5);
 pub(crate) const USAGE: Option<i32> = Some(2);
 pub(crate) const PROBLEMS: Option<i32> = Some(3);
+pub(crate) const REFUSED: Option<i32> = Some(4);
 pub(crate) const HELD: Option<i32> = Some(6);
 pub(crate) const ROLLED_BACK: Option<i32> = Some(7);
 pub(crate) const TAKEN: Option<i32> = Some(8);
@@ -143,9 +144,14 @@ impl Live {
         ledger.wait_for(more, LIMIT).await.unwrap_or_else(|e| panic!("{}", e.chain()));
     }
 
+    /// Ends the clients.
+    pub(crate) async fn stop_writing(&mut self) -> LedgerReport {
+        self.ledger.take().unwrap().stop().await
+    }
+
     /// Ends the clients. Every write that was acknowledged is on `serving`.
     pub(crate) async fn nothing_is_lost(&mut self, serving: Side) -> LedgerReport {
-        let report = self.ledger.take().unwrap().stop().await;
+        let report = self.stop_writing().await;
         let lost = report.lost(&self.lab.endpoint(serving)).await.unwrap_or_else(|e| panic!("{}", e.chain()));
         assert_eq!(lost, [], "acknowledged, and not on {serving}: {} of {}", lost.len(), report.requests.len());
         report
@@ -298,7 +304,8 @@ pub(crate) async fn rows(client: &tokio_postgres::Client, sql: &str) -> Vec<Stri
     messages.iter().filter_map(row).collect()
 }
 
-fn text(lab: &World, setup: &Setup) -> String {
+/// The entries of a playbook's `routes`.
+pub(crate) fn routes(lab: &World) -> String {
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
     let routes: Vec<String> = (0..lab.routes().len())
         .map(|number| {
@@ -310,6 +317,11 @@ fn text(lab: &World, setup: &Setup) -> String {
             )
         })
         .collect();
+    routes.concat()
+}
+
+fn text(lab: &World, setup: &Setup) -> String {
+    let quoted = |text: &str| serde_json::Value::from(text).to_string();
     format!(
         "version: 1\nname: shop\nstrategy: {}\nblue: {{url: {}}}\ngreen: {{url: {}{}}}\nmigrations: {{dir: migrations}}\n\
          routes:\n{}{}soak: {{for: 1h, then: wait}}\nlimits: {{wal_kept: {}}}\n\
@@ -318,7 +330,7 @@ fn text(lab: &World, setup: &Setup) -> String {
         quoted(&lab.url(Side::Blue)),
         quoted(&lab.url(Side::Green)),
         if setup.snapshot { format!(", snapshot: {}", snapshot(lab, "backups-of-green")) } else { String::new() },
-        routes.concat(),
+        routes(lab),
         setup.playbook,
         setup.wal_kept,
         if setup.strategy == "sync" { MAX_PAUSE.as_secs() } else { FREEZE_MAX.as_secs() },

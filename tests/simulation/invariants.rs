@@ -273,8 +273,10 @@ impl World {
 
     pub(crate) fn check_end(&mut self, outcome: Outcome) {
         let in_place = self.plan.strategy == Strategy::InPlace;
-        let by_restore = self.plan.strategy == Strategy::Restored || (in_place && outcome == Outcome::RolledBack && self.run.by_restore);
-        let moved = (outcome == Outcome::Completed && !in_place) || (by_restore && self.moves_to_green() > 0 && !self.run.without_green);
+        let by_restore =
+            self.plan.strategy == Strategy::Restored || (in_place && outcome == Outcome::RolledBack && self.run.by_restore);
+        let moved =
+            (outcome == Outcome::Completed && !in_place) || (by_restore && self.moves_to_green() > 0 && !self.run.without_green);
         let serving = if moved { Side::Green } else { Side::Blue };
         if self.run.serving() != serving {
             self.violated(format!("the run ended {outcome:?} and does not serve from {serving}"));

@@ -4,8 +4,8 @@ use greenlight::{
     migrate::Migration,
     plan::{
         Answer, Finding, Gate, HistorySpec, HostSpec, LimitsSpec, LongTransactions, Names, OnFailure, Plan, PlannedStep,
-        RestoreSpec, RetentionSpec, Reversal, SchemaWork, ServerSpec, SnapshotSpec, SoakSpec, StandbySpec, StepName, StoreSpec, Strategy,
-        ValidateSpec, WindowSpec,
+        RestoreSpec, RetentionSpec, Reversal, SchemaWork, ServerSpec, SnapshotSpec, SoakSpec, StandbySpec, StepName, StoreSpec,
+        Strategy, ValidateSpec, WindowSpec,
     },
     route::Target,
     run::FORMAT,
@@ -187,10 +187,7 @@ fn steps(kind: PlanKind) -> Vec<PlannedStep> {
     let planned = |(name, reversal)| PlannedStep {
         name,
         reversal,
-        gate: Gate {
-            approval: name == Window || (name == PrepareBlue && kind.strategy == Strategy::InPlace),
-            ..Gate::default()
-        },
+        gate: Gate { approval: name == Window || (name == PrepareBlue && kind.strategy == Strategy::InPlace), ..Gate::default() },
         attempts_max: 3,
         backoff_ms: 500,
         on_failure: None,

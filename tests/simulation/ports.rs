@@ -36,7 +36,8 @@ pub(crate) fn ports(world: &Shared, process: usize) -> Ports {
         blue: server(Side::Blue),
         green: server(Side::Green),
         routes: (0..routes).map(route).collect(),
-        snapshots: matches!(plan.strategy, Strategy::Freeze | Strategy::InPlace).then(|| Arc::new(FakeSnapshots(one())) as Arc<dyn Snapshots>),
+        snapshots: matches!(plan.strategy, Strategy::Freeze | Strategy::InPlace)
+            .then(|| Arc::new(FakeSnapshots(one())) as Arc<dyn Snapshots>),
         green_snapshots: plan.green_snapshot.is_some().then(|| Arc::new(FakeSnapshots(one())) as Arc<dyn Snapshots>),
         provider: plan.standby.is_some().then(|| Arc::new(FakeProvider(one())) as Arc<dyn Provider>),
         migrator: Arc::new(FakeMigrator {

@@ -49,8 +49,10 @@ fn loss() -> Finding {
 fn way_back_by_restore(look: &Look<'_>) -> Vec<Finding> {
     let GreenSurvey::ToBeMade { problems } = &look.survey.green else { return Vec::new() };
     let remedy = "empty that place with care, or name another in `green.restore`";
-    let mut findings: Vec<Finding> =
-        problems.iter().map(|problem| refused("restore-place", format!("Blue could not be restored: {problem}."), remedy)).collect();
+    let mut findings: Vec<Finding> = problems
+        .iter()
+        .map(|problem| refused("restore-place", format!("Blue could not be restored: {problem}."), remedy))
+        .collect();
     if findings.is_empty() {
         let how = "seen to be empty and large enough, with a backup and the log to the restore point, before the first migration";
         findings.push(handled("restore-place", "There is a place for a restored server.", StepName::ArmRestore, how));

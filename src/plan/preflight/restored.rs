@@ -22,7 +22,8 @@ pub(super) fn green_is_restored(blue: &ServerSurvey, green: &ServerSurvey) -> Ve
         let seen = "Green stands in recovery.";
         refused("restored", seen, "look at it, and open it with `greenlight restore --promote`")
     } else if green.timeline == blue.timeline {
-        let seen = format!("Green is on timeline {}, as blue is: it was never promoted, or `green.url` names blue.", green.timeline);
+        let seen =
+            format!("Green is on timeline {}, as blue is: it was never promoted, or `green.url` names blue.", green.timeline);
         refused("restored", seen, "name the server that `greenlight restore` made in `green.url`")
     } else {
         fine("restored", format!("Green is a copy of blue, on timeline {} of its own.", green.timeline))
@@ -49,7 +50,12 @@ fn jobs(green: &ServerSurvey) -> Finding {
                            `synchronous_standby_names` are set on it again, there is no point-in-time recovery of green";
         return needs_accept("restored-settings", seen, consequence);
     }
-    handled("restored-settings", "Green may subscribe and run jobs again.", StepName::AttachRestored, "nothing is changed about it")
+    handled(
+        "restored-settings",
+        "Green may subscribe and run jobs again.",
+        StepName::AttachRestored,
+        "nothing is changed about it",
+    )
 }
 
 #[cfg(test)]

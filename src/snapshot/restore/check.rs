@@ -293,7 +293,9 @@ pub async fn look_at_place(store: &dyn SnapshotStore, place: &Place) -> Result<V
         Content::Nothing => (),
         Content::NoParent => problems.push(format!("the folder in which `{folder}` is to be made does not exist")),
         Content::Other => problems.push(format!("the folder `{folder}` is not empty, and no restore of ours made it")),
-        Content::Ours(_) => problems.push(format!("in `{folder}` is what a restore made: `greenlight restore --discard` removes it")),
+        Content::Ours(_) => {
+            problems.push(format!("in `{folder}` is what a restore made: `greenlight restore --discard` removes it"))
+        }
     }
     if place.host.port_is_taken(place.port).await? {
         problems.push(format!("port {} is taken on {}", place.port, place.host.spec));

@@ -1,7 +1,7 @@
 //! One try: pause, fence, marker and sequences side by side, flush, the commit point, open, repoint, resume.
 
-use super::{Way, freeze, restored};
 use super::safety::{self, By};
+use super::{Way, freeze, restored};
 use crate::postgres::{Fence, FenceProbe, Server, sequences_behind};
 use crate::run::{Fact, WindowPhase};
 use crate::step::{StepContext, marker};
@@ -133,11 +133,7 @@ pub(super) async fn is_tight(old: &Arc<dyn Server>, from: Side) -> Result<(), Po
 }
 
 /// Sets the sequences of `new`, and reads them back: one that is behind would give numbers that rows have already.
-pub(super) async fn sequences_moved(
-    cx: &StepContext<'_>,
-    old: &Arc<dyn Server>,
-    new: &Arc<dyn Server>,
-) -> Result<(), PortError> {
+pub(super) async fn sequences_moved(cx: &StepContext<'_>, old: &Arc<dyn Server>, new: &Arc<dyn Server>) -> Result<(), PortError> {
     let wanted = old.sequences().await?;
     new.set_sequences(&wanted, cx.plan.window.sequence_margin).await?;
     let behind = sequences_behind(&wanted, &new.sequences().await?);
