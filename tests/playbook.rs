@@ -13,7 +13,7 @@ fn the_example_is_read_as_it_says() {
     let world = World::new();
     let playbook = world.load(&example()).unwrap();
     assert_eq!((playbook.name.as_str(), playbook.on_failure), ("shop", OnFailure::Rollback));
-    assert_eq!(playbook.migrations_dir, world.path("migrations"));
+    assert_eq!(playbook.migrations_dir, Some(world.path("migrations")));
     assert_eq!(
         (playbook.history.schema.as_str(), playbook.history.lock_timeout_ms, playbook.history.lock_retries),
         ("public", 2000, 10)

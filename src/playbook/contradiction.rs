@@ -19,6 +19,7 @@ pub(super) fn find(root: &Node, checker: &mut Checker<'_>) {
     snapshot(root, &["green", "snapshot"], checker);
     archives(root, checker);
     strategy(root, checker);
+    lag(root, checker);
     let accepted = root.at(&["accept"]).map_or(&[][..], Node::items);
     twice(accepted.iter(), "is accepted twice", checker);
 }
@@ -186,10 +187,12 @@ fn strategy(root: &Node, checker: &mut Checker<'_>) {
         checker,
         "write `rollback` or `hold`: blue is not changed before the writer moves, so there is nothing to restore",
     );
-    if let Some(window) = root.at(&["window"])
-        && strategy != Some(Strategy::Restored)
-        && window.entry("max_lag").is_none()
-    {
+}
+
+/// How far green may be behind has no default where it follows blue.
+fn lag(root: &Node, checker: &mut Checker<'_>) {
+    let follows = ![Some("in-place"), Some("restored")].contains(&root.at(&["strategy"]).and_then(Node::text));
+    if let Some(window) = root.at(&["window"]).filter(|window| follows && window.entry("max_lag").is_none()) {
         let flaw = Flaw::new("the key `max_lag` is missing in `window`");
         let help = "write `max_lag: 1MiB`. Green may be this far behind blue, in bytes of WAL, when the window opens.";
         checker.push(flaw.help(help), &(window.span.start..window.span.start));
