@@ -62,6 +62,18 @@ fn a_change_in_place_needs_no_second_server_and_a_backup() {
 }
 
 #[test]
+fn what_moves_to_a_restored_server_needs_little_and_what_restores_names_a_place() {
+    let world = World::new();
+    let ready = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("playbooks/restore.yaml")).unwrap();
+    let playbook = world.load(&ready.replace("/etc/pgbouncer/pgbouncer.ini", "pgbouncer.ini")).unwrap();
+    assert_eq!((playbook.strategy, playbook.migrations_dir, playbook.window.max_lag_bytes), (Strategy::Restored, None, 0));
+    let problems = world.load(RESTORED).unwrap_err();
+    insta::assert_snapshot!("restored", world.shown(&problems.render(false)));
+    let problems = world.load(RESTORING).unwrap_err();
+    insta::assert_snapshot!("restoring", world.shown(&problems.render(false)));
+}
+
+#[test]
 fn a_file_with_many_mistakes_is_told_all_of_them_at_once() {
     let world = World::new();
     let problems = world.load(MISTAKES).unwrap_err();
@@ -348,6 +360,35 @@ gates: {before_window: {approval: true}}
 on_failure: restore
 on_failure_of: {window: hold}
 soak: {for: 1h}
+";
+
+const RESTORED: &str = "version: 1
+name: shop
+strategy: restored
+blue: {url: postgresql://gl_admin@localhost:5432/shop}
+green: {url: postgresql://gl_admin@localhost:5433/shop, restore: {data_dir: /restored}, create: {host: local, data_dir: /a, port: 5433}}
+migrations: {dir: migrations}
+routes:
+  - pgbouncer: {name: main, admin: postgresql://a@pooler:6432/pgbouncer, database: shop, config: pgbouncer.ini}
+window: {max_pause: 1s, reads: blue}
+validate: {rows: true}
+gates: {before_migrate: {approval: true}}
+on_failure: restore
+on_failure_of: {migrate: hold}
+soak: {for: 1h}
+";
+
+/// In place, with a place to restore to.
+const RESTORING: &str = "version: 1
+name: shop
+strategy: in-place
+blue: {url: postgresql://gl_admin@localhost:5432/shop}
+green: {url: postgresql://gl_admin@localhost:5433/shop, restore: {host: elsewhere, data_dir: restored}, peer_url: postgresql://gl_admin@localhost:5433/shop}
+migrations: {dir: migrations}
+snapshot: {store: basebackup, dir: /backups}
+window: {max_pause: 1s, reads: blue}
+on_failure_of: {migrate: restore, validate: rollback}
+limits: {wal_kept: 1GiB}
 ";
 
 const CONTRADICTIONS: &str = r#"version: 1

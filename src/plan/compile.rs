@@ -85,7 +85,8 @@ pub fn compile(input: PlanInput, survey: &Survey, run: RunId, now: Timestamp) ->
         soak: input.soak,
         limits: input.limits,
         on_failure: input.on_failure,
-        snapshot: input.snapshot,
+        // A damaged blue need not archive any more, and what green was made from is no basis of a change.
+        snapshot: input.snapshot.filter(|_| input.strategy != Strategy::Restored),
         green_snapshot: input.green_snapshot,
         names,
         steps: Vec::new(),

@@ -1,8 +1,7 @@
 //! The line of steps of each strategy: what each does, how it is taken back, and what it will send.
 
 use super::figures::{bytes, count, milliseconds};
-use super::statements::Statements;
-use super::statements::blue;
+use super::statements::{self, Statements, blue};
 use super::{
     FailurePhases, Gate, LongTransactions, OnFailure, Plan, PlanInput, PlannedStep, Reversal, SCHEMA, ServerSurvey, SnapshotSpec,
     StepName, Strategy,
@@ -14,16 +13,14 @@ use crate::schema::{Flow, TableFlow};
 /// The steps, in order. `plan` is whole but for them.
 pub(super) fn steps(plan: &Plan, blue: &ServerSurvey, input: &PlanInput) -> Vec<PlannedStep> {
     let sql = Statements::new(plan, blue);
-    // What a restored green was made from is no basis of a change.
-    let backups = plan.snapshot.as_ref().filter(|_| plan.strategy != Strategy::Restored);
-    let mut steps: Vec<PlannedStep> = backups.map(snapshot).into_iter().collect();
+    let mut steps: Vec<PlannedStep> = plan.snapshot.as_ref().map(snapshot).into_iter().collect();
     match plan.strategy {
         Strategy::InPlace => steps.extend(in_place(plan, &sql, input)),
         Strategy::Restored => steps.extend([
             prepare_blue(&sql),
             attach_restored(plan, &sql),
             PlannedStep { gate: input.before_window.clone(), ..window_to_restored(plan, &sql) },
-            finish_restored(&sql),
+            finish_restored(),
         ]),
         Strategy::Sync | Strategy::Freeze => {
             steps.push(prepare_blue(&sql));
@@ -353,9 +350,9 @@ fn window_to_restored(plan: &Plan, sql: &Statements<'_>) -> PlannedStep {
     step(StepName::Window, says, way_back, sql.window_to_restored())
 }
 
-fn finish_restored(sql: &Statements<'_>) -> PlannedStep {
+fn finish_restored() -> PlannedStep {
     let says = "Take down what was made on green. Blue keeps its data, closed for writes and readable, for `greenlight salvage`.";
-    step(StepName::Finish, says, "None.", sql.finish_restored())
+    step(StepName::Finish, says, "None.", statements::finish_restored())
 }
 
 fn arm_freeze(sql: &Statements<'_>) -> PlannedStep {

@@ -14,6 +14,11 @@ const OPEN: &str =
 
 const FOLLOWED: &str = "SELECT pg_current_wal_insert_lsn(), made durable: <where blue will follow from>";
 
+/// The fence of a restored green goes with the schema.
+pub(super) fn finish_restored() -> Vec<String> {
+    vec![green(format!("DROP TRIGGER greenlight_fence ON <each table>; DROP SCHEMA {SCHEMA} CASCADE"))]
+}
+
 /// The statements of one plan.
 pub(super) struct Statements<'a> {
     plan: &'a Plan,
@@ -230,10 +235,6 @@ impl<'a> Statements<'a> {
         sql.extend(self.commit("SELECT pg_current_wal_insert_lsn(), made durable"));
         sql.push(blue(format!("ALTER DATABASE {} ALLOW_CONNECTIONS true", self.database)));
         sql
-    }
-
-    pub(super) fn finish_restored(&self) -> Vec<String> {
-        vec![green(format!("DROP TRIGGER greenlight_fence ON <each table>; DROP SCHEMA {SCHEMA} CASCADE"))]
     }
 
     /// All clients wait from here on, and nobody can write to blue.

@@ -51,6 +51,7 @@ pub struct OpenWindow {
 }
 
 /// A run as its journal tells it: the fold of its events and nothing else.
+#[expect(clippy::struct_excessive_bools, reason = "what a journal says of a run, each of them a word of its own")]
 #[derive(Clone, Debug, PartialEq)]
 pub struct Run {
     /// The last record's number; the next append expects it.

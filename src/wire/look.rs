@@ -91,9 +91,10 @@ async fn look(playbook: &Playbook, migrations: &[Migration], run: &RunId, clock:
         Ok(pending) => pending,
         Err(problems) => bail!("could not use the migrations:\n  {}", problems.join("\n  ")),
     };
-    let shadow = match migrates {
-        true => shadow(playbook, &blue_at, &blue, &pending, run, clock).await?,
-        false => Err("nothing is migrated".to_owned()),
+    let shadow = if migrates {
+        shadow(playbook, &blue_at, &blue, &pending, run, clock).await?
+    } else {
+        Err("nothing is migrated".to_owned())
     };
     let routes = look_at_routes(playbook, &blue_at, clock).await?;
     let snapshots = match &playbook.snapshot {

@@ -6,7 +6,7 @@ use crate::{
     script::{Script, Wish},
     sweep::Tally,
 };
-use greenlight::plan::OnFailure;
+use greenlight::plan::{OnFailure, Strategy};
 
 /// Numbers that look random and are the same for each seed (xorshift).
 #[derive(Clone, Debug)]
@@ -58,13 +58,43 @@ fn drawn(seed: u64) -> Setup {
     Setup { kind, script, lag_ms, chaos: Some(Chaos { dice, one_in, faults_left }), seed, ..Setup::default() }
 }
 
+/// The same of the strategies in which nothing flows before the writer moves.
+fn drawn_of_another_strategy(seed: u64) -> Setup {
+    let setup = drawn(seed);
+    let mut dice = Dice::new(!seed);
+    let restores = dice.roll(2) == 0;
+    let strategy = [Strategy::Freeze, Strategy::InPlace, Strategy::Restored][dice.roll(3)];
+    let in_place = strategy == Strategy::InPlace;
+    let kind = PlanKind {
+        strategy,
+        makes_standby: setup.kind.makes_standby && strategy == Strategy::Freeze,
+        reads_on_blue: dice.roll(2) == 0,
+        restores: in_place && restores,
+        on_failure: if in_place && restores { OnFailure::Restore } else { setup.kind.on_failure },
+        has_downs: dice.roll(2) == 0,
+        fails_at: if in_place { [None, Some(0b01), Some(0b10)][dice.roll(3)] } else { None },
+        ..setup.kind
+    };
+    Setup { kind, ..setup }
+}
+
 fn play(seeds: std::ops::Range<u64>) {
+    play_each(seeds, drawn).none_held();
+}
+
+fn play_each(seeds: std::ops::Range<u64>, drawn: fn(u64) -> Setup) -> Tally {
     let mut tally = Tally::default();
     for seed in seeds.clone() {
         tally.run(drawn(seed));
     }
     tally.conclude(&format!("seeds {seeds:?}"), 0);
-    tally.none_held();
+    tally
+}
+
+/// Some are held: a migration that always fails, with no way back.
+#[test]
+fn random_runs_of_the_other_strategies_with_many_faults_end_whole() {
+    play_each(20_000..30_000, drawn_of_another_strategy);
 }
 
 #[test]

@@ -334,6 +334,28 @@ mod tests {
     }
 
     #[test]
+    fn a_plan_in_place_that_may_be_taken_back_by_a_restore_reads_well() {
+        let mut world = World::migrating();
+        world.input.strategy = Strategy::InPlace;
+        world.input.on_failure = OnFailure::Restore;
+        world.input.restore_into = Some(crate::plan::RestoreSpec { host: None, data_dir: "/restored".into() });
+        world.survey.green = crate::plan::GreenSurvey::ToBeMade { problems: Vec::new() };
+        insta::assert_snapshot!("plan_restoring", text(&world.plan(), false));
+        insta::assert_snapshot!("plan_restoring_mermaid", mermaid(&world.plan()));
+    }
+
+    #[test]
+    fn a_plan_that_moves_to_a_restored_server_reads_well() {
+        let mut world = World::new();
+        world.input.strategy = Strategy::Restored;
+        world.input.migrations.clear();
+        world.survey.shadow = Err("nothing is migrated".to_owned());
+        (world.green().in_recovery, world.green().timeline) = (false, 2);
+        insta::assert_snapshot!("plan_restored", text(&world.plan(), false));
+        insta::assert_snapshot!("plan_restored_mermaid", mermaid(&world.plan()));
+    }
+
+    #[test]
     fn a_plan_with_obstacles_says_what_to_do() {
         let mut world = World::migrating();
         world.blue().wal_level = "replica".to_owned();

@@ -293,8 +293,11 @@ pub async fn look_at_place(store: &dyn SnapshotStore, place: &Place) -> Result<V
         Content::Nothing => (),
         Content::NoParent => problems.push(format!("the folder in which `{folder}` is to be made does not exist")),
         Content::Other => problems.push(format!("the folder `{folder}` is not empty, and no restore of ours made it")),
+        Content::Ours(marker) if marker.state == State::Promoted => {
+            problems.push(format!("in `{folder}` is a restored server that was promoted and may serve"));
+        }
         Content::Ours(_) => {
-            problems.push(format!("in `{folder}` is what a restore made: `greenlight restore --discard` removes it"))
+            problems.push(format!("in `{folder}` is what a restore made: `greenlight restore --discard` removes it"));
         }
     }
     if place.host.port_is_taken(place.port).await? {
