@@ -273,10 +273,9 @@ impl World {
 
     pub(crate) fn check_end(&mut self, outcome: Outcome) {
         let in_place = self.plan.strategy == Strategy::InPlace;
-        let by_restore =
-            self.plan.strategy == Strategy::Restored || (in_place && outcome == Outcome::RolledBack && self.run.by_restore);
-        let moved =
-            (outcome == Outcome::Completed && !in_place) || (by_restore && self.moves_to_green() > 0 && !self.run.without_green);
+        let moved_by_restore = in_place && self.moves_to_green() > 0 && !self.run.without_green;
+        let by_restore = self.plan.strategy == Strategy::Restored || moved_by_restore;
+        let moved = moved_by_restore || (outcome == Outcome::Completed && !in_place);
         let serving = if moved { Side::Green } else { Side::Blue };
         if self.run.serving() != serving {
             self.violated(format!("the run ended {outcome:?} and does not serve from {serving}"));

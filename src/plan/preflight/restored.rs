@@ -1,7 +1,7 @@
 //! Whether green is what a backup of blue was restored to, and what is not on it.
 
-use super::{Look, fine, handled, needs_accept, refused, routes};
-use crate::plan::{Finding, ServerSurvey, StepName};
+use super::{Look, fine, needs_accept, refused, routes};
+use crate::plan::{Finding, ServerSurvey};
 
 pub(super) fn check(look: &Look<'_>) -> Vec<Finding> {
     let mut findings = vec![later_writes(), fine("schema", "Nothing is migrated, and nothing is compared but the assertions.")];
@@ -50,12 +50,7 @@ fn jobs(green: &ServerSurvey) -> Finding {
                            `synchronous_standby_names` are set on it again, there is no point-in-time recovery of green";
         return needs_accept("restored-settings", seen, consequence);
     }
-    handled(
-        "restored-settings",
-        "Green may subscribe and run jobs again.",
-        StepName::AttachRestored,
-        "nothing is changed about it",
-    )
+    fine("restored-settings", "Green may subscribe and run jobs again.")
 }
 
 #[cfg(test)]
