@@ -32,11 +32,11 @@ const ON_BLUE: &str = "SELECT (SELECT count(*) FROM pg_attribute WHERE attrelid 
 
 /// A blue that archives, without a green, and a playbook with these lines more.
 async fn up(migrations: &[(&str, &str)], more: &str) -> Live {
-    up_with(migrations, |_| more.to_owned()).await
+    up_with(15, migrations, |_| more.to_owned()).await
 }
 
 /// The same with lines that name places of this world.
-pub(crate) async fn up_with(migrations: &[(&str, &str)], more: impl Fn(&World) -> String) -> Live {
+pub(crate) async fn up_with(major: u32, migrations: &[(&str, &str)], more: impl Fn(&World) -> String) -> Live {
     let dir = PathBuf::from(format!("/tmp/greenlight-live-{}", RunId::random()));
     let wal = dir.join("store/wal");
     let wal = wal.display();
@@ -44,7 +44,7 @@ pub(crate) async fn up_with(migrations: &[(&str, &str)], more: impl Fn(&World) -
     let options = Options {
         dir,
         installed: installed().await,
-        major: 15,
+        major,
         pgbouncer: find_pgbouncer(Some(OsStr::new("/usr/sbin"))).unwrap(),
         pgbouncers: 2,
         fsync: false,

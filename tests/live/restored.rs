@@ -73,7 +73,16 @@ impl Live {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_change_in_place_is_taken_back_by_a_restore_under_its_clients() {
-    let mut live = up_with(&with_a_failing_one(false), |lab| restoring(lab, "restore")).await;
+    a_failed_change_is_taken_back(15).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_change_in_place_is_taken_back_by_a_restore_on_18() {
+    a_failed_change_is_taken_back(18).await;
+}
+
+async fn a_failed_change_is_taken_back(major: u32) {
+    let mut live = up_with(major, &with_a_failing_one(false), |lab| restoring(lab, "restore")).await;
     let playbook = live.playbook.to_str().unwrap().to_owned();
     live.greenlight(&["plan", &playbook]).await.expect(COMPLETED).says("restore-place").says("restore-loses-writes");
     live.start_writing().await;
@@ -99,7 +108,7 @@ async fn a_failed_change_in_place_is_taken_back_by_a_restore_under_its_clients()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_coordinator_that_dies_again_and_again_still_moves_the_applications_to_a_restored_server() {
-    let mut live = up_with(&with_a_failing_one(false), |lab| restoring(lab, "restore")).await;
+    let mut live = up_with(15, &with_a_failing_one(false), |lab| restoring(lab, "restore")).await;
     live.start_writing().await;
     let places = [
         "in-place-migrated",
@@ -125,7 +134,7 @@ async fn a_coordinator_that_dies_again_and_again_still_moves_the_applications_to
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_held_change_is_taken_back_by_a_restore_when_a_person_says_so() {
-    let mut live = up_with(&with_a_failing_one(false), |lab| restoring(lab, "hold")).await;
+    let mut live = up_with(15, &with_a_failing_one(false), |lab| restoring(lab, "hold")).await;
     live.start_writing().await;
     live.run().await.expect(HELD).says("abandon").says("`--restore`");
     assert_eq!(live.applied().await.len(), 2);
@@ -138,7 +147,7 @@ async fn a_held_change_is_taken_back_by_a_restore_when_a_person_says_so() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_place_in_which_nothing_can_be_restored_is_said_before_anything_is_changed() {
-    let live = up_with(&with_a_failing_one(true), |lab| restoring(lab, "restore")).await;
+    let live = up_with(15, &with_a_failing_one(true), |lab| restoring(lab, "restore")).await;
     let folder = live.lab.dir().join("restored");
     std::fs::create_dir(&folder).unwrap();
     std::fs::write(folder.join("precious"), "").unwrap();
@@ -150,12 +159,12 @@ async fn a_place_in_which_nothing_can_be_restored_is_said_before_anything_is_cha
     drop(taken);
     let changed = "SELECT count(*) FROM pg_class WHERE relname IN ('schema_migrations', 'claim')";
     assert_eq!(ask(&live.lab.endpoint(Side::Blue), changed).await, ["0"]);
-    live.greenlight(&["abandon", "--restore"]).await.says("no run is open");
+    live.greenlight(&["abandon", "--restore"]).await.says("there is no run");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_place_to_restore_to_nobody_is_moved() {
-    let live = up_with(&with_a_failing_one(true), |_| {
+    let live = up_with(15, &with_a_failing_one(true), |_| {
         "gates: {before_migrate: {approval: true}}\naccept: [\"lock:public.orders\"]\n".to_owned()
     })
     .await;
