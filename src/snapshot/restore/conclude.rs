@@ -46,8 +46,7 @@ pub async fn discard(store: &dyn SnapshotStore, place: &Place, like: &Endpoint) 
     if marker.state == State::Promoted {
         return Err(PortError::refused(attempted()).because("it was promoted and may serve").hint("stop and remove it by hand"));
     }
-    let (program, argument) = store.fetching(&place.host, &place.data_dir);
-    if !place.host.started_with(program, &argument).await?.is_empty() {
+    if place.is_being_copied_into(store).await? {
         return Err(PortError::refused(attempted()).because("a restore is copying into it").hint("end that one first"));
     }
     let place = Place { port: marker.port, ..place.clone() };
