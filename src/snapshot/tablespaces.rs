@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 /// Where a restore into a data folder puts its tablespaces: not into it, since programs such as pgBackRest would refuse to
 /// back that server up.
 pub(super) fn tablespaces_beside(data_dir: &Path) -> PathBuf {
-    let mut beside = data_dir.as_os_str().to_owned();
+    // A slash at its end would lead into it.
+    let mut beside = data_dir.components().collect::<PathBuf>().into_os_string();
     beside.push(".tablespaces");
     beside.into()
 }

@@ -81,6 +81,11 @@ async fn a_tablespace_is_restored_exactly_up_to_the_point_and_into_a_folder_of_i
         assert_eq!(standing_still(&world, &folder).await, before, "the server's own folder is as it was");
         assert_eq!(world.ask("SELECT count(*) FROM far").await, ["3"]);
         assert_eq!(ask(&restored, "SELECT count(*) FROM far").await, ["4993"]);
+        // Wherever its data folder goes, these tablespaces are its own now.
+        greenlight::provider::crash_in(&place.data_dir);
+        fs::rename(&place.data_dir, world.path("moved")).unwrap();
+        let again = world.problem(&Target::Latest, &place).await;
+        assert!(again.contains("for the tablespaces, is not empty"), "{again}");
     }
 }
 

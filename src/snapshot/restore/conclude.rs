@@ -24,6 +24,7 @@ pub async fn promote(place: &Place, like: &Endpoint) -> Result<(), PortError> {
     }
     // From here on it may serve: should we die, it must not be taken for one that can be removed.
     place.mark(&Marker { state: State::Promoted, ..marker }).await?;
+    place.give_beside_away().await?;
     let session = place.session(like).await?;
     let sql = "SELECT CASE WHEN pg_is_in_recovery() THEN pg_promote(true, 55) ELSE true END";
     let rows = session.change("promote it", sql, &[]).await?;

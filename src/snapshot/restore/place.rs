@@ -101,9 +101,10 @@ impl Place {
         self.host.write(&self.data_dir.join("greenlight.restore"), &json(marker)).await
     }
 
-    /// Whether the folder for the tablespaces is absent, empty, or marked as that of this data folder.
+    /// Whether the folder for the tablespaces is absent or empty, or, where a restore into the data folder goes on, its own.
     pub(super) async fn is_free_beside(&self) -> Result<bool, PortError> {
-        let script = r#"if [ -f "$2/greenlight.restore" ]; then [ "$(cat "$2/greenlight.restore")" = "$1" ]
+        let script = r#"if [ -f "$2/greenlight.restore" ]; then
+                [ -f "$1/greenlight.restore" ] && [ "$(cat "$2/greenlight.restore")" = "$1" ]
             elif [ -d "$2" ]; then [ -z "$(ls -A "$2")" ]
             else [ ! -e "$2" ]; fi && echo free || echo taken"#;
         let (folder, beside) = self.folders();
@@ -154,8 +155,15 @@ impl Place {
         Ok(false)
     }
 
+    /// From now on the tablespaces are a server's, wherever its data folder goes: nothing of ours removes them.
+    pub(super) async fn give_beside_away(&self) -> Result<(), PortError> {
+        let (_, beside) = self.folders();
+        self.host.sh(&format!("leave `{beside}` to the server"), r#"rm -f "$1/greenlight.restore""#, &[&beside]).await.map(drop)
+    }
+
     fn folders(&self) -> (String, String) {
-        (text(&self.data_dir), text(&tablespaces_beside(&self.data_dir)))
+        let folder: PathBuf = self.data_dir.components().collect();
+        (text(&folder), text(&tablespaces_beside(&folder)))
     }
 
     /// The server process that works in this very folder.

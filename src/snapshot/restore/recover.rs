@@ -64,11 +64,11 @@ pub async fn recover(
     };
     crate::failpoint!("restore-claimed");
     if !ready {
-        // What an interrupted copy left is of no use.
-        place.empty().await?;
         if !plan.tablespaces.is_empty() {
             place.claim_beside().await?;
         }
+        // What an interrupted copy left is of no use.
+        place.empty().await?;
         store.fetch(backup, &place.host, &place.data_dir, progress).await?;
         tablespaces::relink(&place.host, &place.data_dir).await?;
         configure(place, plan, &store.restore_command_at(&place.host, &place.data_dir), backup).await?;
