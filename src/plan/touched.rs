@@ -77,12 +77,10 @@ impl Answers<'_> {
             let is_it = |table: &&Table| table.name == seen.write.table || table.root() == Some(&seen.write.table);
             for table in catalog.tables.values().filter(is_it) {
                 for trigger in table.triggers.iter().filter(|trigger| fires(trigger, &seen.write.kind)) {
-                    match writes_of(trigger, catalog) {
-                        None => self.unread = true,
-                        Some(touches) => {
-                            found.extend(touches.into_iter().flat_map(|touch| by_trigger(touch, trigger, seen, catalog)))
-                        }
-                    }
+                    let touches = writes_of(trigger, catalog);
+                    self.unread |= touches.is_none();
+                    let written = touches.into_iter().flatten().flat_map(|touch| by_trigger(touch, trigger, seen, catalog));
+                    found.extend(written);
                 }
             }
             found.extend(catalog.tables.values().flat_map(|table| by_foreign_keys(table, seen)));
