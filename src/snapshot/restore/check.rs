@@ -223,8 +223,10 @@ async fn look_for_made_tablespaces(
     backup: &Backup,
     along: &Along,
 ) -> Result<(), PortError> {
-    let path = along.path(backup);
-    let end = Lsn(along.reach.end.0.max(backup.stop.0) - 1);
+    // What lies past the target is not replayed; the segment after it may be read, to see that it is passed.
+    let read_to = plan.until.map_or(along.reach.end, |until| Lsn(until.0 + backup.segment_bytes).min(along.reach.end));
+    let path = waldump::Path { end: read_to, ..along.path(backup) };
+    let end = Lsn(read_to.0.max(backup.stop.0) - 1);
     plan.searched.first = backup.start.0 / backup.segment_bytes;
     plan.searched.last = end.0 / backup.segment_bytes;
     for found in waldump::tablespaces(store, backup, &path).await? {
