@@ -583,6 +583,7 @@ fn plan(run: &RunId) -> Plan {
         inherited_subscriptions: Vec::new(),
         green_physical_slot: Some("green_physical".to_owned()),
         sync_triggers: Vec::new(),
+        analyze: Vec::new(),
         provisional: false,
         basis: None,
     }

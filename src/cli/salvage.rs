@@ -8,6 +8,7 @@ use crate::word::{Endpoint, Failure, PortError, Template};
 use anyhow::{Context, bail};
 use std::fs::File;
 use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
 
 pub(super) async fn run(shared: &Shared, args: &SalvageArgs) -> anyhow::Result<Exit> {
     let at = |url: &str| wire::endpoint(&Template(url.to_owned()));
@@ -40,7 +41,8 @@ async fn list(
     let mut seen: Vec<(&SalvageTable, TableDifference)> = Vec::new();
     for table in tables {
         let mut file = Target::open(args, table)?;
-        let difference = salvage::compare(table, damaged, restored, |change| file.write(table, &change)).await?;
+        let difference =
+            salvage::compare(table, damaged, restored, async |change: salvage::Change| file.write(table, &change)).await?;
         file.close()?;
         if difference != TableDifference::default() {
             seen.push((table, difference));
@@ -121,9 +123,9 @@ async fn apply(
     Ok(if failed == 0 { Exit::Completed } else { Exit::Fault })
 }
 
-/// The file of one table, if files are asked for; made with its first row.
+/// The file of one table, if files are asked for; made with its first row. Until it is whole it is called otherwise.
 struct Target {
-    path: Option<std::path::PathBuf>,
+    path: Option<PathBuf>,
     file: Option<BufWriter<File>>,
     format: SalvageFormat,
 }
@@ -144,8 +146,11 @@ impl Target {
             Some(file) => file,
             none => {
                 // One that is there may hold what was salvaged before, and was worked on since.
-                let mut file =
-                    BufWriter::new(File::create_new(path).map_err(|e| attempted().because(e).hint("name another folder"))?);
+                if path.exists() {
+                    return Err(attempted().because("it is there already").hint("name another folder"));
+                }
+                // Half of one is of no use to anybody.
+                let mut file = BufWriter::new(File::create(unfinished(path)).map_err(|e| attempted().because(e))?);
                 if self.format == SalvageFormat::Csv {
                     writeln!(file, "{}", salvage::csv(table, None)).map_err(|e| attempted().because(e))?;
                 }
@@ -160,9 +165,16 @@ impl Target {
     }
 
     fn close(self) -> anyhow::Result<()> {
-        if let Some(file) = self.file {
+        if let (Some(path), Some(file)) = (self.path, self.file) {
             file.into_inner().context("could not write what was salvaged")?.sync_all()?;
+            std::fs::rename(unfinished(&path), &path).with_context(|| format!("could not name `{}`", path.display()))?;
         }
         Ok(())
     }
+}
+
+fn unfinished(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".unfinished");
+    name.into()
 }

@@ -156,6 +156,8 @@ fn fact_line(fact: &Fact) -> Option<String> {
         Fact::FollowsBack { follower: Side::Blue } => "blue follows green: a rollback would be lossless".to_owned(),
         Fact::FollowsBack { follower: Side::Green } => "green follows blue again: it can be moved to once more".to_owned(),
         Fact::WayBackGivenUp { reason } => format!("the way back was given up: {reason}"),
+        Fact::Analyzed { table, failed: None } => format!("statistics gathered of {table} on green"),
+        Fact::Analyzed { table, failed: Some(why) } => format!("no statistics were gathered of {table} on green: {why}"),
         Fact::LeftBehind { on, what, why } => format!("left on {on}: {what} ({why})"),
         Fact::RouteOriginal { .. } | Fact::BlueFingerprint { .. } | Fact::WindowCommitted { .. } => return None,
     })

@@ -14,7 +14,7 @@ mod watcher;
 mod workload;
 mod world;
 
-pub(crate) use watcher::Watcher;
+pub use watcher::Watcher;
 
 pub use ledger::{Ledger, LedgerOptions, LedgerReport, Outcome, Request};
 pub use pooler::find_pgbouncer;

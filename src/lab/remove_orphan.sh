@@ -3,11 +3,22 @@
 read -r _ && exit
 
 end_servers() {
-    for file in "$0"/*/postmaster.pid; do
+    for file in "$0"/*/postmaster.pid "$0"/*/*/postmaster.pid; do
         pid=$(head -n 1 "$file" 2>/dev/null) && [ "$(readlink "/proc/$pid/cwd")" = "${file%/*}" ] && kill -s QUIT "$pid"
     done
     for file in "$0"/*/pgbouncer.pid; do
         pid=$(head -n 1 "$file" 2>/dev/null) && tr '\0' '\n' <"/proc/$pid/cmdline" | grep -qxF "${file%.pid}.ini" && kill -s KILL "$pid"
+    done
+    # What receives WAL for a store in there, and the shell that starts it again and again.
+    for process in /proc/[0-9]*; do
+        tr '\0' '\n' <"$process/cmdline" | {
+            read -r program
+            case ${program##*/} in
+            pg_receivewal) grep -qF "$0/" ;;
+            sh) grep -F "$0/" | grep -qx '.*/greenlight\.keeper' ;;
+            *) false ;;
+            esac
+        } && kill -s KILL "${process#/proc/}"
     done
 }
 

@@ -12,12 +12,12 @@ use std::{
 
 /// Watches over one world until it is dismissed.
 #[derive(Debug)]
-pub(crate) struct Watcher(Child);
+pub struct Watcher(Child);
 
 impl Watcher {
     /// # Errors
     /// `Refused` when the process cannot be started.
-    pub(crate) fn over(folder: &Path) -> Result<Watcher, PortError> {
+    pub fn over(folder: &Path) -> Result<Watcher, PortError> {
         let mut command = process::new_command(Path::new("/bin/sh"));
         let command = command.as_std_mut().arg("-c").arg(include_str!("remove_orphan.sh")).arg(folder).current_dir("/");
         // In a process group of its own: Ctrl-C is for the one that it watches.
@@ -26,7 +26,7 @@ impl Watcher {
     }
 
     /// The world is gone, or is to stay.
-    pub(crate) fn dismiss(mut self) {
+    pub fn dismiss(mut self) {
         if let Some(mut stdin) = self.0.stdin.take() {
             // It may have ended by itself: then there is nobody to dismiss.
             let _ = stdin.write_all(b"dismissed\n");

@@ -10,7 +10,7 @@ pub mod statements;
 
 pub use runner::{PgMigrator, applied};
 pub use statements::{
-    BodyEffects, Statement, StatementKind, Touch, WrittenName, body_effects, reaches_beyond, read as statements_of,
+    BodyEffects, Statement, StatementKind, Touch, WrittenName, body_effects, body_writes, reaches_beyond, read as statements_of,
     short as shortened,
 };
 

@@ -336,6 +336,29 @@ pub fn body_effects(definition: &str) -> BodyEffects {
     effects
 }
 
+/// The tables that a trigger's function writes by its text; `None` when that cannot be told: it is in another language, not to
+/// be read, makes statements of its own, or names one of the functions in `own`, which may write too.
+pub fn body_writes(definition: &str, own: &BTreeSet<&str>) -> Option<Vec<Touch>> {
+    let parse = SourceFile::parse(definition);
+    let function = parse.tree().syntax().descendants().find_map(ast::CreateFunction::cast)?;
+    let body = function.plpgsql()?;
+    let tokens = body.syntax().descendants_with_tokens().filter_map(SyntaxElement::into_token);
+    for token in tokens {
+        let dynamic = matches!(token.text().to_lowercase().as_str(), "execute" | "call");
+        if dynamic || own.contains(unquoted(token.text()).as_str()) {
+            return None;
+        }
+    }
+    let mut touches = Vec::new();
+    for node in body.syntax().descendants() {
+        if node.kind() == SyntaxKind::ERROR {
+            return None;
+        }
+        touch(&node, &BTreeSet::new(), &mut touches);
+    }
+    Some(touches)
+}
+
 /// The columns that the node names as `NEW.column`.
 fn new_columns(node: &SyntaxNode) -> Vec<String> {
     let tokens = node.descendants_with_tokens().filter_map(SyntaxElement::into_token);

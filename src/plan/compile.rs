@@ -1,13 +1,13 @@
 use super::preflight::{self, Look};
+use super::touched::Touched;
 use super::{
     Basis, Gate, GreenSurvey, HistorySpec, LimitsSpec, Names, OnFailure, Plan, RestoreSpec, RouteSpec, ServerSpec, SnapshotSpec,
     SoakSpec, StandbySpec, Strategy, Survey, ValidateSpec, WindowSpec, line,
 };
 use crate::migrate::Migration;
-use crate::schema::{self, Catalog, FlowOptions, Seen, SeenWrite, Table, TableFlow};
+use crate::schema::{self, Catalog, FlowOptions, Seen, SeenWrite};
 use crate::word::{RelationName, RunId, Template, Timestamp};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
 
 /// The format of plans that this version writes.
 const FORMAT: u32 = 1;
@@ -98,6 +98,7 @@ pub fn compile(input: PlanInput, survey: &Survey, run: RunId, now: Timestamp) ->
         inherited_subscriptions: survey.blue.subscriptions.iter().map(|subscription| subscription.name.clone()).collect(),
         green_physical_slot: green_physical_slot(survey),
         sync_triggers: Vec::new(),
+        analyze: Vec::new(),
         provisional,
         basis,
     };
@@ -108,10 +109,15 @@ pub fn compile(input: PlanInput, survey: &Survey, run: RunId, now: Timestamp) ->
 /// Fills in what the two schemas mean for the plan. A provisional plan's tables are judged as if no migration touched them.
 pub(super) fn settle(plan: &mut Plan, input: &PlanInput, survey: &Survey) {
     let blue = &survey.blue.catalog;
-    let (before, after, seen) = match &survey.shadow {
+    let (before, after, mut seen) = match &survey.shadow {
         Ok(shadow) => (&shadow.before, &shadow.after, Seen { writes: writes(shadow), moves: shadow.moves.clone() }),
         Err(_) => (blue, blue, Seen::default()),
     };
+    let frozen = survey.shadow.as_ref().ok().filter(|_| input.strategy == Strategy::Freeze);
+    let touched = frozen.map(|shadow| (shadow, Touched::read(shadow, &seen.writes)));
+    if let Some((_, touched)) = &touched {
+        seen.writes.extend(touched.in_answer.iter().cloned());
+    }
     let options = FlowOptions {
         accepted: accepted(input, before),
         history: vec![RelationName::new(&input.history.schema, "schema_migrations")],
@@ -123,8 +129,11 @@ pub(super) fn settle(plan: &mut Plan, input: &PlanInput, survey: &Survey) {
         // No row goes anywhere.
         Strategy::InPlace | Strategy::Restored => Vec::new(),
     };
-    if input.strategy == Strategy::Freeze {
-        plan.validate.exclude = [input.validate.exclude.clone(), untouched(&plan.tables, survey)].concat();
+    if let Some((shadow, touched)) = touched {
+        // Green's are copies of blue's files, and to read all of them once more would only make a freeze longer.
+        let untouched = plan.tables.iter().map(|flow| &flow.table).filter(|table| !touched.contains(table)).cloned();
+        plan.validate.exclude = input.validate.exclude.iter().cloned().chain(untouched).collect();
+        plan.analyze = touched.analyze(shadow, &options.history[0]);
     }
     plan.sync_triggers = match input.strategy {
         Strategy::Sync => schema::sync_triggers(before, after),
@@ -141,24 +150,6 @@ pub(super) fn settle(plan: &mut Plan, input: &PlanInput, survey: &Survey) {
         now: plan.made_at,
     });
     plan.steps = line::steps(plan, &survey.blue, input);
-}
-
-/// The tables that no statement of the migrations locks for more than reading. Green's are copies of blue's files, and to read
-/// all of them once more would only make a freeze longer.
-fn untouched(tables: &[TableFlow], survey: &Survey) -> Vec<RelationName> {
-    let Ok(shadow) = &survey.shadow else { return Vec::new() };
-    let root = |name: &RelationName| {
-        let table = shadow.before.tables.get(&name.to_string());
-        table.and_then(Table::root).unwrap_or(name).clone()
-    };
-    let mut touched = BTreeSet::new();
-    for statement in &shadow.statements {
-        let reads = |mode: &str| matches!(mode, "AccessShareLock" | "RowShareLock");
-        touched.extend(statement.locks.iter().filter(|lock| !reads(&lock.mode)).map(|lock| root(&lock.table)));
-        touched.extend(statement.writes.iter().map(|write| root(&write.table)));
-        touched.extend(statement.rewrites.iter().map(root));
-    }
-    tables.iter().map(|flow| flow.table.clone()).filter(|table| !touched.contains(table)).collect()
 }
 
 /// The migrations that blue has not.

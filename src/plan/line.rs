@@ -391,7 +391,11 @@ fn loses(flow: &TableFlow) -> bool {
 fn soak(plan: &Plan, sql: &Statements<'_>) -> PlannedStep {
     let length = milliseconds(plan.soak.for_secs.saturating_mul(1000));
     let then = if plan.soak.then_finish { "Then the run finishes by itself." } else { "Then it waits for a person's `finish`." };
-    let says = format!("Blue follows green for {length}, and the way back is looked at all the time. {then}");
+    let first = match plan.analyze.len() {
+        0 => String::new(),
+        number => format!("Gather statistics of {} that the migrations change. ", count(number, "table")),
+    };
+    let says = format!("{first}Blue follows green for {length}, and the way back is looked at all the time. {then}");
     step(StepName::Soak, says, "Nothing of its own; `greenlight rollback` takes the window back.", sql.soak())
 }
 

@@ -18,6 +18,7 @@ pub mod render;
 mod snapshot;
 mod statements;
 mod survey;
+mod touched;
 
 pub use compile::{FailurePhases, PlanInput, compile};
 pub use finding::{Answer, Finding};
@@ -352,6 +353,10 @@ pub struct Plan {
     pub green_physical_slot: Option<String>,
     /// Triggers that the migration made on published tables; they fire for applied rows until the end of the run.
     pub sync_triggers: Vec<SyncTrigger>,
+    /// Tables of green's, of which statistics are gathered once it serves after a freeze: those that the migrations touch or
+    /// make.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub analyze: Vec<RelationName>,
     /// Made without a shadow: what follows from the migrations is learned on green, by the step that tries them there, and
     /// replaces what stands here.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

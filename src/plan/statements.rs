@@ -308,7 +308,7 @@ impl<'a> Statements<'a> {
 
     pub(super) fn soak(&self) -> Vec<String> {
         if self.plan.strategy == Strategy::Freeze {
-            return Vec::new();
+            return self.plan.analyze.iter().map(|table| green(format!("ANALYZE {}", table.sql()))).collect();
         }
         let slot = quote_literal(&self.plan.names.forward);
         vec![blue(format!("SELECT pg_replication_slot_advance({slot}, <blue's position>), so that a waiting slot keeps no log"))]

@@ -218,6 +218,8 @@ pub trait Server: Send + Sync + fmt::Debug {
     async fn ensure_not_null(&self, table: &RelationName, columns: &[String], on: bool) -> Result<(), PortError>;
     /// `ENABLE ALWAYS TRIGGER` or plain `ENABLE TRIGGER`.
     async fn ensure_sync_triggers(&self, triggers: &[SyncTrigger], always: bool) -> Result<(), PortError>;
+    /// ANALYZE of this table. Can be repeated.
+    async fn analyze(&self, table: &RelationName) -> Result<(), PortError>;
     /// ANALYZE of these tables, REFRESH of populated materialized views, prewarming where `pg_prewarm` is installed.
     async fn warm(&self, tables: &[RelationName], progress: crate::validate::Progress<'_>) -> Result<(), PortError>;
     async fn sequences(&self) -> Result<Vec<SequenceValue>, PortError>;

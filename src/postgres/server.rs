@@ -340,6 +340,10 @@ impl Server for PgServer {
         alter::ensure_sync_triggers(self, triggers, always).await
     }
 
+    async fn analyze(&self, table: &RelationName) -> Result<(), PortError> {
+        warm::analyze(self, table).await
+    }
+
     async fn warm(&self, tables: &[RelationName], progress: crate::validate::Progress<'_>) -> Result<(), PortError> {
         warm::warm(self, tables, progress).await
     }

@@ -16,11 +16,20 @@ pub(super) async fn warm(server: &PgServer, tables: &[RelationName], progress: P
     let session = server.own_session(LIMIT, Duration::from_mins(1)).await?;
     for (done, table) in (0..).zip(tables) {
         progress("analyze", done, tables.len() as u64);
-        session.batch(&format!("analyze {table}"), &format!("ANALYZE {}", table.sql())).await?;
+        gather(&session, table).await?;
     }
     progress("analyze", tables.len() as u64, tables.len() as u64);
     refresh(&session, progress).await?;
     prewarm(&session, tables, progress).await
+}
+
+/// While applications work: what they wait for is not waited for long.
+pub(super) async fn analyze(server: &PgServer, table: &RelationName) -> Result<(), PortError> {
+    gather(&server.own_session(LIMIT, Duration::from_secs(5)).await?, table).await
+}
+
+async fn gather(session: &Session, table: &RelationName) -> Result<(), PortError> {
+    session.batch(&format!("analyze {table}"), &format!("ANALYZE {}", table.sql())).await.map(drop)
 }
 
 /// In the order of their making, since one may read another.

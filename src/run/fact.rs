@@ -1,6 +1,6 @@
 use crate::plan::SchemaWork;
 use crate::schema::Fingerprint;
-use crate::word::{Lsn, Side, Timestamp};
+use crate::word::{Lsn, RelationName, Side, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// A named part of the window, in milliseconds, in the order in which they happened.
@@ -130,6 +130,11 @@ pub enum Fact {
     /// The slot that kept the way back was given up, since it endangered the serving side: rollback would lose writes.
     WayBackGivenUp {
         reason: String,
+    },
+    /// Statistics were gathered of a table of green's, after the window; `failed`: or why not, and then autovacuum does it.
+    Analyzed {
+        table: RelationName,
+        failed: Option<String>,
     },
     /// What a run could not take away, and why: listed by `status` and `sweep`.
     LeftBehind {

@@ -2,7 +2,7 @@
 
 use super::canonical::{canonical, mentions};
 use super::carry::{Carried, Carry, carry, refuses_null};
-use super::flow::Judgement;
+use super::flow::{FlowOptions, Judgement};
 use super::identity::{Key, Pair};
 use super::{Catalog, Column, ComparedColumn, SharedColumns};
 
@@ -14,7 +14,7 @@ pub(super) fn judge(
     pair: &Pair<'_>,
     catalogs: (&Catalog, &Catalog),
     key: &Key,
-    major: u32,
+    options: &FlowOptions,
     judgement: &mut Judgement,
 ) -> SharedColumns {
     let mut shared = SharedColumns {
@@ -33,16 +33,16 @@ pub(super) fn judge(
     let mut kept_back = KeptBack::default();
     for blue in &pair.blue.columns {
         match pair.green.column(&blue.name) {
-            None => dropped(pair, catalogs.0, blue, &mut shared, &mut kept_back, judgement),
+            None => dropped(pair, (catalogs.0, options), blue, &mut shared, &mut kept_back, judgement),
             Some(green) => {
-                if let Some(compared) = both(catalogs, blue, green, &mut shared, &mut kept_back, judgement) {
+                if let Some(compared) = both(catalogs, options, (blue, green), &mut shared, &mut kept_back, judgement) {
                     shared.compare.push(compared);
                 }
             }
         }
     }
     for green in pair.green.columns.iter().filter(|green| pair.blue.column(&green.name).is_none()) {
-        added(catalogs.1, green, &mut kept_back, judgement);
+        added(catalogs.1, options, green, &mut kept_back, judgement);
     }
     let list = |columns: &[Column], without: &[String]| {
         let sent = columns.iter().filter(|column| column.generated.is_none() && !without.contains(&column.name));
@@ -60,7 +60,7 @@ pub(super) fn judge(
                 "`{first}` must be left out of what {side} sends, and a table with REPLICA IDENTITY FULL is sent whole; \
                  give it a primary key, or a unique index as replica identity, on blue"
             ));
-        } else if major < COLUMN_LISTS {
+        } else if options.major < COLUMN_LISTS {
             refused.push(format!(
                 "`{first}` must be left out of what {side} sends, for which PostgreSQL {COLUMN_LISTS} or later is needed"
             ));
@@ -88,7 +88,7 @@ fn volatile(default: &str) -> bool {
 
 fn dropped(
     pair: &Pair<'_>,
-    catalog: &Catalog,
+    (catalog, options): (&Catalog, &FlowOptions),
     column: &Column,
     shared: &mut SharedColumns,
     kept_back: &mut KeptBack,
@@ -113,8 +113,9 @@ fn dropped(
     if column.not_null && !own_value {
         shared.relax_on_green.push(name.clone());
         shared.relax_on_blue.push(name.clone());
+        let until_then = if options.frozen { "" } else { " on green until then, and" };
         judgement.shims.push(format!(
-            "`{name}` is dropped: it loses NOT NULL on green until then, and on blue from the window on. Rows inserted after \
+            "`{name}` is dropped: it loses NOT NULL{until_then} on blue from the window on. Rows inserted after \
              the cutover have no value there on blue, and NOT NULL is put back at a rollback only if there is no such row"
         ));
     } else {
@@ -142,14 +143,14 @@ fn dropped(
     }
 }
 
-fn added(catalog: &Catalog, column: &Column, kept_back: &mut KeptBack, judgement: &mut Judgement) {
+fn added(catalog: &Catalog, options: &FlowOptions, column: &Column, kept_back: &mut KeptBack, judgement: &mut Judgement) {
     let name = &column.name;
     if column.generated.is_some() {
         // Never sent; green computes it.
         judgement.shims.push(format!("`{name}` is computed on green and not sent to blue"));
         return;
     }
-    if !has_value_of_its_own(column) && (column.not_null || refuses_null(catalog, &column.type_name)) {
+    if !options.frozen && !has_value_of_its_own(column) && (column.not_null || refuses_null(catalog, &column.type_name)) {
         judgement.refused.push(format!(
             "the migration adds `{name}` as NOT NULL without a default, and rows from blue have no value for it; \
              give it a default, or add NOT NULL after the run"
@@ -157,7 +158,7 @@ fn added(catalog: &Catalog, column: &Column, kept_back: &mut KeptBack, judgement
         return;
     }
     kept_back.on_green.push(name.clone());
-    let made_on_green = column.default.as_deref().filter(|default| volatile(default));
+    let made_on_green = column.default.as_deref().filter(|default| !options.frozen && volatile(default));
     judgement.shims.push(match made_on_green {
         Some(default) => {
             format!("`{name}` is green's alone: not sent to blue; for rows from blue its values are made on green ({default})")
@@ -169,8 +170,8 @@ fn added(catalog: &Catalog, column: &Column, kept_back: &mut KeptBack, judgement
 /// A column that both sides have: how it is compared, if it can be.
 fn both(
     catalogs: (&Catalog, &Catalog),
-    blue: &Column,
-    green: &Column,
+    options: &FlowOptions,
+    (blue, green): (&Column, &Column),
     shared: &mut SharedColumns,
     kept_back: &mut KeptBack,
     judgement: &mut Judgement,
@@ -194,6 +195,10 @@ fn both(
         }
         (Some(_), None) => {
             kept_back.on_green.push(name.clone());
+            if options.frozen {
+                judgement.shims.push(format!("`{name}` is not sent to blue, which computes it"));
+                return None;
+            }
             let why = "which blue computes and does not send: rows from blue would have no value for it on green";
             judgement.refused.push(format!("the migration makes an ordinary column of `{name}`, {why}"));
             return None;
@@ -204,7 +209,7 @@ fn both(
         Carry::Refused(why) => judgement.refused.push(format!("`{name}`: {why}")),
         Carry::ForwardOnly(why) => judgement.refused_back.push(format!("`{name}`: {why}")),
         Carry::Flows(Carried { forward, back, loses }) => {
-            judgement.shims.extend(forward.map(|what| {
+            judgement.shims.extend(forward.filter(|_| !options.frozen).map(|what| {
                 format!("`{name}` flows to green as text as long as {what}; a row for which that does not hold stops the sync")
             }));
             judgement.shims.extend(back.map(|what| {
@@ -213,7 +218,7 @@ fn both(
             judgement.loses.extend(loses.map(|what| format!("`{name}`: {what}")));
         }
     }
-    if green.not_null && !blue.not_null {
+    if green.not_null && !blue.not_null && !options.frozen {
         judgement
             .shims
             .push(format!("`{name}` becomes NOT NULL: a row from blue without a value stops the sync, and is noticed"));

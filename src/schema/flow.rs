@@ -228,8 +228,8 @@ impl<'a> Look<'a> {
         if key == Key::None || !judgement.refused.is_empty() {
             return self.refused(&blue.name, judgement.refused);
         }
-        let mut shared = columns::judge(&pair, (self.before, self.after), &key, self.options.major, &mut judgement);
-        rules::judge(&pair, &mut judgement);
+        let mut shared = columns::judge(&pair, (self.before, self.after), &key, self.options, &mut judgement);
+        rules::judge(&pair, self.options, &mut judgement);
         for seen in self.writes(blue) {
             if self.options.frozen {
                 judgement.loses.extend(rewritten(blue, green, seen, &mut shared));
@@ -238,8 +238,8 @@ impl<'a> Look<'a> {
             }
         }
         judgement.refused.extend(self.copied(blue));
-        judgement.shims.extend(triggers::says(self.before, blue, self.after, green));
         if !self.options.frozen {
+            judgement.shims.extend(triggers::says(self.before, blue, self.after, green));
             self.filled(blue, green, &mut judgement);
         }
         if !judgement.refused.is_empty() {

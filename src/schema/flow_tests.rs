@@ -403,6 +403,21 @@ fn of_a_frozen_blue_everything_is_on_green_and_what_cannot_come_back_needs_a_wor
     assert_verdict(&flow_of(&bare, &bare, &Seen::default(), &accepted), "accepted", "");
 }
 
+#[test]
+fn of_a_frozen_blue_no_condition_speaks_of_rows_that_come_from_it() {
+    let frozen = FlowOptions { frozen: true, ..options() };
+    let mut after = t(&["a text not null", "c integer", "n integer not null", "u uuid default gen_random_uuid()"]);
+    after.constraints.push(constraint("c", "few", "CHECK (c < 9)"));
+    after.triggers.push(trigger("fill", true));
+    let before = catalog([t(&["a text", "c integer generated (1)", "gone integer not null"])]);
+    let (kind, says) = verdict(&flow_of(&before, &catalog([after]), &Seen::default(), &frozen));
+    assert_eq!(kind, "shim", "{says}");
+    assert!(!says.contains("from blue") && !says.contains("on green until then") && !says.contains("made on green"), "{says}");
+    for so in ["`n` is green's alone", "`c` is not sent to blue, which computes it", "it loses NOT NULL on blue"] {
+        assert!(says.contains(so), "{says}");
+    }
+}
+
 fn trigger(name: &str, row_level: bool) -> Trigger {
     let definition = format!("CREATE TRIGGER {name} BEFORE UPDATE ON shop.t FOR EACH ROW EXECUTE FUNCTION shop.{name}()");
     Trigger { name: name.to_owned(), definition, enabled: "O".to_owned(), row_level }

@@ -2,7 +2,7 @@
 
 use super::Table;
 use super::canonical::canonical;
-use super::flow::Judgement;
+use super::flow::{FlowOptions, Judgement};
 use super::identity::Pair;
 use std::collections::BTreeMap;
 
@@ -14,10 +14,11 @@ struct Rule<'a> {
     on: Option<String>,
 }
 
-pub(super) fn judge(pair: &Pair<'_>, judgement: &mut Judgement) {
+pub(super) fn judge(pair: &Pair<'_>, options: &FlowOptions, judgement: &mut Judgement) {
     let blue = rules(pair.blue, pair.blue_parts);
     let green = rules(pair.green, pair.green_parts);
-    for (_, rule) in green.iter().filter(|(text, _)| !blue.contains_key(*text)) {
+    // Of a frozen blue no row comes.
+    for (_, rule) in green.iter().filter(|(text, _)| !options.frozen && !blue.contains_key(*text)) {
         let name = rule.called();
         judgement.shims.push(match rule.kind {
             "f" => format!(

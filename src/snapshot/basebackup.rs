@@ -3,6 +3,7 @@
 //! ```text
 //! DIR/backups/<id>/greenlight.backup   what the backup is; there before anything else
 //! DIR/backups/<id>/data/               the copy
+//! DIR/backups/<id>/tablespaces/<oid>/  of each tablespace
 //! DIR/wal/                             segments, by archive_command or by pg_receivewal
 //! DIR/points/                          restore points
 //! ```
@@ -11,6 +12,7 @@ use super::host::{Host, SHORT, Version, quoted, text};
 use super::notes::json;
 use super::prove::watching_size;
 use super::source::Facts;
+use super::tablespaces::{self, tablespaces_beside};
 use super::wal::{Archived, Segment};
 use super::{ArchiveProof, Backup, BackupState, Notes, Progress, SnapshotStore, Source, archiving, receive};
 use crate::plan::{PREFIX, WalSpec};
@@ -96,14 +98,6 @@ impl Basebackup {
     }
 
     async fn begin(&self, facts: &Facts) -> Result<Backup, PortError> {
-        if !facts.tablespaces.is_empty() {
-            return Err(PortError::refused("take a base backup")
-                .because(format!(
-                    "the server has tablespaces ({}), whose folders a restore would share with it",
-                    facts.tablespaces.join(", ")
-                ))
-                .hint("use the store `pgbackrest`"));
-        }
         let id = facts.now.strftime("%Y%m%dT%H%M%S.%3fZ").to_string();
         let backup = Backup {
             id,
@@ -119,7 +113,6 @@ impl Basebackup {
             segment_bytes: facts.segment_bytes,
             holds_own_wal: true,
             verified_at: None,
-            tablespaces: Vec::new(),
         };
         self.notes.make_folder("wal").await?;
         self.notes.make_folder(&format!("backups/{}", backup.id)).await?;
@@ -138,11 +131,11 @@ impl Basebackup {
 
     /// What the manifest says of the WAL that the copy needs, and the copy's size.
     async fn look_into(&self, backup: &Backup) -> Result<(WalRange, u64), PortError> {
-        let data = text(&self.folder(&backup.id).join("data"));
+        let folder = text(&self.folder(&backup.id));
         let attempted = format!("read the manifest of backup {}", backup.id);
         // The files of the manifest may be hundreds of thousands; what is wanted stands at its end.
-        let script = r#"du -sk "$1" | cut -f1; sed -n '/^"WAL-Ranges"/,/^\]/p' "$1/backup_manifest""#;
-        let said = self.notes.host.sh_within(&attempted, script, &[&data], LONG).await?;
+        let script = r#"du -sk "$1" | cut -f1; sed -n '/^"WAL-Ranges"/,/^\]/p' "$1/data/backup_manifest""#;
+        let said = self.notes.host.sh_within(&attempted, script, &[&folder], LONG).await?;
         let unreadable = || PortError::refused(attempted.clone()).because("it is not as `pg_basebackup` writes it");
         let (kib, ranges) = said.split_once('\n').ok_or_else(unreadable)?;
         let list = ranges.trim().trim_start_matches("\"WAL-Ranges\":").trim_end_matches(',');
@@ -206,6 +199,8 @@ impl SnapshotStore for Basebackup {
         if self.verifier(facts.major).await.is_none() {
             words.push("--manifest-checksums=SHA256");
         }
+        let mappings = tablespaces::mappings(&facts.tablespaces, &folder.join("tablespaces"));
+        words.extend(mappings.iter().map(String::as_str));
         crate::failpoint!("backup-begun");
         let mut tell = |line: &str| copied(line).map(|(done, all)| progress("copying", done, all)).is_some();
         let taken = self.notes.host.watched("take a base backup", &words, &mut tell).await;
@@ -216,12 +211,25 @@ impl SnapshotStore for Basebackup {
         backup.ended_at = self.source.facts().await?.now;
         let (range, bytes) = self.look_into(&backup).await?;
         (backup.timeline, backup.start, backup.stop, backup.bytes) = (range.timeline, range.start, range.end, bytes);
+        tablespaces::none_elsewhere(&self.notes.host, &folder).await?;
+        tablespaces::none_made_meanwhile(&self.notes.host, &folder.join("data"), &backup).await?;
         progress("verifying", 0, 0);
         self.verify(&backup).await?;
         backup.verified_at = Some(self.clock.now());
         backup.state = BackupState::Whole;
         self.save(&backup).await?;
         Ok(backup)
+    }
+
+    async fn tablespaces(&self, backup: &Backup) -> Result<Vec<u32>, PortError> {
+        let folder = text(&self.folder(&backup.id).join("tablespaces"));
+        let script = r#"[ ! -d "$1" ] || ls "$1""#;
+        let said = self.notes.host.sh(&format!("list the tablespaces of backup {}", backup.id), script, &[&folder]).await?;
+        Ok(said.lines().filter_map(|oid| oid.parse().ok()).collect())
+    }
+
+    async fn tablespaces_now(&self) -> Result<Vec<u32>, PortError> {
+        Ok(self.source.facts().await?.tablespaces.iter().map(|tablespace| tablespace.oid).collect())
     }
 
     async fn verify(&self, backup: &Backup) -> Result<(), PortError> {
@@ -240,7 +248,7 @@ impl SnapshotStore for Basebackup {
         let folder = text(&self.folder(&backup.id));
         // The marker goes last, so that what a crash leaves is still known as ours.
         let script = r#"[ -f "$1/greenlight.backup" ] || { echo "no backup of Greenlight's" >&2; exit 1; }
-            rm -rf "$1/data" "$1/greenlight.pass" && rm -f "$1/greenlight.backup" && rmdir "$1""#;
+            rm -rf "$1/data" "$1/tablespaces" "$1/greenlight.pass" && rm -f "$1/greenlight.backup" && rmdir "$1""#;
         self.notes.host.sh_within(&format!("remove backup {}", backup.id), script, &[&folder], LONG).await.map(drop)
     }
 
@@ -312,19 +320,29 @@ impl SnapshotStore for Basebackup {
     }
 
     async fn fetch(&self, backup: &Backup, on: &Host, folder: &Path, progress: Progress<'_>) -> Result<(), PortError> {
-        let (data, into) = (text(&self.folder(&backup.id).join("data")), text(folder));
         let from = &self.notes.host;
-        if on.spec == from.spec {
-            let source = format!("{data}/.");
-            let words = ["cp", "-a", "--reflink=auto", &source, &into];
-            let mut nothing = |_: &str| false;
-            let copy = on.watched("copy the backup", &words, &mut nothing);
-            return watching_size(on, folder, backup.bytes, &*self.clock, progress, copy).await;
+        let beside = tablespaces_beside(folder);
+        let mut parts = vec![("data", folder)];
+        if !self.tablespaces(backup).await?.is_empty() {
+            parts.push(("tablespaces", &beside));
         }
         let unpack = r#"tar -C "$1" -xpf -"#;
-        let (packed, unpacked) = ([data.as_str()], [into.as_str()]);
-        let copy = from.pipe("copy the backup", r#"tar -C "$1" -cf - ."#, &packed, (on, unpack, &unpacked));
-        watching_size(on, folder, backup.bytes, &*self.clock, progress, copy).await?;
+        let copy = async {
+            for (part, into) in parts {
+                let (part, into) = (text(&self.folder(&backup.id).join(part)), text(into));
+                if on.spec == from.spec {
+                    let words = ["cp", "-a", "--reflink=auto", &format!("{part}/."), &into];
+                    on.watched("copy the backup", &words, &mut |_: &str| false).await?;
+                } else {
+                    from.pipe("copy the backup", r#"tar -C "$1" -cf - ."#, &[&part], (on, unpack, &[&into])).await?;
+                }
+            }
+            Ok(())
+        };
+        watching_size(on, &[folder, &beside], backup.bytes, &*self.clock, progress, copy).await?;
+        if on.spec == from.spec {
+            return Ok(());
+        }
         // The other host cannot reach the archive by itself: what may be needed of it goes along.
         let wal = text(&folder.join("greenlight.wal"));
         on.sh("make the folder for WAL", r#"umask 077; mkdir -p "$1""#, &[&wal]).await?;

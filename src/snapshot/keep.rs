@@ -68,7 +68,6 @@ mod tests {
             segment_bytes: 16 << 20,
             holds_own_wal: true,
             verified_at: None,
-            tablespaces: Vec::new(),
         }
     }
 

@@ -18,8 +18,8 @@ mod prove;
 mod receive;
 pub mod restore;
 pub mod salvage;
-
 mod source;
+mod tablespaces;
 mod wal;
 mod waldump;
 
@@ -31,6 +31,7 @@ pub use notes::{Estimate, Notes, Point};
 pub use pgbackrest::Pgbackrest;
 pub use prove::{Proof, prove};
 pub use source::Source;
+pub use tablespaces::Searched;
 pub use wal::{Archived, History, Reach, Segment, reach};
 
 use crate::word::{Lsn, PortError, Timestamp};
@@ -66,8 +67,6 @@ pub struct Backup {
     /// The WAL between start and stop lies in the backup itself.
     pub holds_own_wal: bool,
     pub verified_at: Option<Timestamp>,
-    /// Folders outside the data folder, which a restore would have to share with the server.
-    pub tablespaces: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,6 +100,10 @@ pub trait SnapshotStore: Send + Sync + fmt::Debug {
     async fn backups(&self) -> Result<Vec<Backup>, PortError>;
     /// Takes a backup and verifies it. Not repeatable; what a crash leaves is listed as `Partial` and removed by `prune`.
     async fn take(&self, progress: Progress<'_>) -> Result<Backup, PortError>;
+    /// The tablespaces in it that have folders of their own, by their object identifiers.
+    async fn tablespaces(&self, backup: &Backup) -> Result<Vec<u32>, PortError>;
+    /// The same of the server now.
+    async fn tablespaces_now(&self) -> Result<Vec<u32>, PortError>;
     /// Reads all of it against its manifest.
     ///
     /// # Errors
@@ -121,7 +124,9 @@ pub trait SnapshotStore: Send + Sync + fmt::Debug {
     fn restore_command(&self) -> String;
     /// The same for a server whose data folder this is, on another host perhaps.
     fn restore_command_at(&self, on: &Host, folder: &Path) -> String;
-    /// Copies the backup, and with it what `restore_command_at` needs, into a folder which holds nothing but our marker.
+    /// Copies the backup, and with it what `restore_command_at` needs, into a folder which holds nothing but our marker; its
+    /// tablespaces into `tablespaces_beside` it, each below its number, where there is such a folder with nothing but our
+    /// marker. The links in the data folder may still point elsewhere.
     async fn fetch(&self, backup: &Backup, on: &Host, folder: &Path, progress: Progress<'_>) -> Result<(), PortError>;
     /// The program that a `fetch` into this folder runs there, and one of its arguments: by these one that is under way is
     /// found.
@@ -192,14 +197,15 @@ pub async fn ensure_backup(
         let age = now.duration_since(backup.ended_at);
         backup.state == BackupState::Whole && Duration::try_from(age).unwrap_or_default() <= age_max
     };
-    match store.backups().await?.into_iter().rev().find(young) {
-        Some(backup) => {
-            progress("verifying the backup", 0, 0);
-            store.verify(&backup).await?;
-            Ok(backup)
-        }
-        None => store.take(progress).await,
+    let Some(backup) = store.backups().await?.into_iter().rev().find(young) else { return store.take(progress).await };
+    let held = store.tablespaces(&backup).await?;
+    // Of an older one no restore comes past the making of a tablespace.
+    if store.tablespaces_now().await?.iter().any(|now| !held.contains(now)) {
+        return store.take(progress).await;
     }
+    progress("verifying the backup", 0, 0);
+    store.verify(&backup).await?;
+    Ok(backup)
 }
 
 /// Writes down where the restore point of a run is: it need not be looked for in the log then. Blue's own timeline is that of

@@ -3,6 +3,7 @@
 
 use super::host::{Host, SHORT, quoted, text};
 use super::prove::watching_size;
+use super::tablespaces::tablespaces_beside;
 use super::wal::{Archived, Segment};
 use super::{ArchiveProof, Backup, BackupState, Notes, Progress, SnapshotStore, Source, archiving};
 use crate::word::{Clock, Lsn, PortError, Timestamp};
@@ -74,7 +75,6 @@ impl Pgbackrest {
             segment_bytes,
             holds_own_wal: false,
             verified_at: None,
-            tablespaces: of.tablespace.iter().flatten().map(|tablespace| tablespace.name.clone()).collect(),
         })
     }
 }
@@ -140,7 +140,7 @@ struct DatabaseRef {
 
 #[derive(Debug, Deserialize)]
 struct Tablespace {
-    name: String,
+    oid: u32,
 }
 
 #[derive(Debug, Deserialize)]
@@ -205,6 +205,18 @@ impl SnapshotStore for Pgbackrest {
         self.verify(&backup).await?;
         backup.verified_at = Some(self.clock.now());
         Ok(backup)
+    }
+
+    async fn tablespaces(&self, backup: &Backup) -> Result<Vec<u32>, PortError> {
+        // Only of one that is named it says which it has.
+        let info = self.stanza_info(&[&format!("--set={}", backup.id)]).await?;
+        let named = info.backup.into_iter().find(|of| of.label == backup.id);
+        let named = named.ok_or_else(|| PortError::refused(format!("ask pgBackRest about backup {}", backup.id)))?;
+        Ok(named.tablespace.into_iter().flatten().map(|tablespace| tablespace.oid).collect())
+    }
+
+    async fn tablespaces_now(&self) -> Result<Vec<u32>, PortError> {
+        Ok(self.source.facts().await?.tablespaces.iter().map(|tablespace| tablespace.oid).collect())
     }
 
     async fn verify(&self, backup: &Backup) -> Result<(), PortError> {
@@ -289,13 +301,19 @@ impl SnapshotStore for Pgbackrest {
         let copy = text(&copy);
         let words = self.words();
         let set = format!("--set={}", backup.id);
+        let beside = tablespaces_beside(folder);
+        // One that is not named would go where the server has it.
+        let mut mappings = vec![format!("--tablespace-map-all={}", beside.display())];
+        let each = |oid: u32| format!("--tablespace-map={oid}={}", beside.join(oid.to_string()).display());
+        mappings.extend(self.tablespaces(backup).await?.into_iter().map(each));
         let more = [&set, "--type=none", "--log-level-console=off", "--log-level-stderr=warn", "--pg1-path", &copy, "restore"];
-        let words: Vec<&str> = std::iter::once(program).chain(words.iter().skip(1).map(String::as_str)).chain(more).collect();
+        let words = std::iter::once(program).chain(words.iter().skip(1).chain(&mappings).map(String::as_str));
+        let words: Vec<&str> = words.chain(more).collect();
         // It wants an empty folder, and this one holds our marker.
         on.sh("make the folder for the copy", r#"umask 077; mkdir "$1""#, &[&copy]).await?;
         let mut nothing = |_: &str| false;
         let restore = on.watched("restore with pgBackRest", &words, &mut nothing);
-        watching_size(on, Path::new(&copy), backup.bytes, &*self.clock, progress, restore).await?;
+        watching_size(on, &[Path::new(&copy), &beside], backup.bytes, &*self.clock, progress, restore).await?;
         let script = r#"find "$1" -mindepth 1 -maxdepth 1 -exec mv -t "$2" {} + && rmdir "$1""#;
         on.sh("put the copy into its place", script, &[&copy, &text(folder)]).await.map(drop)
     }

@@ -70,15 +70,15 @@ async fn free_port(host: &Host) -> Result<u16, PortError> {
 /// Awaits a copy, and tells how large it has become meanwhile.
 pub(super) async fn watching_size(
     host: &Host,
-    folder: &Path,
+    folders: &[&Path],
     all: u64,
     clock: &dyn Clock,
     progress: Progress<'_>,
     copy: impl Future<Output = Result<(), PortError>>,
 ) -> Result<(), PortError> {
     tokio::pin!(copy);
-    let folder = text(folder);
-    let args = [folder.as_str()];
+    let folders: Vec<String> = folders.iter().map(|folder| text(folder)).collect();
+    let args: Vec<&str> = folders.iter().map(String::as_str).collect();
     loop {
         tokio::select! {
             done = &mut copy => return done,
@@ -87,7 +87,7 @@ pub(super) async fn watching_size(
         // While files come and go under it, `du` complains.
         let said = tokio::select! {
             done = &mut copy => return done,
-            said = host.sh("measure the copy", r#"du -sk "$1" 2>/dev/null | cut -f1"#, &args) => said,
+            said = host.sh("measure the copy", r#"du -sk "$@" 2>/dev/null | awk '{ s += $1 } END { print s }'"#, &args) => said,
         };
         if let Some(kib) = said.ok().and_then(|said| said.trim().parse::<u64>().ok()) {
             progress("copying", kib * 1024, all);

@@ -18,15 +18,30 @@ pub(super) struct Facts {
     pub(super) major: u32,
     pub(super) system_identifier: u64,
     pub(super) segment_bytes: u64,
-    pub(super) tablespaces: Vec<String>,
+    pub(super) tablespaces: Vec<Tablespace>,
     pub(super) now: Timestamp,
     pub(super) bytes: u64,
+}
+
+/// One with a folder of its own, outside the data folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Tablespace {
+    pub(super) oid: u32,
+    pub(super) folder: String,
+}
+
+impl Tablespace {
+    fn read(line: &str) -> Option<Tablespace> {
+        let (oid, folder) = line.split_once(' ')?;
+        Some(Tablespace { oid: oid.parse().ok()?, folder: folder.to_owned() })
+    }
 }
 
 const FACTS: &str = "SELECT (current_setting('server_version_num')::int / 10000), \
     (SELECT system_identifier FROM pg_control_system()), \
     (SELECT bytes_per_wal_segment::bigint FROM pg_control_init()), \
-    (SELECT coalesce(array_agg(spcname::text ORDER BY 1), '{}') FROM pg_tablespace WHERE pg_tablespace_location(oid) <> ''), \
+    (SELECT coalesce(array_agg(oid || ' ' || pg_tablespace_location(oid) ORDER BY oid), '{}') FROM pg_tablespace \
+        WHERE pg_tablespace_location(oid) LIKE '/%'), \
     clock_timestamp(), (SELECT sum(pg_database_size(oid))::bigint FROM pg_database)";
 
 const TIMELINE: &str = "('x' || left(pg_walfile_name($1::pg_lsn), 8))::bit(32)::int";
@@ -46,7 +61,7 @@ impl Source {
             major: row.get::<_, i32>(0).cast_unsigned(),
             system_identifier: row.get::<_, i64>(1).cast_unsigned(),
             segment_bytes: row.get::<_, i64>(2).cast_unsigned(),
-            tablespaces: row.get(3),
+            tablespaces: row.get::<_, Vec<String>>(3).iter().filter_map(|line| Tablespace::read(line)).collect(),
             now: row.get(4),
             bytes: row.get::<_, Option<i64>>(5).unwrap_or(0).cast_unsigned(),
         })

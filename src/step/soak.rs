@@ -18,6 +18,7 @@ impl Step for Soak {
     }
 
     async fn advance(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
+        gather_statistics(cx).await?;
         let over = is_over(cx);
         let ends = cx.run().finish_ordered || (over && cx.plan.soak.then_finish);
         let backups = match back_green_up(cx).await? {
@@ -39,6 +40,20 @@ impl Step for Soak {
     async fn revert(&self, _: &mut StepContext<'_>) -> Result<Progress, PortError> {
         Ok(Progress::Done)
     }
+}
+
+/// After a freeze the tables that the migrations changed have no statistics that fit them: clients work already, and their
+/// queries may be planned badly. A failure is said, and no more: autovacuum comes in time.
+async fn gather_statistics(cx: &mut StepContext<'_>) -> Result<(), PortError> {
+    for table in &cx.plan.analyze {
+        if cx.run().facts.iter().any(|fact| matches!(fact, Fact::Analyzed { table: done, .. } if done == table)) {
+            continue;
+        }
+        (cx.progress)(&format!("gathering statistics of {table}"));
+        let failed = cx.ports.green.analyze(table).await.err().map(|error| error.chain());
+        cx.learn(Fact::Analyzed { table: table.clone(), failed }).await?;
+    }
+    Ok(())
 }
 
 fn is_over(cx: &StepContext<'_>) -> bool {

@@ -161,6 +161,36 @@ async fn killed_after_the_commit_point_of_a_freeze_green_serves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_trigger_writes_in_answer_to_a_migration_is_said_and_green_gets_statistics_of_what_changed() {
+    let live = Live::up(freeze()).await;
+    let (blue, green) = (live.lab.endpoint(Side::Blue), live.lab.endpoint(Side::Green));
+    let noting = "CREATE TABLE noted (customer bigint PRIMARY KEY); \
+        CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+            INSERT INTO noted VALUES (NEW.id) ON CONFLICT DO NOTHING; RETURN NULL; END $$; \
+        CREATE TRIGGER note AFTER UPDATE ON customers FOR EACH ROW EXECUTE FUNCTION note()";
+    crate::world::ask(&blue, noting).await;
+    for server in [&blue, &green] {
+        crate::world::ask(server, "ALTER SYSTEM SET autovacuum = off").await;
+        crate::world::ask(server, "SELECT pg_reload_conf()").await;
+    }
+    let playbook = live.playbook.to_str().unwrap().to_owned();
+    let plan = live.greenlight(&["plan", &playbook]).await.says("by trigger `note` of public.customers, inserts rows");
+    for of_the_sync in ["rows from blue", "rows that come from blue", "stops the sync"] {
+        assert!(!plan.said.contains(of_the_sync), "no row comes from a frozen blue: {}", plan.said);
+    }
+    let text = std::fs::read_to_string(&live.playbook).unwrap();
+    let accepted = "accept: [\"not-reversible:public.customers\", \"not-reversible:public.noted\", ";
+    std::fs::write(&live.playbook, text.replace("accept: [", accepted)).unwrap();
+    live.run().await.expect(WAITS).says("statistics gathered of public.customers");
+    let noted = "SELECT (SELECT count(*) FROM noted) = count(*) FROM customers";
+    assert_eq!(crate::world::ask(&green, noted).await, ["t"]);
+    assert_eq!(crate::world::ask(&blue, "SELECT count(*) FROM noted").await, ["0"]);
+    let known = "SELECT tablename || '.' || attname FROM pg_stats \
+        WHERE (tablename, attname) IN (('customers', 'search_name'), ('orders', 'total_cents'), ('noted', 'customer')) ORDER BY 1";
+    assert_eq!(crate::world::ask(&green, known).await, ["customers.search_name", "noted.customer", "orders.total_cents"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_freeze_is_planned_with_what_it_takes_and_refused_without_a_limit() {
     let live = Live::up(freeze()).await;
     let playbook = live.playbook.to_str().unwrap().to_owned();

@@ -1,4 +1,5 @@
 //! Where the files are on another machine: by the system's ssh, against a real sshd with a key and known hosts of its own.
+use crate::tablespaces::make_tablespace;
 use crate::world::{Kind, LIMIT, World, ask, free_port};
 use greenlight::plan::HostSpec;
 use greenlight::process;
@@ -107,6 +108,8 @@ async fn a_store_on_another_host_does_everything_by_ssh() {
 async fn a_backup_is_restored_from_one_host_to_another() {
     let Some(sshd) = Sshd::up().await else { return };
     let Some(world) = World::up(15, Kind::Archive).await else { return };
+    make_tablespace(&world, "far", "far").await;
+    world.ask("CREATE TABLE far TABLESPACE far AS SELECT 1 AS id").await;
     world.back_up().await;
     let one = world.write(1).await;
     world.write(2).await;
@@ -117,12 +120,15 @@ async fn a_backup_is_restored_from_one_host_to_another() {
     assert!(plan.problems.is_empty(), "{:?}", plan.problems);
     let restored = world.recover(&plan).await.unwrap();
     assert_eq!(ask(&restored.endpoint, "SELECT id FROM kept").await, ["1"]);
+    assert_eq!(ask(&restored.endpoint, "SELECT id FROM far").await, ["1"]);
+    let location = "SELECT pg_tablespace_location(oid) FROM pg_tablespace WHERE spcname = 'far'";
+    assert!(ask(&restored.endpoint, location).await[0].contains("/restored.tablespaces/"));
     assert!(
-        ask(&restored.endpoint, "SHOW restore_command").await[0].contains("restored/greenlight.wal"),
+        fs::read_to_string(place.data_dir.join("greenlight.guard")).unwrap().contains("restored/greenlight.wal"),
         "it needs the other host no more"
     );
     restore::discard(world.store.as_ref(), &place, &world.source.at).await.unwrap();
-    assert!(!place.data_dir.exists());
+    assert!(!place.data_dir.exists() && !world.path("restored.tablespaces").exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -97,3 +97,28 @@ async fn a_restore_that_is_killed_anywhere_goes_on_or_is_discarded() {
         assert_eq!(world.ask("SELECT id FROM kept ORDER BY id").await, ["1", "2"]);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_test_leaves_no_server_no_receiver_and_no_folder() {
+    let Some(world) = World::up(15, Kind::Receive).await else { return };
+    world.back_up().await;
+    world.write(1).await;
+    world.archive().await;
+    let place = world.place("restored");
+    let plan = world.check(&greenlight::snapshot::restore::Target::Latest, &place).await;
+    world.recover(&plan).await.unwrap();
+    let keeper = world.wal().join("greenlight.keeper");
+    let running = || {
+        let folder = world.folder.path();
+        let keepers = greenlight::provider::processes::started_with("sh", &keeper);
+        [pids_of("postgres", folder).len(), pids_of("pg_receivewal", folder).len(), keepers.len()]
+    };
+    assert_eq!(running(), [2, 1, 1]);
+    // A second one, whose maker is gone without a word: what a kill looks like to it.
+    drop(greenlight::lab::Watcher::over(world.folder.path()).unwrap());
+    let until = world.clock.monotonic() + LIMIT;
+    while world.folder.path().exists() || running() != [0, 0, 0] {
+        assert!(world.clock.monotonic() < until, "something is left: {:?}", running());
+        world.clock.sleep(Duration::from_millis(20)).await;
+    }
+}

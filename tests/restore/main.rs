@@ -7,6 +7,7 @@ mod hosts;
 mod interrupted;
 mod kept;
 mod salvage;
+mod tablespaces;
 mod targets;
 mod timelines;
 mod world;

@@ -1,5 +1,6 @@
 //! A server that archives, a store for it, and a writer that knows what was committed when.
 
+use greenlight::lab::Watcher;
 use greenlight::plan::{HostSpec, WalSpec};
 use greenlight::postgres::programs::Installed;
 use greenlight::process;
@@ -35,6 +36,8 @@ pub(crate) struct World {
     kind: Kind,
     pub(crate) installed: Installed,
     pub(crate) clock: Arc<SystemClock>,
+    /// Does what our own end does, should we be killed.
+    watcher: Option<Watcher>,
 }
 
 /// The programs of this machine, or why a version is not tested.
@@ -57,6 +60,7 @@ impl World {
     pub(crate) async fn up_on(major: u32, kind: Kind, host: HostSpec, ssh_config: Option<PathBuf>) -> Option<World> {
         let installed = installed(major).await?;
         let folder = tempfile::Builder::new().prefix("greenlight-restore-").tempdir_in("/tmp").unwrap();
+        let watcher = Some(Watcher::over(folder.path()).unwrap());
         process::give_to_server_user(folder.path()).await.unwrap();
         let clock = Arc::new(SystemClock::new());
         let server = LocalServer {
@@ -74,7 +78,7 @@ impl World {
         let source = Source { at: at.clone(), from_host: at };
         let notes = Notes { host: Host { spec: host, ssh_config, bin_dir: None, installed: installed.clone() }, dir: store_dir };
         let store = store(kind, &source, notes, folder.path(), &server, clock.clone()).await;
-        let world = World { folder, server, store, source, kind, installed, clock };
+        let world = World { folder, server, store, source, kind, installed, clock, watcher };
         world
             .ask(
                 "CREATE TABLE kept (id bigint PRIMARY KEY, xid xid8 DEFAULT pg_current_xact_id(), note text DEFAULT 'as it was')",
@@ -216,6 +220,9 @@ impl Drop for World {
         let keeper = self.wal().join("greenlight.keeper");
         for (program, path) in [("sh", keeper), ("pg_receivewal", self.wal())] {
             greenlight::provider::processes::kill_and_wait(&greenlight::provider::processes::started_with(program, &path));
+        }
+        if let Some(watcher) = self.watcher.take() {
+            watcher.dismiss();
         }
     }
 }

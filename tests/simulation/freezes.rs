@@ -8,7 +8,7 @@ use crate::{
 };
 use greenlight::{
     plan::{OnFailure, Strategy},
-    run::Outcome,
+    run::{Fact, Outcome},
     word::Side,
 };
 
@@ -28,6 +28,19 @@ fn with(kind: PlanKind, script: Script) -> Setup {
 fn a_freeze_ends_whole() {
     let plain = sweep("freeze", &with(freeze(), finish()), Some(Outcome::Completed));
     assert_eq!(plain.world.moves_to_green(), 1);
+    let analyzed = |fact: &&Fact| matches!(fact, Fact::Analyzed { failed: None, .. });
+    assert_eq!(plain.world.run.facts.iter().filter(analyzed).count(), 1, "once, and not with each look");
+}
+
+#[test]
+fn a_freeze_awaits_a_green_that_is_behind() {
+    for reads_on_blue in [false, true] {
+        let setup = Setup { lag_ms: Some(300), ..with(PlanKind { reads_on_blue, ..freeze() }, finish()) };
+        let report = setup.run();
+        assert_eq!(report.outcome, Some(Outcome::Completed), "{}", setup.trace());
+        let opened = |fact: &&Fact| matches!(fact, Fact::WindowOpened { .. });
+        assert_eq!(report.world.run.facts.iter().filter(opened).count(), 1, "in its first window\n{}", setup.trace());
+    }
 }
 
 #[test]

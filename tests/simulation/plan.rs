@@ -128,6 +128,7 @@ pub(crate) fn plan(kind: PlanKind) -> Plan {
         inherited_subscriptions: vec![INHERITED.to_owned()],
         green_physical_slot: kind.has_standby().then(|| PHYSICAL_SLOT.to_owned()),
         sync_triggers: Vec::new(),
+        analyze: if kind.strategy == Strategy::Freeze { vec![table().table] } else { Vec::new() },
         provisional: kind.trial.is_some(),
         basis: None,
         standby,

@@ -438,6 +438,10 @@ impl Server for FakeServer {
         self.change("ensure_sync_triggers", Inside, |_, _| {}).await
     }
 
+    async fn analyze(&self, _: &RelationName) -> Result<(), PortError> {
+        self.change("analyze", Inside, |_, _| {}).await
+    }
+
     async fn warm(&self, _: &[RelationName], _: Progress<'_>) -> Result<(), PortError> {
         self.change("warm", Inside, |_, _| {}).await
     }

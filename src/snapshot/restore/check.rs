@@ -3,9 +3,10 @@
 use super::place::{Content, State};
 use super::{Place, Target};
 use crate::snapshot::host::Version;
+use crate::snapshot::tablespaces::tablespaces_beside;
 use crate::snapshot::waldump::{self, Found, What};
 use crate::snapshot::{
-    Archived, Backup, BackupState, Estimate, History, Point, Reach, Segment, SnapshotStore, newest_before, reach,
+    Archived, Backup, BackupState, Estimate, History, Point, Reach, Searched, Segment, SnapshotStore, newest_before, reach,
 };
 use crate::word::{Failure, Lsn, PortError, Timestamp};
 use std::cmp::Ordering;
@@ -26,6 +27,9 @@ pub struct RestorePlan {
     pub reach: Option<Reach>,
     /// The last commit in the archive, where it had to be looked up.
     pub last_commit: Option<Timestamp>,
+    /// The tablespaces in the backup.
+    pub tablespaces: Vec<u32>,
+    pub searched: Searched,
     pub estimate: Option<Estimate>,
     /// Why it would fail, or may not be begun. Empty: it can begin.
     pub problems: Vec<String>,
@@ -68,6 +72,8 @@ pub async fn check(
         until: None,
         reach: None,
         last_commit: None,
+        tablespaces: Vec::new(),
+        searched: Searched::default(),
         estimate: store.notes().estimate().await?,
         problems: Vec::new(),
         unknown: Vec::new(),
@@ -79,10 +85,7 @@ pub async fn check(
             Err(error) if error.failure == Failure::Refused => plan.problems.push(error.chain()),
             other => other?,
         }
-        if !backup.tablespaces.is_empty() {
-            let names = backup.tablespaces.join(", ");
-            plan.problems.push(format!("the server has tablespaces ({names}), whose folders a restore would share with it"));
-        }
+        plan.tablespaces = store.tablespaces(&backup).await?;
         look_at_room(store, &mut plan, &backup).await?;
     }
     Ok(plan)
@@ -210,6 +213,41 @@ async fn look_at_archive(
             }
         }
     }
+    if plan.problems.is_empty() { look_for_made_tablespaces(store, plan, backup, &along).await } else { Ok(()) }
+}
+
+/// Replayed, the making of a tablespace would give the restored server the folder that the server itself has.
+async fn look_for_made_tablespaces(
+    store: &dyn SnapshotStore,
+    plan: &mut RestorePlan,
+    backup: &Backup,
+    along: &Along,
+) -> Result<(), PortError> {
+    // What lies past the target is not replayed; the segment after it may be read, to see that it is passed.
+    let read_to = plan.until.map_or(along.reach.end, |until| Lsn(until.0 + backup.segment_bytes).min(along.reach.end));
+    let path = waldump::Path { end: read_to, ..along.path(backup) };
+    let end = Lsn(read_to.0.max(backup.stop.0) - 1);
+    plan.searched.first = backup.start.0 / backup.segment_bytes;
+    plan.searched.last = end.0 / backup.segment_bytes;
+    for found in waldump::tablespaces(store, backup, &path).await? {
+        let What::Tablespace { oid, folder } = &found.what else { continue };
+        let after = match (&plan.target, plan.until) {
+            (_, Some(until)) => found.at > until || (found.at == until && matches!(plan.target, Target::Lsn(_))),
+            (Target::Time(at), None) => {
+                waldump::last_commit(store, backup, &waldump::Path { end: found.at, ..path.clone() }).await? > Some(*at)
+            }
+            (_, None) => false,
+        };
+        if after || found.at < backup.start {
+            plan.searched.harmless.push(found.at);
+            continue;
+        }
+        plan.problems.push(format!(
+            "after backup {} began, at {}, tablespace {oid} was made in `{folder}`, and replaying that would write into that \
+             folder of the server: name a point before it, or one after the next backup",
+            backup.id, found.at
+        ));
+    }
     Ok(())
 }
 
@@ -317,6 +355,12 @@ async fn look_at_room(store: &dyn SnapshotStore, plan: &mut RestorePlan, backup:
         plan.problems.push(format!("the folder `{folder}` is not an absolute path"));
         return Ok(());
     }
+    if !plan.tablespaces.is_empty() && !place.is_free_beside().await? {
+        plan.problems.push(format!(
+            "the folder `{}`, for the tablespaces, is not empty, and this restore did not make it",
+            tablespaces_beside(&place.data_dir).display()
+        ));
+    }
     let mut copied = false;
     match place.content().await? {
         Content::Nothing => (),
@@ -334,8 +378,7 @@ async fn look_at_room(store: &dyn SnapshotStore, plan: &mut RestorePlan, backup:
             marker.target, marker.port
         )),
     }
-    let (program, argument) = store.fetching(&place.host, &place.data_dir);
-    if !place.host.started_with(program, &argument).await?.is_empty() {
+    if place.is_being_copied_into(store).await? {
         plan.problems.push(format!("another restore is copying into `{folder}`"));
     }
     if place.postmaster().await?.is_none() && place.host.port_is_taken(place.port).await? {

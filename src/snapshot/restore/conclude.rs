@@ -26,6 +26,7 @@ pub async fn promote(place: &Place, like: &Endpoint) -> Result<(), PortError> {
     }
     // From here on it may serve: should we die, it must not be taken for one that can be removed.
     place.mark(&Marker { state: State::Promoted, ..marker }).await?;
+    place.give_beside_away().await?;
     let session = place.session(like).await?;
     let sql = "SELECT CASE WHEN pg_is_in_recovery() THEN pg_promote(true, 55) ELSE true END";
     let rows = session.change("promote it", sql, &[]).await?;
@@ -57,8 +58,7 @@ pub async fn discard(store: &dyn SnapshotStore, place: &Place, like: &Endpoint) 
     if marker.state == State::Promoted {
         return Err(PortError::refused(attempted()).because("it was promoted and may serve").hint("stop and remove it by hand"));
     }
-    let (program, argument) = store.fetching(&place.host, &place.data_dir);
-    if !place.host.started_with(program, &argument).await?.is_empty() {
+    if place.is_being_copied_into(store).await? {
         return Err(PortError::refused(attempted()).because("a restore is copying into it").hint("end that one first"));
     }
     let place = Place { port: marker.port, ..place.clone() };

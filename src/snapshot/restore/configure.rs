@@ -1,7 +1,8 @@
 //! How a restored server is set: to recover up to the target and no further, and to wake nothing that it copied.
 
 use super::{Place, RestorePlan, Target};
-use crate::snapshot::host::{Version, text};
+use crate::snapshot::host::{Version, quoted, text};
+use crate::snapshot::{Backup, tablespaces};
 use crate::word::PortError;
 
 /// Set for the time until it is promoted, and then taken back.
@@ -66,11 +67,20 @@ fn settings(plan: &RestorePlan, restore_command: &str) -> Vec<(&'static str, Str
 }
 
 /// Writes the settings, what the copy lacks, and the file that makes the server recover. Repeatable.
-pub(super) async fn configure(place: &Place, plan: &RestorePlan, restore_command: &str, major: u32) -> Result<(), PortError> {
+pub(super) async fn configure(
+    place: &Place,
+    plan: &RestorePlan,
+    restore_command: &str,
+    backup: &Backup,
+) -> Result<(), PortError> {
     let host = &place.host;
     let folder = text(&place.data_dir);
-    complete(place, major).await?;
-    let lines: String = settings(plan, restore_command).iter().map(|(name, value)| setting_line(name, value)).collect();
+    complete(place, backup.major).await?;
+    let program = host.program("pg_waldump", backup.major, Version::Same).await?;
+    let guard = place.data_dir.join("greenlight.guard");
+    host.write(&guard, &tablespaces::guard(&plan.searched, backup.segment_bytes, &program, restore_command)).await?;
+    let guarded = format!("sh {} %f \"%p\"", quoted(&text(&guard)).replace('%', "%%"));
+    let lines: String = settings(plan, &guarded).iter().map(|(name, value)| setting_line(name, value)).collect();
     // The lines from an earlier try stand between the same two words.
     let script = r#"cd "$1" && umask 077 && touch postgresql.auto.conf &&
         sed '/^# greenlight restore: begin$/,/^# greenlight restore: end$/d' postgresql.auto.conf >greenlight.auto &&

@@ -3,8 +3,10 @@
 use super::Target;
 use crate::plan::HostSpec;
 use crate::postgres::client::{Session, SessionOptions};
+use crate::snapshot::SnapshotStore;
 use crate::snapshot::host::{Host, Version, text};
 use crate::snapshot::notes::json;
+use crate::snapshot::tablespaces::tablespaces_beside;
 use crate::word::{Endpoint, PortError, Timestamp, TlsMode};
 use serde::{Deserialize, Serialize};
 use std::{path::PathBuf, time::Duration};
@@ -99,19 +101,69 @@ impl Place {
         self.host.write(&self.data_dir.join("greenlight.restore"), &json(marker)).await
     }
 
-    /// Removes everything but the marker, only where there is one.
-    pub(super) async fn empty(&self) -> Result<(), PortError> {
-        let folder = text(&self.data_dir);
-        let script = r#"[ -f "$1/greenlight.restore" ] || { echo "no marker of ours" >&2; exit 1; }
-            find "$1" -mindepth 1 -maxdepth 1 ! -name greenlight.restore -exec rm -rf {} +"#;
-        self.host.sh_within(&format!("empty `{folder}`"), script, &[&folder], Duration::from_hours(1)).await.map(drop)
+    /// Whether the folder for the tablespaces is absent or empty, or, where a restore into the data folder goes on, its own.
+    pub(super) async fn is_free_beside(&self) -> Result<bool, PortError> {
+        let script = r#"if [ -f "$2/greenlight.restore" ]; then
+                [ -f "$1/greenlight.restore" ] && [ "$(cat "$2/greenlight.restore")" = "$1" ]
+            elif [ -d "$2" ]; then [ -z "$(ls -A "$2")" ]
+            else [ ! -e "$2" ]; fi && echo free || echo taken"#;
+        let (folder, beside) = self.folders();
+        let said = self.host.sh(&format!("look into `{beside}`"), script, &[&folder, &beside]).await?;
+        Ok(said.trim() == "free")
     }
 
-    /// Removes the marker, and the folder if we may: it may be a mount point.
+    /// Makes the folder for the tablespaces ours, whose marker names the data folder.
+    pub(super) async fn claim_beside(&self) -> Result<(), PortError> {
+        let script = r#"umask 077; mkdir -p "$2" && chmod 700 "$2" || exit 1
+            [ -f "$2/greenlight.restore" ] && [ "$(cat "$2/greenlight.restore")" = "$1" ] && exit 0
+            [ -z "$(ls -A "$2")" ] && set -C && printf %s "$1" >"$2/greenlight.restore" && sync "$2/greenlight.restore""#;
+        let (folder, beside) = self.folders();
+        self.host.sh(&format!("take the folder `{beside}`"), script, &[&folder, &beside]).await.map(drop)
+    }
+
+    /// Removes everything but the markers, only where there are ours.
+    pub(super) async fn empty(&self) -> Result<(), PortError> {
+        let (folder, beside) = self.folders();
+        let script = r#"[ -f "$1/greenlight.restore" ] || { echo "no marker of ours" >&2; exit 1; }
+            find "$1" -mindepth 1 -maxdepth 1 ! -name greenlight.restore -exec rm -rf {} + || exit 1
+            [ -f "$2/greenlight.restore" ] && [ "$(cat "$2/greenlight.restore")" = "$1" ] || exit 0
+            find "$2" -mindepth 1 -maxdepth 1 ! -name greenlight.restore -exec rm -rf {} +"#;
+        let args = [folder.as_str(), &beside];
+        self.host.sh_within(&format!("empty `{folder}`"), script, &args, Duration::from_hours(1)).await.map(drop)
+    }
+
+    /// Removes the markers, and the folders if we may: they may be mount points. The one in the data folder goes last, since
+    /// nothing of ours is found without it.
     pub(super) async fn release(&self) -> Result<(), PortError> {
-        let folder = text(&self.data_dir);
-        let script = r#"rm -f "$1/greenlight.restore" && { rmdir "$1" 2>/dev/null || true; }"#;
-        self.host.sh(&format!("remove `{folder}`"), script, &[&folder]).await.map(drop)
+        let (folder, beside) = self.folders();
+        let script = r#"if [ -f "$2/greenlight.restore" ] && [ "$(cat "$2/greenlight.restore")" = "$1" ]; then
+                rm -f "$2/greenlight.restore" || exit 1
+                rmdir "$2" 2>/dev/null
+            fi
+            rm -f "$1/greenlight.restore" && { rmdir "$1" 2>/dev/null || true; }"#;
+        self.host.sh(&format!("remove `{folder}`"), script, &[&folder, &beside]).await.map(drop)
+    }
+
+    /// A copy into it, or into its tablespaces, is under way.
+    pub(super) async fn is_being_copied_into(&self, store: &dyn SnapshotStore) -> Result<bool, PortError> {
+        for into in [&self.data_dir, &tablespaces_beside(&self.data_dir)] {
+            let (program, argument) = store.fetching(&self.host, into);
+            if !self.host.started_with(program, &argument).await?.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// From now on the tablespaces are a server's, wherever its data folder goes: nothing of ours removes them.
+    pub(super) async fn give_beside_away(&self) -> Result<(), PortError> {
+        let (_, beside) = self.folders();
+        self.host.sh(&format!("leave `{beside}` to the server"), r#"rm -f "$1/greenlight.restore""#, &[&beside]).await.map(drop)
+    }
+
+    fn folders(&self) -> (String, String) {
+        let folder: PathBuf = self.data_dir.components().collect();
+        (text(&folder), text(&tablespaces_beside(&folder)))
     }
 
     /// The server process that works in this very folder.

@@ -5,7 +5,7 @@ use super::place::{Content, Marker, State};
 use super::{RestorePlan, Target};
 use crate::postgres::client::Session;
 use crate::snapshot::host::text;
-use crate::snapshot::{Estimate, Progress, Segment, SnapshotStore};
+use crate::snapshot::{Estimate, Progress, Segment, SnapshotStore, tablespaces};
 use crate::word::{Clock, Endpoint, Failure, Lsn, PortError, Timestamp};
 use std::time::Duration;
 use tokio_postgres::types::PgLsn;
@@ -64,11 +64,14 @@ pub async fn recover(
     };
     crate::failpoint!("restore-claimed");
     if !ready {
+        if !plan.tablespaces.is_empty() {
+            place.claim_beside().await?;
+        }
         // What an interrupted copy left is of no use.
         place.empty().await?;
         store.fetch(backup, &place.host, &place.data_dir, progress).await?;
-        let command = store.restore_command_at(&place.host, &place.data_dir);
-        configure(place, plan, &command, backup.major).await?;
+        tablespaces::relink(&place.host, &place.data_dir).await?;
+        configure(place, plan, &store.restore_command_at(&place.host, &place.data_dir), backup).await?;
         marker.state = State::Ready;
         place.mark(&marker).await?;
     }

@@ -1,13 +1,12 @@
 //! Salvaged rows, put into a server.
 
 use super::SalvageTable;
-use super::compare::{Kind, compare, writing_session};
+use super::compare::{Change, Kind, compare, writing_session};
 use super::write::{conflict, insert_into};
 use crate::postgres::client::Session;
 use crate::postgres::failure::{self, Effect};
 use crate::word::{Endpoint, PortError};
 use serde::Serialize;
-use tokio::sync::mpsc;
 use tokio_postgres::types::Type;
 
 /// What happens where the server has a row of that key.
@@ -28,11 +27,13 @@ pub struct Applied {
     pub changed: u64,
     /// Of both together, those that were written.
     pub written: u64,
+    /// In so many statements, each of a bounded number of rows: no more of them are held in memory.
+    pub batches: u64,
     /// False: everything was taken back.
     pub committed: bool,
 }
 
-/// Rows on their way between the reader and the writer.
+/// Rows that are written by one statement.
 const AT_ONCE: usize = 1000;
 
 /// Carries one table's rows to `to`, in one transaction, which is committed only when `commit` says so.
@@ -49,16 +50,29 @@ pub async fn apply(
 ) -> Result<Applied, PortError> {
     let target = writing_session(to, "the server that takes the rows").await?;
     target.batch("begin", "BEGIN").await?;
-    let (sender, receiver) = mpsc::unbounded_channel();
+    let types = column_types(&target, table).await?;
     let mut applied = Applied::default();
-    // Read whole before it is written: the server that takes the rows may be the one that they are compared with.
-    let difference = compare(table, damaged, restored, |change| {
-        sender.send(change).map_err(|e| PortError::refused("keep a row").because(e.to_string()))
+    let mut batch: Vec<Change> = Vec::new();
+    // The server that takes the rows may be the one that they are compared with: what is written is not committed, and not
+    // seen by whoever reads.
+    let difference = compare(table, damaged, restored, async |change: Change| {
+        // What the server has otherwise conflicts by nature: only `Overwrite` has a use for it.
+        if change.kind == Kind::Missing || on_conflict == OnConflict::Overwrite {
+            batch.push(change);
+        }
+        if batch.len() >= AT_ONCE {
+            applied.written += put(&target, table, &types, &batch, on_conflict).await?;
+            applied.batches += 1;
+            batch.clear();
+        }
+        Ok(())
     })
     .await?;
-    drop(sender);
+    if !batch.is_empty() {
+        applied.written += put(&target, table, &types, &batch, on_conflict).await?;
+        applied.batches += 1;
+    }
     (applied.missing, applied.changed) = (difference.missing, difference.changed);
-    applied.written = write(&target, table, receiver, on_conflict).await?;
     if commit {
         target.batch(&format!("commit the rows of `{}`", table.name), "COMMIT").await?;
         applied.committed = true;
@@ -68,33 +82,15 @@ pub async fn apply(
     Ok(applied)
 }
 
-async fn write(
+/// Some rows in one statement: each column's texts as an array, read by the column's own type.
+async fn put(
     target: &Session,
     table: &SalvageTable,
-    mut changes: mpsc::UnboundedReceiver<super::Change>,
+    types: &[String],
+    rows: &[Change],
     on_conflict: OnConflict,
 ) -> Result<u64, PortError> {
-    let mut written = 0;
-    let mut batch = Vec::new();
-    loop {
-        let next = changes.recv().await;
-        let over = next.is_none();
-        // What the server has otherwise conflicts by nature: only `Overwrite` has a use for it.
-        batch.extend(next.filter(|change| change.kind == Kind::Missing || on_conflict == OnConflict::Overwrite));
-        if batch.len() >= AT_ONCE || (over && !batch.is_empty()) {
-            written += put(target, table, &batch, on_conflict).await?;
-            batch.clear();
-        }
-        if over {
-            return Ok(written);
-        }
-    }
-}
-
-/// Some rows in one statement: each column's texts as an array, read by the column's own type.
-async fn put(target: &Session, table: &SalvageTable, rows: &[super::Change], on_conflict: OnConflict) -> Result<u64, PortError> {
     let attempted = format!("put {} rows into `{}`", rows.len(), table.name);
-    let types = column_types(target, table).await?;
     let names: Vec<String> = (0..types.len()).map(|n| format!("c{n}")).collect();
     let casts: Vec<String> = types.iter().zip(&names).map(|(kind, name)| format!("{name}::{kind}")).collect();
     let parameters: Vec<String> = (1..=types.len()).map(|n| format!("${n}")).collect();

@@ -124,7 +124,8 @@ fn referenced_first(tables: Vec<SalvageTable>, catalog: &Catalog) -> Vec<Salvage
     sorted
 }
 
-/// Goes through one table on both sides; `found` sees each row that the restored server lacks or has otherwise.
+/// Goes through one table on both sides; `found` sees each row that the restored server lacks or has otherwise, and no other
+/// is read while it works on one. Each side is read as it was at the beginning, whatever is written meanwhile.
 ///
 /// # Errors
 /// A server could not be read to the end: what was found until then is not all. And whatever `found` fails with.
@@ -132,7 +133,7 @@ pub async fn compare(
     table: &SalvageTable,
     damaged: &Endpoint,
     restored: &Endpoint,
-    mut found: impl FnMut(Change) -> Result<(), PortError>,
+    mut found: impl AsyncFnMut(Change) -> Result<(), PortError>,
 ) -> Result<TableDifference, PortError> {
     let damaged = session(damaged, "the damaged server").await?;
     let restored = session(restored, "the restored server").await?;
@@ -148,13 +149,13 @@ pub async fn compare(
         match (order, left.take(), right.take()) {
             (Ordering::Less, Some(row), other) => {
                 difference.missing += 1;
-                found(Change { kind: Kind::Missing, values: row.values })?;
+                found(Change { kind: Kind::Missing, values: row.values }).await?;
                 (left, right) = (there.try_next().await?, other);
             }
             (Ordering::Equal, Some(row), Some(other)) => {
                 if row.values != other.values {
                     difference.changed += 1;
-                    found(Change { kind: Kind::Changed, values: row.values })?;
+                    found(Change { kind: Kind::Changed, values: row.values }).await?;
                 }
                 (left, right) = (there.try_next().await?, here.try_next().await?);
             }
