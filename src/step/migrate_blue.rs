@@ -3,6 +3,7 @@
 //! Which of them blue has is asked of its history table, each time: a row there and the migration's effect are one transaction,
 //! so what a crash or a lost answer left is known without remembering it.
 
+use super::migrate_green::percent;
 use super::{Observed, Progress, Step, StepContext};
 use crate::migrate::{Applied, Migration};
 use crate::run::Fact;
@@ -25,10 +26,11 @@ impl Step for MigrateBlue {
         let applied = cx.ports.migrator.applied().await?;
         let migrations = cx.plan.migrations.clone();
         for (at, migration) in migrations.iter().enumerate() {
-            (cx.progress)(&format!("migration {} of {}: {} {}", at + 1, migrations.len(), migration.version, migration.name));
+            let what = format!("migration {} of {}: {} {}", at + 1, migrations.len(), migration.version, migration.name);
+            (cx.progress)(&what);
             let took_ms = match row_of(&applied, migration) {
                 Some(row) => u64::try_from(row.execution_time_ms).unwrap_or(0),
-                None => cx.ports.migrator.apply(migration).await?,
+                None => cx.ports.migrator.apply(migration, &percent(cx.progress, what)).await?,
             };
             crate::failpoint!("in-place-migrated");
             let known = |fact: &Fact| matches!(fact, Fact::Migrated { version, .. } if *version == migration.version);
@@ -42,17 +44,24 @@ impl Step for MigrateBlue {
     async fn revert(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
         let Some(before) = schema_before(cx) else { return Ok(Progress::Done) };
         let applied = cx.ports.migrator.applied().await?;
-        let newest_first = cx.plan.migrations.iter().rev().filter(|migration| row_of(&applied, migration).is_some());
+        // What stopped between two batches has no row, and has written others.
+        let unfinished = cx.ports.migrator.unfinished().await?;
+        let half = |migration: &Migration| unfinished.iter().find(|half| half.version == migration.version && !half.down);
+        let is_there = |migration: &&Migration| row_of(&applied, migration).is_some() || half(migration).is_some();
+        let newest_first = cx.plan.migrations.iter().rev().filter(is_there);
         let newest_first: Vec<Migration> = newest_first.cloned().collect();
         // Before any of them is taken back: half of the way would be a schema that nobody planned.
         if let Some(migration) = newest_first.iter().find(|migration| migration.down.is_none()) {
+            let part = half(migration).map_or(String::new(), |half| format!(", and it is done with {}", half.reached));
             return Err(PortError::refused(format!("take `{}` back", migration.file_name()))
-                .because(format!("there is no `{}`", migration.down_file_name()))
+                .because(format!("there is no `{}`{part}", migration.down_file_name()))
                 .hint(by_hand(cx)));
         }
         for migration in &newest_first {
-            (cx.progress)(&format!("taking back {} {}", migration.version, migration.name));
-            cx.ports.migrator.revert(migration).await?;
+            let part = half(migration).map_or(String::new(), |half| format!(", which is done with {}", half.reached));
+            let what = format!("taking back {} {}{part}", migration.version, migration.name);
+            (cx.progress)(&what);
+            cx.ports.migrator.revert(migration, &percent(cx.progress, what)).await?;
             crate::failpoint!("in-place-reverted");
         }
         let now = cx.ports.blue.schema_fingerprint().await?;
