@@ -25,6 +25,8 @@ pub const NAMES: &[&str] = &[
     "settle-subscribed",
     "in-place-migrated",
     "in-place-reverted",
+    "batch-done",
+    "batches-last",
     "backup-begun",
     "backup-copied",
     "restore-claimed",

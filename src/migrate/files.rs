@@ -187,6 +187,9 @@ impl Reader {
                     let problem = format!("has the version of `{}` and another name", path.display());
                     self.problem(&down, None, problem);
                 }
+                if let Some((line, problem)) = way_back_in_batches(&migration.up, &text) {
+                    self.problem(&down, Some(line), problem.to_owned());
+                }
                 migration.down = Some(text);
             }
             migrations.push(migration);
@@ -196,6 +199,29 @@ impl Reader {
         }
         migrations.sort_by(|a, b| order(&a.version).cmp(&order(&b.version)));
         if self.problems.is_empty() { Ok(migrations) } else { Err(self.problems) }
+    }
+}
+
+/// What is wrong with the way back of a migration in batches, and its line. Stopped in the middle, the migration has reached some
+/// rows of its table only, and no statement but one in batches can be kept from the others.
+fn way_back_in_batches(up: &str, down: &str) -> Option<(u32, &'static str)> {
+    let table = statements::read(up).batch?.table;
+    let of_table = |other: &statements::WrittenName| {
+        other.name == table.name && (other.schema.is_none() || table.schema.is_none() || other.schema == table.schema)
+    };
+    let contents = statements::read(down);
+    let writes = |statement: &&statements::Statement| {
+        let of_touch = |touch: &statements::Touch| matches!(touch, statements::Touch::Write { table, .. } if of_table(table));
+        statement.kind == statements::StatementKind::Unread || statement.touches.iter().any(of_touch)
+    };
+    match contents.batch {
+        Some(batch) if of_table(&batch.table) => None,
+        Some(_) => Some((contents.statements[0].line, "is in batches of another table than its `.up.sql`, which may stop half-way")),
+        None => contents.statements.iter().find(writes).map(|statement| {
+            let problem = "writes the rows of a migration in batches all at once; write it in batches, too: where that stops half-way, \
+                           only the rows that it had reached are then taken back";
+            (statement.line, problem)
+        }),
     }
 }
 
@@ -298,6 +324,30 @@ mod tests {
         for (said, expected) in says.iter().zip(expected) {
             assert!(said.starts_with(expected), "{said}");
         }
+    }
+
+    #[test]
+    fn the_way_back_of_a_migration_in_batches_is_in_batches_of_the_same_rows() {
+        let up = "-- greenlight: batches of 10\nUPDATE shop.t SET n = n + 1 WHERE :batch;";
+        let of = |down: &str| problems(&[("1_a.up.sql", up), ("1_a.down.sql", down)]);
+        let read = |down: &str| read(folder(&[("1_a.up.sql", up), ("1_a.down.sql", down)]).path());
+        for good in [
+            "-- greenlight: batches of 500\nUPDATE t SET n = n - 1 WHERE :batch;",
+            "ALTER TABLE shop.t DROP n;",
+            "-- nothing to take back",
+            "UPDATE other.t SET n = 0;",
+        ] {
+            assert!(!read(good).unwrap()[0].transactional, "{good}");
+        }
+        for (wrong, says) in [
+            ("SELECT 1;\nUPDATE t SET n = n - 1;", "1_a.down.sql:2: writes the rows of a migration in batches all at once"),
+            ("SELEC;", "1_a.down.sql:1: writes the rows"),
+            ("-- greenlight: batches of 1\nDELETE FROM u WHERE :batch;", "1_a.down.sql:2: is in batches of another table"),
+        ] {
+            assert!(of(wrong)[0].starts_with(says), "{:?}", of(wrong));
+        }
+        let without = problems(&[("1_a.up.sql", "-- greenlight: batches of 9\n\nUPDATE t SET n = 1;")]);
+        assert!(without[0].starts_with("1_a.up.sql:3: `:batch` is missing"), "{without:?}");
     }
 
     #[test]

@@ -2,13 +2,17 @@
 //!
 //! The ports are `Migrator`, which brings one database from one version to the next, and `Shadow`, which tries that on green.
 
+mod batches;
 pub mod files;
+mod history;
 mod runner;
 mod session;
 pub mod shadow;
 pub mod statements;
 
-pub use runner::{PgMigrator, applied};
+pub use batches::Unfinished;
+pub use history::applied;
+pub use runner::PgMigrator;
 pub use statements::{
     BodyEffects, Statement, StatementKind, Touch, WrittenName, body_effects, body_writes, reaches_beyond, read as statements_of,
     short as shortened,
@@ -30,8 +34,18 @@ pub struct Migration {
     pub down: Option<String>,
     /// SHA-256 of `up`, in hex.
     pub checksum: String,
-    /// Runs in one transaction, unless the file's first comment says `greenlight: no-transaction`.
+    /// Runs in one transaction, unless the file's first comment says `greenlight: no-transaction` or `greenlight: batches of`.
     pub transactional: bool,
+}
+
+impl Migration {
+    /// How many rows are written at once, where it works in batches.
+    pub fn batch_rows(&self) -> Option<u32> {
+        match statements::manner(&self.up) {
+            Ok(statements::Manner::Batches(rows)) => Some(rows),
+            _ => None,
+        }
+    }
 }
 
 /// A row of the history table.
@@ -106,23 +120,29 @@ pub struct TableWrite {
     pub fires: Vec<String>,
 }
 
+/// Told of a migration in batches: rows that it has passed, of about how many.
+pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Send + Sync);
+
 /// Brings one database's schema to the next version.
 #[async_trait]
 pub trait Migrator: Send + Sync {
     /// What the history table of that database holds; empty when there is no such table.
     async fn applied(&self) -> Result<Vec<Applied>, PortError>;
 
-    /// Applies `migration` and records it in the history table: both or neither where it is transactional. Takes the
-    /// advisory lock, passes Greenlight's own fence, and tries again on a lock time-out as often as the history's spec says.
-    /// Milliseconds that the statements took.
-    async fn apply(&self, migration: &Migration) -> Result<u64, PortError>;
+    /// The migrations in batches of which a part is done, forth or back. They have no row in the history table, or still have it.
+    async fn unfinished(&self) -> Result<Vec<Unfinished>, PortError>;
 
-    /// Runs the way back of `migration` and removes its row from the history table, as carefully as `apply`. Nothing to do
-    /// when there is no such row.
+    /// Applies `migration` and records it in the history table: both or neither where it is transactional. One in batches goes
+    /// on where it stopped. Takes the advisory lock, passes Greenlight's own fence, and tries again on a lock time-out as often
+    /// as the history's spec says. Milliseconds that the statements took.
+    async fn apply(&self, migration: &Migration, progress: Progress<'_>) -> Result<u64, PortError>;
+
+    /// Runs the way back of `migration` and removes its row from the history table, as carefully as `apply`. Of a migration
+    /// that stopped half-way, what it had done; in batches, no row that it had not reached. Nothing to do when there is neither.
     ///
     /// # Errors
     /// `Refused` when it has no way back.
-    async fn revert(&self, migration: &Migration) -> Result<(), PortError>;
+    async fn revert(&self, migration: &Migration, progress: Progress<'_>) -> Result<(), PortError>;
 }
 
 /// Tries the migrations in a scratch database on green, for a plan that was made without a shadow.

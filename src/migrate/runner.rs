@@ -3,11 +3,12 @@
 //! **Invariant:** a row in the history table stands for a migration that took effect whole. A migration that has its row
 //! is not run again, whoever asks.
 
+use super::batches::{self, Left, Range, Target, Unfinished};
 use super::session::{Around, Session, failure, is_locked, line_of, said};
-use super::statements::{self, Statement, StatementKind};
-use super::{Applied, Migration, Migrator, files::checksum};
+use super::statements::{self, Batch, Statement, StatementKind};
+use super::{Applied, Migration, Migrator, Progress, files::checksum, history};
 use crate::plan::HistorySpec;
-use crate::word::{Clock, Endpoint, Failure, PortError, RelationName, RunId, Side, quote_ident};
+use crate::word::{Clock, Endpoint, Failure, PortError, RunId, Side};
 use async_trait::async_trait;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use std::{
@@ -19,9 +20,6 @@ use std::{
     time::Duration,
 };
 use tokio_postgres::{Client, Error};
-
-/// The history table is always called so; its schema is the playbook's.
-const TABLE: &str = "schema_migrations";
 
 /// The real `Migrator`.
 pub struct PgMigrator {
@@ -53,10 +51,10 @@ impl PgMigrator {
         }
     }
 
-    async fn go(&self, migration: &Migration, way: Way) -> Result<u64, PortError> {
+    async fn go(&self, migration: &Migration, way: Way, progress: Progress<'_>) -> Result<u64, PortError> {
         let session = self.session().await?;
         self.lock(&session.client).await?;
-        let done = self.locked(&session.client, migration, way).await;
+        let done = self.locked(&session.client, migration, way, progress).await;
         // The lock goes with the session; given back by hand, the next migration need not wait for the server to notice.
         let _ = session.client.execute("SELECT pg_advisory_unlock_all()", &[]).await;
         done
@@ -68,10 +66,10 @@ impl PgMigrator {
         let settings = format!("SET lock_timeout = {}", self.history.lock_timeout_ms);
         let error = |error: Error| PortError::new(failure(&error, Around::Transaction), attempted()).because(said(&error));
         client.batch_execute(&settings).await.map_err(error)?;
-        match client.execute("SELECT pg_advisory_lock($1)", &[&lock_key(&self.history.schema)]).await {
+        match client.execute("SELECT pg_advisory_lock($1)", &[&history::lock_key(&self.history.schema)]).await {
             Ok(_) => Ok(()),
             Err(e) if is_locked(&e) => {
-                let holder = holder(client, lock_key(&self.history.schema)).await.map_err(error)?;
+                let holder = history::holder(client, history::lock_key(&self.history.schema)).await.map_err(error)?;
                 Err(PortError::transient(attempted())
                     .because(format!("another migration is running there: {holder}"))
                     .hint("wait until it ends, or end its session with pg_terminate_backend"))
@@ -80,15 +78,18 @@ impl PgMigrator {
         }
     }
 
-    async fn locked(&self, client: &Client, migration: &Migration, way: Way) -> Result<u64, PortError> {
-        match (self.recorded(client, migration).await?, way) {
+    async fn locked(&self, client: &Client, migration: &Migration, way: Way, progress: Progress<'_>) -> Result<u64, PortError> {
+        let recorded = self.recorded(client, migration).await?;
+        let left = self.left(client, migration).await?;
+        match (recorded, way) {
+            (_, Way::Up) if left.down.is_some() => return Err(self.half_taken_back(migration, &left)),
             (Some(done), Way::Up) => return Ok(done),
-            (None, Way::Down) => return Ok(0),
-            (None, Way::Up) | (Some(_), Way::Down) => {}
+            (None, Way::Down) if left.up.is_none() => return Ok(0),
+            (None, _) | (Some(_), Way::Down) => {}
         }
-        let (file, text, transactional) = match (way, &migration.down) {
-            (Way::Up, _) => (migration.file_name(), &migration.up, migration.transactional),
-            (Way::Down, Some(text)) => (migration.down_file_name(), text, statements::is_transactional(text)),
+        let (file, text) = match (way, &migration.down) {
+            (Way::Up, _) => (migration.file_name(), &migration.up),
+            (Way::Down, Some(text)) => (migration.down_file_name(), text),
             (Way::Down, None) => {
                 let attempted = format!("take `{}` back on {}", migration.file_name(), self.on);
                 return Err(PortError::refused(attempted).because(format!("there is no `{}`", migration.down_file_name())));
@@ -102,13 +103,16 @@ impl PgMigrator {
             migration,
             way,
             file,
+            text,
             statements: &contents.statements,
             history: &self.history,
             on: self.on,
             clock: &*self.clock,
             started: self.clock.monotonic(),
         };
-        if transactional {
+        if let Some(batch) = &contents.batch {
+            run.in_batches(client, batch, &left, progress).await?;
+        } else if statements::is_transactional(text) {
             run.patiently(client, Part::Whole).await?;
         } else {
             for at in 0..contents.statements.len() {
@@ -119,9 +123,23 @@ impl PgMigrator {
         Ok(run.took_ms())
     }
 
+    /// What a batch before has left of it.
+    async fn left(&self, client: &Client, migration: &Migration) -> Result<Left, PortError> {
+        let attempted = || format!("see how far `{}` has come on {}", migration.file_name(), self.on);
+        let fail = |e: Error| PortError::new(failure(&e, Around::Transaction), attempted()).because(said(&e));
+        batches::left(client, &migration.version).await.map_err(fail)
+    }
+
+    fn half_taken_back(&self, migration: &Migration, left: &Left) -> PortError {
+        let reached = left.down.as_ref().map(ToString::to_string).unwrap_or_default();
+        PortError::refused(format!("apply `{}` on {}", migration.file_name(), self.on))
+            .because(format!("it was being taken back, and `{}` is done with {reached}", migration.down_file_name()))
+            .hint("take it back whole first, by the run that began to")
+    }
+
     /// Milliseconds that this migration took when it was applied.
     async fn recorded(&self, client: &Client, migration: &Migration) -> Result<Option<u64>, PortError> {
-        let applied = read_history(client, &self.history, &self.on.to_string()).await?;
+        let applied = history::read(client, &self.history, &self.on.to_string()).await?;
         let Some(row) = applied.into_iter().find(|row| row.version == migration.version) else { return Ok(None) };
         if row.checksum != checksum(&migration.up) {
             return Err(PortError::refused(format!("apply `{}` on {}", migration.file_name(), self.on))
@@ -135,15 +153,21 @@ impl PgMigrator {
 #[async_trait]
 impl Migrator for PgMigrator {
     async fn applied(&self) -> Result<Vec<Applied>, PortError> {
-        read_history(&self.session().await?.client, &self.history, &self.on.to_string()).await
+        history::read(&self.session().await?.client, &self.history, &self.on.to_string()).await
     }
 
-    async fn apply(&self, migration: &Migration) -> Result<u64, PortError> {
-        self.go(migration, Way::Up).await
+    async fn unfinished(&self) -> Result<Vec<Unfinished>, PortError> {
+        let attempted = || format!("see what stopped half-way on {}", self.on);
+        let fail = |e: Error| PortError::new(failure(&e, Around::Transaction), attempted()).because(said(&e));
+        batches::unfinished(&self.session().await?.client).await.map_err(fail)
     }
 
-    async fn revert(&self, migration: &Migration) -> Result<(), PortError> {
-        self.go(migration, Way::Down).await.map(drop)
+    async fn apply(&self, migration: &Migration, progress: Progress<'_>) -> Result<u64, PortError> {
+        self.go(migration, Way::Up, progress).await
+    }
+
+    async fn revert(&self, migration: &Migration, progress: Progress<'_>) -> Result<(), PortError> {
+        self.go(migration, Way::Down, progress).await.map(drop)
     }
 }
 
@@ -155,37 +179,40 @@ impl fmt::Debug for PgMigrator {
 
 /// A try that failed.
 #[derive(Debug)]
-struct Broken {
-    error: PortError,
+pub(super) struct Broken {
+    pub(super) error: PortError,
     /// Somebody held a lock, nothing happened, and another try may do.
-    locked: bool,
+    pub(super) locked: bool,
 }
 
 /// What is tried at once, and again when somebody holds a lock.
 #[derive(Clone, Copy)]
-enum Part {
+pub(super) enum Part<'a> {
     /// All of it, in one transaction.
     Whole,
     /// One statement, by itself.
     Statement(usize),
+    /// The one statement for some rows, in a transaction.
+    Batch { batch: &'a Batch, target: &'a Target, range: &'a Range, is_last: bool },
 }
 
 /// Which of a migration's two files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+pub(super) enum Way {
     Up,
     Down,
 }
 
 /// One file of a migration, read.
-struct Run<'a> {
-    migration: &'a Migration,
-    way: Way,
-    file: String,
-    statements: &'a [Statement],
+pub(super) struct Run<'a> {
+    pub(super) migration: &'a Migration,
+    pub(super) way: Way,
+    pub(super) file: String,
+    pub(super) text: &'a str,
+    pub(super) statements: &'a [Statement],
     history: &'a HistorySpec,
-    on: Side,
-    clock: &'a dyn Clock,
+    pub(super) on: Side,
+    pub(super) clock: &'a dyn Clock,
     started: Duration,
 }
 
@@ -194,8 +221,9 @@ impl Run<'_> {
         u64::try_from(self.clock.monotonic().saturating_sub(self.started).as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Tries again while somebody holds a lock, and lets those behind us through in between.
-    async fn patiently(&self, client: &Client, part: Part) -> Result<(), PortError> {
+    /// Tries again while somebody holds a lock, and lets those behind us through in between. How long the try took that
+    /// went through.
+    pub(super) async fn patiently(&self, client: &Client, part: Part<'_>) -> Result<Duration, PortError> {
         let delays = ExponentialBuilder::default()
             .with_jitter()
             .with_min_delay(Duration::from_millis(200))
@@ -203,11 +231,12 @@ impl Run<'_> {
             .with_max_times(self.history.lock_retries as usize);
         let mut delays = delays.build();
         loop {
+            let started = self.clock.monotonic();
             let done = match part {
-                Part::Whole => self.in_transaction(client).await,
                 Part::Statement(at) => self.alone(client, at).await,
+                Part::Whole | Part::Batch { .. } => self.in_transaction(client, part).await,
             };
-            let Err(broken) = done else { return Ok(()) };
+            let Err(broken) = done else { return Ok(self.clock.monotonic().saturating_sub(started)) };
             match delays.next().filter(|_| broken.locked) {
                 Some(delay) => self.clock.sleep(delay).await,
                 None => return Err(broken.error),
@@ -215,8 +244,8 @@ impl Run<'_> {
         }
     }
 
-    async fn in_transaction(&self, client: &Client) -> Result<(), Broken> {
-        let done = self.until_commit(client).await;
+    async fn in_transaction(&self, client: &Client, part: Part<'_>) -> Result<(), Broken> {
+        let done = self.until_commit(client, part).await;
         if let Err(broken) = done {
             // A session that is lost has no transaction left either.
             let _ = client.batch_execute("ROLLBACK").await;
@@ -228,10 +257,13 @@ impl Run<'_> {
         })
     }
 
-    async fn until_commit(&self, client: &Client) -> Result<(), Broken> {
+    async fn until_commit(&self, client: &Client, part: Part<'_>) -> Result<(), Broken> {
         let file = &self.file;
         let fail = |e: Error| self.broken(format!("run `{file}` on {}", self.on), &e, Around::Transaction);
         client.batch_execute("BEGIN").await.map_err(fail)?;
+        if let Part::Batch { batch, target, range, is_last } = part {
+            return self.batch(client, (batch, target), range, is_last).await;
+        }
         let begun = transaction(client).await.map_err(fail)?;
         for at in 0..self.statements.len() {
             self.statement(client, at, Around::Transaction).await?;
@@ -284,7 +316,7 @@ impl Run<'_> {
         })
     }
 
-    fn broken(&self, attempted: String, error: &Error, around: Around) -> Broken {
+    pub(super) fn broken(&self, attempted: String, error: &Error, around: Around) -> Broken {
         let mut port = PortError::new(failure(error, around), attempted).because(said(error));
         let locked = is_locked(error) && port.failure == Failure::Transient;
         if locked {
@@ -310,102 +342,25 @@ impl Run<'_> {
         client.batch_execute("COMMIT").await.map_err(fail(Around::Nothing))
     }
 
-    /// The history's row, made or removed.
-    async fn note(&self, client: &Client) -> Result<(), Error> {
+    /// The history's row, made or removed, and the end of what stood for a half.
+    pub(super) async fn note(&self, client: &Client) -> Result<(), Error> {
+        let (table, version) = (history::table(self.history).sql(), &self.migration.version);
+        batches::forget(client, version).await?;
         if self.way == Way::Down {
-            let sql = format!("DELETE FROM {} WHERE version = $1", table(self.history).sql());
-            return client.execute(&sql, &[&self.migration.version]).await.map(|_| ());
+            // There may be none yet, when the very first migration stopped half-way.
+            if history::exists(client, self.history).await? {
+                client.execute(&format!("DELETE FROM {table} WHERE version = $1"), &[version]).await?;
+            }
+            return Ok(());
         }
-        create_history(client, self.history).await?;
-        let sql = format!("INSERT INTO {} (version, checksum, execution_time_ms) VALUES ($1, $2, $3)", table(self.history).sql());
+        history::create(client, self.history).await?;
+        let sql = format!("INSERT INTO {table} (version, checksum, execution_time_ms) VALUES ($1, $2, $3)");
         let took_ms = i32::try_from(self.took_ms()).unwrap_or(i32::MAX);
-        client.execute(&sql, &[&self.migration.version, &checksum(&self.migration.up), &took_ms]).await.map(|_| ())
+        client.execute(&sql, &[version, &checksum(&self.migration.up), &took_ms]).await.map(|_| ())
     }
-}
-
-/// The history table of a database.
-pub(super) fn table(history: &HistorySpec) -> RelationName {
-    RelationName::new(history.schema.clone(), TABLE)
-}
-
-/// Makes the history table where there is none.
-pub(super) async fn create_history(client: &Client, history: &HistorySpec) -> Result<(), Error> {
-    let (name, schema) = (table(history).sql(), quote_ident(&history.schema));
-    let row = client.query_one("SELECT to_regclass($1) IS NULL, to_regnamespace($2) IS NULL", &[&name, &schema]).await?;
-    let (no_table, no_schema): (bool, bool) = (row.try_get(0)?, row.try_get(1)?);
-    if no_schema {
-        client.batch_execute(&format!("CREATE SCHEMA {}", quote_ident(&history.schema))).await?;
-    }
-    if no_table {
-        let columns = "version varchar(50) PRIMARY KEY, applied_at timestamp NOT NULL DEFAULT now(), \
-                       checksum varchar(64) NOT NULL, execution_time_ms integer";
-        client.batch_execute(&format!("CREATE TABLE {} ({columns})", table(history).sql())).await?;
-    }
-    Ok(())
-}
-
-/// What the history table of a database holds; empty when there is no such table.
-///
-/// # Errors
-/// As connecting and reading; `Refused` when another tool's table has the name.
-pub async fn applied(endpoint: &Endpoint, history: &HistorySpec) -> Result<Vec<Applied>, PortError> {
-    let on = format!("`{}`", endpoint.database);
-    let session = Session::open(endpoint, "greenlight/plan", &on).await?;
-    read_history(&session.client, history, &on).await
-}
-
-async fn read_history(client: &Client, history: &HistorySpec, on: &str) -> Result<Vec<Applied>, PortError> {
-    let name = table(history);
-    let fail = |e: Error| {
-        let error = PortError::new(failure(&e, Around::Transaction), format!("read the history table {name} on {on}"));
-        // Columns that are not there: a table of the same name and another tool's.
-        let other = e.code().is_some_and(|code| code.code() == "42703" || code.code() == "42883");
-        let error = error.because(said(&e));
-        if other { error.hint("another tool's table has that name; name another schema for the history") } else { error }
-    };
-    let exists = client.query_one("SELECT to_regclass($1) IS NOT NULL", &[&name.sql()]).await.map_err(fail)?;
-    if !exists.try_get::<_, bool>(0).map_err(fail)? {
-        return Ok(Vec::new());
-    }
-    let sql = format!(
-        "SELECT version::text, checksum::text, applied_at AT TIME ZONE current_setting('TimeZone'), \
-             coalesce(execution_time_ms, 0)::bigint FROM {} ORDER BY length(version), version",
-        name.sql()
-    );
-    let rows = client.query(&sql, &[]).await.map_err(fail)?;
-    let row = |row: &tokio_postgres::Row| {
-        Ok(Applied {
-            version: row.try_get(0)?,
-            checksum: row.try_get(1)?,
-            applied_at: row.try_get(2)?,
-            execution_time_ms: row.try_get(3)?,
-        })
-    };
-    rows.iter().map(row).collect::<Result<_, Error>>().map_err(fail)
 }
 
 /// The number of the transaction that is open.
 async fn transaction(client: &Client) -> Result<String, Error> {
     client.query_one("SELECT pg_current_xact_id()::text", &[]).await?.try_get(0)
-}
-
-/// One lock for each history: migrations of different histories do not keep each other away.
-fn lock_key(schema: &str) -> i64 {
-    let digest = checksum(&format!("greenlight {TABLE} {schema}"));
-    digest.as_bytes()[..16].iter().fold(0_i64, |key, byte| key << 4 | i64::from((*byte as char).to_digit(16).unwrap_or(0)))
-}
-
-async fn holder(client: &Client, key: i64) -> Result<String, Error> {
-    let sql = "SELECT format('process %s, user %s, %s, from %s, since %s', a.pid, a.usename, \
-                   coalesce(nullif(a.application_name, ''), 'without a name'), coalesce(host(a.client_addr), 'the machine itself'), \
-                   a.backend_start::timestamptz(0)) \
-               FROM pg_locks l JOIN pg_stat_activity a USING (pid) \
-               WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 \
-                   AND l.classid::bigint = ($1::bigint >> 32) & 4294967295 AND l.objid::bigint = $1::bigint & 4294967295 \
-                   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())";
-    let rows = client.query(sql, &[&key]).await?;
-    match rows.first() {
-        Some(row) => row.try_get(0),
-        None => Ok("it has just ended".to_owned()),
-    }
 }

@@ -10,6 +10,10 @@ use squawk_syntax::{
 };
 use std::collections::BTreeSet;
 
+mod batched;
+
+pub use batched::{Batch, Manner, manner};
+
 /// One statement of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Statement {
@@ -57,13 +61,27 @@ pub struct Contents {
     pub statements: Vec<Statement>,
     /// What Greenlight does not run, with its line.
     pub problems: Vec<(u32, String)>,
+    /// How the one statement of a migration in batches is cut. Its text has `true` where the range goes.
+    pub batch: Option<Batch>,
 }
 
 /// Reads a migration.
 pub fn read(sql: &str) -> Contents {
-    let parse = SourceFile::parse(sql);
+    let written = SourceFile::parse(sql);
+    let mut contents = match batched::without_placeholders(sql, written.tree().syntax()) {
+        Some(plain) => read_plain(&plain, &SourceFile::parse(&plain)),
+        None => read_plain(sql, &written),
+    };
+    match batched::read(sql, written.tree().syntax(), &contents.statements) {
+        Ok(batch) => contents.batch = batch,
+        Err(problem) => contents.problems.push(problem),
+    }
+    contents
+}
+
+fn read_plain(sql: &str, parse: &squawk_syntax::Parse<SourceFile>) -> Contents {
     let tree = parse.tree();
-    let mut contents = Contents { statements: Vec::new(), problems: problems(sql, tree.syntax()) };
+    let mut contents = Contents { problems: problems(sql, tree.syntax()), ..Contents::default() };
     if !parse.errors().is_empty() {
         let kind = StatementKind::Unread;
         contents.statements.push(Statement { text: sql.to_owned(), line: 1, kind, touches: Vec::new() });
@@ -131,11 +149,9 @@ fn words_of((line, text): (u32, String)) -> Vec<(u32, String)> {
     words.map(|word| (line, word.to_owned())).collect()
 }
 
-/// Whether the file's first comment leaves it outside of a transaction.
+/// Whether the file runs in one transaction, by its first comment.
 pub fn is_transactional(sql: &str) -> bool {
-    let first = sql.trim_start().lines().next().unwrap_or_default();
-    let comment = first.strip_prefix("--").map(str::trim);
-    comment.and_then(|comment| comment.strip_prefix("greenlight:")).is_none_or(|word| word.trim() != "no-transaction")
+    !matches!(manner(sql), Ok(Manner::Statements | Manner::Batches(_)))
 }
 
 fn problems(sql: &str, tree: &SyntaxNode) -> Vec<(u32, String)> {

@@ -159,7 +159,11 @@ impl<'a> Statements<'a> {
         let history = RelationName::new(&self.plan.history.schema, "schema_migrations").sql();
         let mut sql = Vec::new();
         for migration in &self.plan.migrations {
-            let whole = if migration.transactional { "in one transaction" } else { "without a transaction" };
+            let whole = match migration.batch_rows() {
+                Some(rows) => format!("in batches of {rows} rows, each a transaction of its own"),
+                None if migration.transactional => "in one transaction".to_owned(),
+                None => "without a transaction".to_owned(),
+            };
             let text = format!("-- {} {}, {whole}\n{}", migration.version, migration.name, migration.up.trim_end());
             sql.push(sql_for(on, &text));
             let row = format!(

@@ -121,13 +121,18 @@ fn may_turn_back(plan: &Plan, run: &Run) -> bool {
     !past_return && run.serving() == Side::Blue && !in_window
 }
 
-/// The first migration of a change in place that blue has and that has no way back, by its file's name.
+/// The first migration of a change in place that blue has, or may have in part, and that has no way back, by its file's name.
 pub fn cannot_be_taken_back(plan: &Plan, run: &Run) -> Option<String> {
     let is_applied = |version: &str| {
         run.facts.iter().any(|fact| matches!(fact, Fact::Migrated { version: applied, .. } if applied == version))
     };
     let in_place = plan.strategy == Strategy::InPlace;
     let mut migrations = plan.migrations.iter().filter(|_| in_place);
-    let lacking = migrations.find(|migration| migration.down.is_none() && is_applied(&migration.version));
+    // The first that is not applied may have been begun, and in batches that is a part of it.
+    let was_begun = run.facts.iter().any(|fact| matches!(fact, Fact::BlueFingerprint { .. }));
+    let next = plan.migrations.iter().find(|migration| !is_applied(&migration.version)).filter(|_| was_begun);
+    let is_half_done = |version: &str| next.is_some_and(|next| next.version == version && next.batch_rows().is_some());
+    let lacking = migrations
+        .find(|migration| migration.down.is_none() && (is_applied(&migration.version) || is_half_done(&migration.version)));
     Some(lacking?.file_name())
 }

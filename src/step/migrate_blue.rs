@@ -4,6 +4,7 @@
 //! Which of them blue has is asked of its history table, each time: a row there and the migration's effect are one transaction,
 //! so what a crash or a lost answer left is known without remembering it.
 
+use super::migrate_green::percent;
 use super::{Observed, Progress, Step, StepContext, restored, window};
 use crate::migrate::{Applied, Migration};
 use crate::run::Fact;
@@ -26,10 +27,11 @@ impl Step for MigrateBlue {
         let applied = cx.ports.migrator.applied().await?;
         let migrations = cx.plan.migrations.clone();
         for (at, migration) in migrations.iter().enumerate() {
-            (cx.progress)(&format!("migration {} of {}: {} {}", at + 1, migrations.len(), migration.version, migration.name));
+            let what = format!("migration {} of {}: {} {}", at + 1, migrations.len(), migration.version, migration.name);
+            (cx.progress)(&what);
             let took_ms = match row_of(&applied, migration) {
                 Some(row) => u64::try_from(row.execution_time_ms).unwrap_or(0),
-                None => cx.ports.migrator.apply(migration).await?,
+                None => cx.ports.migrator.apply(migration, &percent(cx.progress, what)).await?,
             };
             crate::failpoint!("in-place-migrated");
             let known = |fact: &Fact| matches!(fact, Fact::Migrated { version, .. } if *version == migration.version);
@@ -57,10 +59,30 @@ impl Step for MigrateBlue {
     }
 }
 
+/// One that blue has.
+struct Migrated {
+    migration: Migration,
+    /// How far it came, where it stopped between two of its batches.
+    part: Option<String>,
+}
+
+/// Those of the plan's that blue has, in whole or in part. What stopped between two batches has no row in the history, and has
+/// written others.
+async fn migrated(cx: &StepContext<'_>) -> Result<Vec<Migrated>, PortError> {
+    let applied = cx.ports.migrator.applied().await?;
+    let unfinished = cx.ports.migrator.unfinished().await?;
+    let of = |migration: &Migration| {
+        let mut of_it = unfinished.iter().filter(|half| half.version == migration.version);
+        let is_there = of_it.clone().next().is_some() || row_of(&applied, migration).is_some();
+        let part = of_it.find(|half| !half.down).map(|half| half.reached.clone());
+        is_there.then(|| Migrated { migration: migration.clone(), part })
+    };
+    Ok(cx.plan.migrations.iter().filter_map(of).collect())
+}
+
 /// Whether blue is another than before the migrations, as far as they made it so.
 async fn is_changed(cx: &StepContext<'_>, before: &Fingerprint) -> Result<bool, PortError> {
-    let applied = cx.ports.migrator.applied().await?;
-    if cx.plan.migrations.iter().any(|migration| row_of(&applied, migration).is_some()) {
+    if !migrated(cx).await?.is_empty() {
         return Ok(true);
     }
     // One without a transaction may be there in part.
@@ -70,18 +92,19 @@ async fn is_changed(cx: &StepContext<'_>, before: &Fingerprint) -> Result<bool, 
 
 /// The down migrations, newest first; blue's schema must then be as it was.
 async fn run_down(cx: &mut StepContext<'_>, before: &Fingerprint) -> Result<Progress, PortError> {
-    let applied = cx.ports.migrator.applied().await?;
-    let newest_first = cx.plan.migrations.iter().rev().filter(|migration| row_of(&applied, migration).is_some());
-    let newest_first: Vec<Migration> = newest_first.cloned().collect();
+    let newest_first: Vec<Migrated> = migrated(cx).await?.into_iter().rev().collect();
     // Before any of them is taken back: half of the way would be a schema that nobody planned.
-    if let Some(migration) = newest_first.iter().find(|migration| migration.down.is_none()) {
+    if let Some(Migrated { migration, part }) = newest_first.iter().find(|migrated| migrated.migration.down.is_none()) {
+        let part = part.as_ref().map_or(String::new(), |reached| format!(", and it is done with {reached}"));
         return Err(PortError::refused(format!("take `{}` back", migration.file_name()))
-            .because(format!("there is no `{}`", migration.down_file_name()))
+            .because(format!("there is no `{}`{part}", migration.down_file_name()))
             .hint(by_hand(cx)));
     }
-    for migration in &newest_first {
-        (cx.progress)(&format!("taking back {} {}", migration.version, migration.name));
-        cx.ports.migrator.revert(migration).await?;
+    for Migrated { migration, part } in &newest_first {
+        let part = part.as_ref().map_or(String::new(), |reached| format!(", which is done with {reached}"));
+        let what = format!("taking back {} {}{part}", migration.version, migration.name);
+        (cx.progress)(&what);
+        cx.ports.migrator.revert(migration, &percent(cx.progress, what)).await?;
         crate::failpoint!("in-place-reverted");
     }
     let now = cx.ports.blue.schema_fingerprint().await?;

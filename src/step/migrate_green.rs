@@ -5,6 +5,7 @@ use crate::migrate::Migration;
 use crate::run::{Direction, Fact};
 use crate::word::PortError;
 use async_trait::async_trait;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 #[derive(Debug)]
 pub(super) struct MigrateGreen;
@@ -41,18 +42,26 @@ pub(super) async fn migrate(cx: &mut StepContext<'_>) -> Result<(), PortError> {
     let total = cx.plan.migrations.len();
     let missing = missing(cx).await?;
     for (at, migration) in missing.iter().enumerate() {
-        (cx.progress)(&format!(
-            "migration {} of {total}: {} {}",
-            total - missing.len() + at + 1,
-            migration.version,
-            migration.name
-        ));
-        let took_ms = cx.ports.migrator.apply(migration).await?;
+        let what = format!("migration {} of {total}: {} {}", total - missing.len() + at + 1, migration.version, migration.name);
+        (cx.progress)(&what);
+        let took_ms = cx.ports.migrator.apply(migration, &percent(cx.progress, what)).await?;
         // A table that the migration made has no trigger of the fence yet.
         cx.ports.green.ensure_fence_installed().await?;
         cx.learn(Fact::Migrated { version: migration.version.clone(), name: migration.name.clone(), took_ms }).await?;
     }
     Ok(())
+}
+
+/// Tells of a migration in batches, at each hundredth of it.
+pub(super) fn percent(told: &(dyn Fn(&str) + Send + Sync), what: String) -> impl Fn(u64, u64) + Send + Sync {
+    let last = AtomicU64::new(0);
+    move |done: u64, all: u64| {
+        // The whole is an estimate.
+        let percent = (done * 100 / all.max(1)).min(99);
+        if last.swap(percent, Ordering::Relaxed) != percent {
+            told(&format!("{what}, {percent} %"));
+        }
+    }
 }
 
 async fn missing(cx: &StepContext<'_>) -> Result<Vec<Migration>, PortError> {

@@ -21,8 +21,8 @@ async fn a_migration_is_applied_and_recorded_once() {
     let world = world().await;
     assert!(versions(&world).await.is_empty());
     let one = migration("0001", "CREATE TABLE n (id int);\nUPDATE t SET a = a + 1;\nSET ROLE pg_monitor;");
-    world.migrator().apply(&one).await.unwrap();
-    world.migrator().apply(&one).await.unwrap();
+    world.migrator().apply(&one, &|_, _| ()).await.unwrap();
+    world.migrator().apply(&one, &|_, _| ()).await.unwrap();
     assert_eq!(count(&world, "SELECT a::bigint FROM t").await, 2);
     let rows = applied(&world.endpoint(crate::world::DATABASE), &crate::world::history()).await.unwrap();
     assert_eq!((rows.len(), &rows[0].version, &rows[0].checksum), (1, &one.version, &one.checksum));
@@ -35,7 +35,7 @@ async fn a_migration_is_applied_and_recorded_once() {
     let columns: String = world.shop().await.query_one(columns, &[]).await.unwrap().get(0);
     assert_eq!(columns, "character varying(50),timestamp without time zone,character varying(64),integer");
     // Another text under the same version is refused.
-    let error = world.migrator().apply(&migration("0001", "SELECT 1;")).await.unwrap_err();
+    let error = world.migrator().apply(&migration("0001", "SELECT 1;"), &|_, _| ()).await.unwrap_err();
     assert_eq!(error.failure, Failure::Refused);
     assert!(error.chain().contains("another text was applied as version 0001"), "{}", error.chain());
 }
@@ -45,13 +45,13 @@ async fn a_history_table_of_another_tool_is_refused() {
     let world = world().await;
     let sql = "CREATE SCHEMA \"Tool's own\"; CREATE TABLE \"Tool's own\".schema_migrations (version varchar(255))";
     world.shop().await.batch_execute(sql).await.unwrap();
-    let error = world.migrator().apply(&migration("1", "SELECT 1;")).await.unwrap_err();
+    let error = world.migrator().apply(&migration("1", "SELECT 1;"), &|_, _| ()).await.unwrap_err();
     assert_eq!(error.failure, Failure::Refused);
     assert!(error.hint.unwrap().contains("name another schema"));
 }
 
 async fn fails(world: &World, up: &str) -> PortError {
-    world.migrator().apply(&migration("1", up)).await.unwrap_err()
+    world.migrator().apply(&migration("1", up), &|_, _| ()).await.unwrap_err()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -79,7 +79,7 @@ async fn a_migration_without_a_transaction_stops_where_it_fails_and_says_what_to
     assert_eq!(count(&world, "SELECT count(*) FROM pg_class WHERE relname = 't_a'").await, 1);
     assert!(versions(&world).await.is_empty());
     let repeatable = up.replace("CONCURRENTLY t_a", "CONCURRENTLY IF NOT EXISTS t_a").replace("ADD a int", "ADD b int");
-    world.migrator().apply(&migration("1", &repeatable)).await.unwrap();
+    world.migrator().apply(&migration("1", &repeatable), &|_, _| ()).await.unwrap();
     assert_eq!(versions(&world).await, ["1"]);
 }
 
@@ -94,7 +94,7 @@ async fn a_lock_is_tried_for_again_and_then_given_up() {
 
     let up = migration("1", "ALTER TABLE t ADD b int;");
     let migrator = world.migrator();
-    let (applied, ()) = tokio::join!(migrator.apply(&up), async {
+    let (applied, ()) = tokio::join!(migrator.apply(&up, &|_, _| ()), async {
         // Its second try, at least: the first has failed when the wait for the lock is over.
         let watch = world.shop().await;
         let waits = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
@@ -119,11 +119,11 @@ async fn a_second_runner_waits_and_is_told_who_holds_the_lock() {
             "SELECT count(*) > 0 FROM pg_stat_activity WHERE query LIKE '%xact_lock(42)%' AND pid <> pg_backend_pid()",
         )
         .await;
-        let error = second.apply(&migration("2", "SELECT 2;")).await.unwrap_err();
+        let error = second.apply(&migration("2", "SELECT 2;"), &|_, _| ()).await.unwrap_err();
         gate.batch_execute("SELECT pg_advisory_unlock(42)").await.unwrap();
         error
     };
-    let (applied, error) = tokio::join!(first.apply(&slow), running);
+    let (applied, error) = tokio::join!(first.apply(&slow, &|_, _| ()), running);
     applied.unwrap();
     assert_eq!(error.failure, Failure::Transient);
     assert!(error.chain().contains("another migration is running there: process "), "{}", error.chain());
@@ -163,7 +163,7 @@ async fn a_lost_answer_to_commit_is_uncertain_and_a_lost_session_before_it_is_no
             until(&gate, &format!("SELECT count(*) = 1 {session}")).await;
             gate.batch_execute(&format!("SELECT pg_terminate_backend(pid) {session}")).await.unwrap();
         };
-        let (applied, ()) = tokio::join!(migrator.apply(&up), kill);
+        let (applied, ()) = tokio::join!(migrator.apply(&up, &|_, _| ()), kill);
         let error = applied.unwrap_err();
         assert_eq!(error.failure, failure, "{}", error.chain());
         assert!(versions(&world).await.is_empty());
@@ -194,7 +194,7 @@ async fn the_runner_passes_greenlights_own_fence() {
     client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
     until(&client, "SELECT current_setting('default_transaction_read_only') = 'on'").await;
     assert!(client.batch_execute("BEGIN READ WRITE; UPDATE t SET a = 5").await.is_err());
-    world.migrator().apply(&migration("1", "UPDATE t SET a = 5;")).await.unwrap();
+    world.migrator().apply(&migration("1", "UPDATE t SET a = 5;"), &|_, _| ()).await.unwrap();
     assert_eq!(count(&world, "SELECT a::bigint FROM t").await, 5);
 }
 
@@ -204,15 +204,15 @@ async fn a_migration_is_taken_back_with_its_row_and_only_once() {
     let down = |text: &str| Some(text.to_owned());
     let one =
         Migration { down: down("UPDATE t SET a = a - 1;\nSET ROLE pg_monitor;"), ..migration("1", "UPDATE t SET a = a + 1;") };
-    world.migrator().apply(&one).await.unwrap();
-    world.migrator().revert(&one).await.unwrap();
-    world.migrator().revert(&one).await.unwrap();
+    world.migrator().apply(&one, &|_, _| ()).await.unwrap();
+    world.migrator().revert(&one, &|_, _| ()).await.unwrap();
+    world.migrator().revert(&one, &|_, _| ()).await.unwrap();
     assert_eq!((count(&world, "SELECT a::bigint FROM t").await, versions(&world).await.len()), (1, 0));
 
     let index = migration("2", "-- greenlight: no-transaction\nCREATE INDEX CONCURRENTLY t_a ON t (a);");
     let index = Migration { down: down("-- greenlight: no-transaction\nDROP INDEX CONCURRENTLY t_a;"), ..index };
-    world.migrator().apply(&index).await.unwrap();
-    world.migrator().revert(&index).await.unwrap();
+    world.migrator().apply(&index, &|_, _| ()).await.unwrap();
+    world.migrator().revert(&index, &|_, _| ()).await.unwrap();
     assert_eq!(count(&world, "SELECT count(*) FROM pg_class WHERE relname = 't_a'").await, 0);
     assert!(versions(&world).await.is_empty());
 }
@@ -221,11 +221,11 @@ async fn a_migration_is_taken_back_with_its_row_and_only_once() {
 async fn a_way_back_that_fails_leaves_the_migration_as_it_was() {
     let world = world().await;
     let lost = migration("1", "ALTER TABLE t ADD b int;");
-    world.migrator().apply(&lost).await.unwrap();
-    let error = world.migrator().revert(&lost).await.unwrap_err();
+    world.migrator().apply(&lost, &|_, _| ()).await.unwrap();
+    let error = world.migrator().revert(&lost, &|_, _| ()).await.unwrap_err();
     assert!(error.failure == Failure::Refused && error.chain().contains("there is no `1_change.down.sql`"), "{}", error.chain());
     let wrong = Migration { down: Some("ALTER TABLE t DROP b;\nALTER TABLE t\n DROP c;".to_owned()), ..lost };
-    let error = world.migrator().revert(&wrong).await.unwrap_err();
+    let error = world.migrator().revert(&wrong, &|_, _| ()).await.unwrap_err();
     assert!(error.chain().contains("`1_change.down.sql` line 2 (statement 2 of 2)"), "{}", error.chain());
     assert_eq!(count(&world, "SELECT count(b) FROM t").await, 0);
     assert_eq!(versions(&world).await, ["1"]);
@@ -236,10 +236,10 @@ async fn on_blue_a_commit_waits_as_the_server_says_and_on_green_for_nobody() {
     let world = world().await;
     let noted = "CREATE TABLE noted AS SELECT current_setting('synchronous_commit') AS said;";
     for (migrator, wanted) in [(world.migrator(), "local"), (world.migrator().on(Side::Blue), "on")] {
-        migrator.apply(&migration("1", noted)).await.unwrap();
+        migrator.apply(&migration("1", noted), &|_, _| ()).await.unwrap();
         let said: String = world.shop().await.query_one("SELECT said FROM noted", &[]).await.unwrap().get(0);
         assert_eq!(said, wanted);
         let gone = Migration { down: Some("DROP TABLE noted;".to_owned()), ..migration("1", noted) };
-        migrator.revert(&gone).await.unwrap();
+        migrator.revert(&gone, &|_, _| ()).await.unwrap();
     }
 }

@@ -102,7 +102,7 @@ async fn green_after_the_runner_is_what_the_shadow_said() {
     let report = world.shadow(&migrations).await.unwrap();
     let migrator = world.migrator();
     for one in &migrations {
-        migrator.apply(one).await.unwrap();
+        migrator.apply(one, &|_, _| ()).await.unwrap();
     }
     let green = world.catalog().await;
     assert_eq!(difference(&green, &report.after), []);

@@ -8,7 +8,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use greenlight::{
-    migrate::{Applied, Migration, Migrator, Shadow},
+    migrate::{Applied, Migration, Migrator, Progress as Told, Shadow, Unfinished},
     plan::{Plan, SchemaWork, Strategy},
     provider::{CopyProgress, Provider, StandbyState},
     route::{RouteState, Router, Target},
@@ -253,7 +253,14 @@ impl Migrator for FakeMigrator {
         self.of.world.read(call, look).await
     }
 
-    async fn apply(&self, migration: &Migration) -> Result<u64, PortError> {
+    async fn unfinished(&self) -> Result<Vec<Unfinished>, PortError> {
+        let call = self.of.call("migrator: unfinished", Some(self.on), Kind::Read);
+        let up =
+            |world: &World| if world.nodes[self.on as usize].up { Ok(Vec::new()) } else { Err(call.error(Failure::Transient)) };
+        self.of.world.read(call, up).await
+    }
+
+    async fn apply(&self, migration: &Migration, _: Told<'_>) -> Result<u64, PortError> {
         let (call, bit, on) = (self.of.call("migrator: apply", Some(self.on), Kind::Change), bit(&migration.version), self.on);
         self.of
             .world
@@ -279,7 +286,7 @@ impl Migrator for FakeMigrator {
             .await
     }
 
-    async fn revert(&self, migration: &Migration) -> Result<(), PortError> {
+    async fn revert(&self, migration: &Migration, _: Told<'_>) -> Result<(), PortError> {
         let (call, bit, on) = (self.of.call("migrator: revert", Some(self.on), Kind::Change), bit(&migration.version), self.on);
         let has_down = migration.down.is_some();
         self.of

@@ -19,7 +19,7 @@ pub use on_green::OnGreen;
 
 use super::files::order;
 use super::session::{Session, line_of, said};
-use super::{DownReport, Migration, ShadowReport, runner, statements};
+use super::{DownReport, Migration, ShadowReport, statements};
 use crate::plan::HistorySpec;
 use crate::postgres::catalog;
 use crate::schema::{Catalog, fingerprint};
@@ -85,7 +85,7 @@ async fn report(
     let before = catalog::read(&session.client).await?;
     let mut trial = Trial::begin(&session, scratch).await?;
     if !migrations.is_empty() {
-        let made = runner::create_history(&session.client, history).await;
+        let made = super::history::create(&session.client, history).await;
         made.map_err(|e| PortError::refused("make the history table in the shadow").because(said(&e)))?;
     }
     let mut statements = Vec::new();
@@ -126,7 +126,7 @@ async fn down(session: &Session, migrations: &[Migration], before: &Catalog, his
         Ok(left) => left,
         Err(error) => return fails(error.chain()),
     };
-    let table = runner::table(history);
+    let table = super::history::table(history);
     if !before.tables.contains_key(&table.to_string()) {
         left.tables.remove(&table.to_string());
         left.schemas.retain(|schema| *schema != table.schema || before.schemas.contains(schema));

@@ -3,6 +3,7 @@
 //! A statement that writes rows runs three times: to see by its locks which tables it writes; with a watch on these tables,
 //! to see what it does there; and, with both taken back, to take effect.
 
+use super::super::batches;
 use super::super::session::{Around, Session, failure, line_of, said};
 use super::super::statements::{self, Statement, StatementKind, Touch, WrittenName};
 use super::super::{Migration, StatementReport, TableLock, TableWrite};
@@ -48,6 +49,15 @@ impl<'a> Trial<'a> {
         if let Some((line, problem)) = contents.problems.first() {
             let (line, source) = (*line, Said(problem.clone()));
             return Err(MigrationError { file, line, statement: String::new(), source }.into());
+        }
+        if let Some(batch) = &contents.batch {
+            // Green and blue have the same tables and keys, so what cannot be gone through is known now.
+            let target = batches::target(&self.session.client, batch).await.map_err(|e| trying(&e))?;
+            if let Err(why) = target {
+                let statement = &contents.statements[0];
+                let (line, text) = (statement.line, statements::short(&statement.text));
+                return Err(MigrationError { file, line, statement: text, source: Said(why) }.into());
+            }
         }
         let mut reports = Vec::new();
         if migration.transactional {

@@ -138,6 +138,9 @@ fn barred(statement: &StatementReport) -> BTreeMap<&RelationName, Bars> {
 
 /// A lock is held until the transaction ends: of `rest`, which begins with its own statement, any may make that long.
 fn why_long(migration: &Migration, rest: &[&StatementReport]) -> Option<String> {
+    if migration.batch_rows().is_some() {
+        return None;
+    }
     let until_the_end = if migration.transactional { rest.len() } else { 1 };
     rest[..until_the_end].iter().find_map(|statement| {
         let line = format!("migration {} line {}", statement.version, statement.line);
