@@ -615,7 +615,7 @@ fn events_of_format_1() -> Vec<Event> {
             by: text("ada"),
             reason: text("errors in checkout"),
             without_green: false,
-            by_restore: true,
+            by_restore: false,
         },
         Event::RollbackHalted { until: step },
         Event::RetryOrdered { step, by: text("ada"), reason: Some(text("green is back")) },

@@ -199,8 +199,9 @@ pub(super) fn standing(plan: &Plan, run: &Run) -> String {
     let held = match &run.steps[step.0] {
         StepState::Stuck { .. } => {
             let lacking = cannot_be_taken_back(plan, run).filter(|_| run.direction == Direction::Forward);
-            let lacking =
-                lacking.map(|file| format!(".\nNothing is taken back by itself: `{file}` is applied and has no down migration"));
+            let lacking = lacking.map(|file| {
+                format!(".\nNothing is taken back by itself: `{file}` is applied, or a part of it, and has no down migration")
+            });
             format!(".\nHeld for a person: {}{}", run.reason.as_deref().unwrap_or("a step failed"), lacking.unwrap_or_default())
         }
         _ => note,

@@ -350,20 +350,17 @@ impl Run<'_> {
         let Migration { version, .. } = self.migration;
         let is_down = self.way == Way::Down;
         let passed = i64::try_from(range.passed).unwrap_or(i64::MAX);
-        let changed = match &range.after {
-            Some(after) => {
-                let sql =
-                    format!("UPDATE {TABLE} SET reached = $1, passed = $2 WHERE version = $3 AND is_down = $4 AND reached = $5");
-                client.execute(&sql, &[&range.until, &passed, version, &is_down, after]).await?
-            }
-            None => {
-                let sql = format!(
-                    "INSERT INTO {TABLE} (version, is_down, checksum, relation, key, reached, passed) \
-                     VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING"
-                );
-                let (text, columns) = (checksum(self.text), target.columns());
-                client.execute(&sql, &[version, &is_down, &text, &target.relation, &columns, &range.until, &passed]).await?
-            }
+        let changed = if let Some(after) = &range.after {
+            let sql =
+                format!("UPDATE {TABLE} SET reached = $1, passed = $2 WHERE version = $3 AND is_down = $4 AND reached = $5");
+            client.execute(&sql, &[&range.until, &passed, version, &is_down, after]).await?
+        } else {
+            let sql = format!(
+                "INSERT INTO {TABLE} (version, is_down, checksum, relation, key, reached, passed) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING"
+            );
+            let (text, columns) = (checksum(self.text), target.columns());
+            client.execute(&sql, &[version, &is_down, &text, &target.relation, &columns, &range.until, &passed]).await?
         };
         Ok(changed == 1)
     }

@@ -147,6 +147,7 @@ pub(super) fn settle(plan: &mut Plan, input: &PlanInput, survey: &Survey) {
         pending: &plan.migrations,
         tables: &plan.tables,
         sync_triggers: &plan.sync_triggers,
+        excluded: &plan.validate.exclude,
         now: plan.made_at,
     });
     plan.steps = line::steps(plan, &survey.blue, input);

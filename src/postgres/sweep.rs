@@ -112,6 +112,9 @@ pub async fn remove(at: &Endpoint, leftover: &Leftover) -> Result<(), PortError>
     let session = open(at).await?;
     let name = quote_ident(&leftover.name);
     let attempted = format!("remove {leftover}");
+    if leftover.kind == Kind::Schema {
+        nothing_is_half_done(&session, &attempted).await?;
+    }
     let statements = match leftover.kind {
         Kind::Subscription => vec![
             format!("ALTER SUBSCRIPTION {name} DISABLE"),
@@ -131,6 +134,24 @@ pub async fn remove(at: &Endpoint, leftover: &Leftover) -> Result<(), PortError>
         session.batch(&attempted, &statement).await?;
     }
     Ok(())
+}
+
+/// With the schema would go the record of how far a migration in batches has come: begun anew, it would write the same rows again.
+async fn nothing_is_half_done(session: &Session, attempted: &str) -> Result<(), PortError> {
+    let there = "SELECT to_regclass('greenlight.batches') IS NOT NULL";
+    let rows = session.read(attempted, there, &[]).await?;
+    if !rows.first().is_some_and(|row| row.get(0)) {
+        return Ok(());
+    }
+    let sql = "SELECT format('version %s in %s up to (%s) = (%s)', version, relation::regclass, array_to_string(key, ', '), \
+               array_to_string(reached, ', ')) FROM greenlight.batches ORDER BY 1";
+    let half: Vec<String> = session.read(attempted, sql, &[]).await?.iter().map(|row| row.get(0)).collect();
+    if half.is_empty() {
+        return Ok(());
+    }
+    Err(PortError::refused(attempted)
+        .because(format!("a migration is half done: {}", half.join("; ")))
+        .hint("bring it to its end or back by hand, and `TRUNCATE greenlight.batches`"))
 }
 
 /// A follower whose sender was ended comes again, at once the first time and then a few seconds later.

@@ -1,5 +1,6 @@
 //! The strategy `in-place`: blue itself is migrated while clients write, and is brought back by its down migrations.
 
+use crate::versions::can_be_had;
 use crate::world::{COMPLETED, Ended, KILLED, LIMIT, Live, ROLLED_BACK, WAITS, ask, connect, installed, rows, wait};
 use greenlight::lab::{Options, World, find_pgbouncer};
 use greenlight::run::{Event, Fact};
@@ -161,7 +162,7 @@ async fn what_has_no_down_migration_is_held_though_the_playbook_says_rollback() 
     let migrations: Vec<_> =
         with_a_failing_one(false).into_iter().filter(|(name, _)| !name.starts_with("0001_notes.down")).collect();
     let live = up(&migrations, "accept: [\"lock:public.orders\", down-migrations]\n").await;
-    live.run().await.expect(HELD).says("`0001_notes.up.sql` is applied and has no down migration");
+    live.run().await.expect(HELD).says("`0001_notes.up.sql` is applied, or a part of it, and has no down migration");
     assert_eq!(live.applied().await, ["0001", "0002"], "none of them is taken back");
     live.greenlight(&["abandon", "--reason", "by hand", "--no-wait"])
         .await
@@ -231,6 +232,43 @@ async fn a_coordinator_that_dies_again_and_again_still_brings_blue_back() {
     assert!(deaths > 5, "{deaths}");
     assert_eq!((live.on_blue().await.as_str(), live.applied().await.len()), ("0", 0));
     live.nothing_is_lost(Side::Blue).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_in_place_is_made_and_taken_back_on_16() {
+    made_and_taken_back(16).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_in_place_is_made_and_taken_back_on_17() {
+    made_and_taken_back(17).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_in_place_is_made_and_taken_back_on_18() {
+    made_and_taken_back(18).await;
+}
+
+async fn made_and_taken_back(major: u32) {
+    if !can_be_had(major).await {
+        return;
+    }
+    let mut live = up_with(major, GOOD, |_| ACCEPTS.to_owned()).await;
+    live.start_writing().await;
+    live.run().await.expect(COMPLETED).says("blue serves, migrated");
+    let further = [
+        ("0003_further.up.sql", "ALTER TABLE customers ADD COLUMN further text;\n"),
+        ("0003_further.down.sql", "ALTER TABLE customers DROP COLUMN further;\n"),
+        ("0004_free.up.sql", FAILS.1),
+        ("0004_free.down.sql", FAILS_DOWN.1),
+    ];
+    for (name, text) in further {
+        std::fs::write(live.lab.dir().join("migrations").join(name), text).unwrap();
+    }
+    live.run().await.expect(ROLLED_BACK).says("orders_are_free").says("blue serves as before");
+    assert_eq!((live.on_blue().await.as_str(), live.applied().await.join(",")), ("2", "0001,0002".to_owned()));
+    let report = live.nothing_is_lost(Side::Blue).await;
+    assert!(report.errors.is_empty(), "{:?}", report.errors);
 }
 
 /// Each process dies: once at each of these places, in the order in which it comes to them, and then before or after one of its

@@ -8,6 +8,8 @@
     reason = "a test that cannot go on says where, starts and ends processes, polls, and says what it could not test"
 )]
 
+mod backrest;
+mod batches;
 mod crashes;
 mod freeze;
 mod hazards;

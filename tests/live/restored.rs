@@ -8,7 +8,7 @@ use greenlight::word::{Side, Timestamp};
 use std::collections::HashSet;
 
 /// Lines of a playbook that may take a change back by a restore.
-fn restoring(lab: &World, on_failure: &str) -> String {
+pub(crate) fn restoring(lab: &World, on_failure: &str) -> String {
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
     format!(
         "green: {{url: {}, restore: {{data_dir: {}}}}}\nroutes:\n{}window: {{max_pause: 2s}}\non_failure: {on_failure}\n\
@@ -21,7 +21,7 @@ fn restoring(lab: &World, on_failure: &str) -> String {
 
 impl Live {
     /// When the run's restore point was not there yet, and when it was.
-    async fn named_its_point(&self) -> (Timestamp, Timestamp) {
+    pub(crate) async fn named_its_point(&self) -> (Timestamp, Timestamp) {
         let records = self.records().await;
         let at = |wanted: &dyn Fn(&Event) -> bool| records.iter().find(|record| wanted(&record.event)).unwrap().at;
         let is_point = |event: &Event| matches!(event, Event::FactLearned { fact: Fact::RestorePoint { .. }, .. });

@@ -65,7 +65,8 @@ impl Batch {
     /// The statement for the rows that meet a condition.
     pub fn sql(&self, statement: &Statement, condition: &str) -> String {
         let (before, rest) = statement.text.split_at(self.at);
-        format!("{before}({condition}){}", &rest[EVERY_ROW.len()..])
+        // At the end of a statement its blanks are cut off.
+        format!("{before}({condition}){}", rest.get(EVERY_ROW.len()..).unwrap_or_default())
     }
 }
 

@@ -155,6 +155,7 @@ impl World {
             pending: &super::super::compile::pending(input, survey),
             tables,
             sync_triggers,
+            excluded: &input.validate.exclude,
             now: Timestamp::UNIX_EPOCH,
         })
     }

@@ -103,6 +103,8 @@ struct Act<'a> {
     statement: &'a StatementReport,
     bars: Bars,
     rewrites: bool,
+    /// It is run for so many rows at a time, each time by itself.
+    batch_rows: Option<u32>,
     /// Why the lock may be held for long; `None`: it is held for a moment.
     long: Option<String>,
 }
@@ -117,7 +119,13 @@ fn locks(look: &Look<'_>, shadow: &ShadowReport) -> Vec<Finding> {
             for (table, bars) in barred(statement) {
                 let long = why_long(migration, &statements[at..]);
                 let rewrites = statement.rewrites.contains(table);
-                tables.entry(table).or_default().push(Act { statement, bars, rewrites, long });
+                tables.entry(table).or_default().push(Act {
+                    statement,
+                    bars,
+                    rewrites,
+                    batch_rows: migration.batch_rows(),
+                    long,
+                });
             }
         }
     }
@@ -171,7 +179,9 @@ fn lock(look: &Look<'_>, table: &RelationName, acts: &[Act<'_>]) -> Finding {
         .map(|act| {
             let StatementReport { version, line, sql, .. } = act.statement;
             let rewrites = if act.rewrites { " and rewrites it" } else { "" };
-            format!("migration {version}, line {line}, {}{rewrites} (`{sql}`)", act.bars.whom())
+            let batches = act.batch_rows.map(|rows| format!(", {} at a time", count(usize::try_from(rows).unwrap_or(0), "row")));
+            let batches = batches.unwrap_or_default();
+            format!("migration {version}, line {line}, {}{rewrites}{batches} (`{sql}`)", act.bars.whom())
         })
         .collect();
     let size = look.blue().table_sizes.iter().find(|size| size.table == *table);
@@ -276,6 +286,20 @@ mod tests {
         });
         assert_answers(&alone, "lock:public.orders", "fine");
         assert_answers(&alone, "lock:public.other", "needs_accept");
+    }
+
+    #[test]
+    fn rows_that_are_written_in_batches_bar_others_for_a_moment() {
+        let write = TableWrite { table: orders(), kind: "update".to_owned(), columns: Vec::new(), fires: Vec::new() };
+        let fill = StatementReport { writes: vec![write], ..World::statement("update orders set a = 1 where :batch") };
+        let world = world(|world| {
+            world.survey.shadow.as_mut().unwrap().statements = vec![fill];
+            world.input.migrations[0].up = "-- greenlight: batches of 500\nupdate orders set a = 1 where :batch".to_owned();
+            world.input.migrations[0].transactional = false;
+        });
+        assert_answers(&world, "lock:public.orders", "fine");
+        let seen = world.finding("lock:public.orders").unwrap().seen;
+        assert!(seen.contains("500 rows at a time"), "{seen}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::{Look, fine, handled, needs_accept, refused};
 use crate::migrate::{ShadowReport, StatementReport};
-use crate::plan::figures::{count, few};
+use crate::plan::figures::{bytes, count, few, milliseconds};
 use crate::plan::{Finding, StepName};
 use crate::schema::{Constraint, Partition, Sequence, Table, difference};
 use crate::word::RelationName;
@@ -37,7 +37,7 @@ pub(super) fn check(look: &Look<'_>) -> Vec<Finding> {
                 return findings;
             }
             if look.is_freeze() {
-                findings.push(expected_pause(shadow));
+                findings.push(expected_pause(look, shadow));
             } else {
                 findings.extend(backfills(look, shadow));
                 findings.extend(new_constraints(look, shadow));
@@ -49,16 +49,50 @@ pub(super) fn check(look: &Look<'_>) -> Vec<Finding> {
     findings
 }
 
-/// How long the freeze is to last, as far as it can be known.
-fn expected_pause(shadow: &ShadowReport) -> Finding {
+/// Bytes that are rewritten, or compared with the other server's, in a second: half of what `./dev bench` does on two cores.
+const BYTES_A_SECOND: u64 = 50 << 20;
+
+/// What a freeze takes besides migrations and comparison, in milliseconds, by `./dev bench`.
+const FREEZE_ITSELF_MS: u64 = 300;
+
+/// How long the freeze is to last, by what the shadow showed and how large the tables are.
+fn expected_pause(look: &Look<'_>, shadow: &ShadowReport) -> Finding {
     let took_ms: f64 = shadow.statements.iter().map(|statement| statement.took_ms).sum();
-    let rewrites: BTreeSet<String> =
-        shadow.statements.iter().flat_map(|statement| &statement.rewrites).map(ToString::to_string).collect();
-    let rows = match rewrites.len() {
-        0 => "No table or index is rewritten.".to_owned(),
-        _ => format!("With rows it is longer for what is rewritten: {}.", few(&rewrites.into_iter().collect::<Vec<_>>())),
+    let size = |wanted: &dyn Fn(&RelationName) -> bool| -> u64 {
+        look.blue().table_sizes.iter().filter(|size| wanted(&size.table)).map(|size| size.bytes).sum()
     };
-    fine("expected-pause", format!("The migrations took {took_ms:.0} ms in the shadow, which has no rows. {rows}"))
+    let rewrites: BTreeSet<&RelationName> = shadow.statements.iter().flat_map(|statement| &statement.rewrites).collect();
+    let written: BTreeSet<&RelationName> =
+        shadow.statements.iter().flat_map(|statement| &statement.writes).map(|write| &write.table).collect();
+    let rewritten = size(&|table| rewrites.contains(table) || written.contains(table));
+    let compared: BTreeSet<&RelationName> = look.published().map(|(flow, _)| &flow.table).collect();
+    let compared =
+        if look.input.validate.rows { size(&|table| compared.contains(table) && !look.excluded.contains(table)) } else { 0 };
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "not negative, and no plan takes ages of the world"
+    )]
+    let in_shadow_ms = took_ms as u64;
+    let expected_ms = FREEZE_ITSELF_MS + in_shadow_ms + (rewritten + compared).saturating_mul(1000) / BYTES_A_SECOND;
+    let seen = format!(
+        "The freeze is expected to last about {}: the migrations took {in_shadow_ms} ms in the shadow, which has no rows; they write or \
+         rewrite tables of {}, and {} are compared, both reckoned at {} a second. A rehearsal on a copy with rows tells it better.",
+        milliseconds(expected_ms.div_ceil(1000) * 1000),
+        bytes(rewritten),
+        bytes(compared),
+        bytes(BYTES_A_SECOND),
+    );
+    let limit = look.input.window.max_pause_ms;
+    if expected_ms <= limit {
+        return fine("expected-pause", seen);
+    }
+    let consequence = format!(
+        "the limit of {} would be reached, and green given up with the work done for nothing; raise `window.max_pause`, or take less \
+         into one freeze",
+        milliseconds(limit)
+    );
+    needs_accept("expected-pause", seen, consequence)
 }
 
 /// Verdicts that were found on another schema than blue's would say nothing.
@@ -204,7 +238,7 @@ fn sync_triggers(look: &Look<'_>) -> Option<Finding> {
 mod tests {
     use super::super::example::{World, assert_answers};
     use crate::migrate::{Applied, StatementReport, TableWrite};
-    use crate::plan::SyncTrigger;
+    use crate::plan::{Strategy, SyncTrigger};
     use crate::schema::{Constraint, Sequence};
     use crate::word::{RelationName, Timestamp};
 
@@ -231,6 +265,22 @@ mod tests {
         assert_answers(&World::new(), "sync-triggers", "none");
         assert_answers(&World::new(), "backfill:public.orders", "none");
         assert_answers(&writing("copy", &["orders_by_day"]), "backfill:public.orders", "none");
+    }
+
+    #[test]
+    fn a_freeze_that_is_expected_to_last_longer_than_it_may_needs_a_word() {
+        let freeze = |limit_ms: u64| {
+            let mut world = writing("update", &["note"]);
+            world.input.strategy = Strategy::Freeze;
+            world.input.window.max_pause_ms = limit_ms;
+            world
+        };
+        let long = freeze(600_000).finding("expected-pause").unwrap();
+        // 2 GB are written, and the same 2 GB are compared.
+        assert!(long.seen.contains("about 83 s"), "{}", long.seen);
+        assert_answers(&freeze(600_000), "expected-pause", "fine");
+        assert_answers(&freeze(5_000), "expected-pause", "needs_accept");
+        assert_answers(&World::new(), "expected-pause", "none");
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub(super) mod example;
 use super::{Answer, Finding, GreenSurvey, PlanInput, ServerSurvey, StepName, Strategy, Survey, SyncTrigger};
 use crate::migrate::Migration;
 use crate::schema::{Flow, SharedColumns, TableFlow};
-use crate::word::{Side, Timestamp};
+use crate::word::{RelationName, Side, Timestamp};
 use std::collections::BTreeSet;
 
 /// What is lost for good needs the name of what loses it: a word for all such objects would cover those not thought of.
@@ -40,6 +40,8 @@ pub(super) struct Look<'a> {
     pub(super) pending: &'a [Migration],
     pub(super) tables: &'a [TableFlow],
     pub(super) sync_triggers: &'a [SyncTrigger],
+    /// Tables that are not compared.
+    pub(super) excluded: &'a [RelationName],
     pub(super) now: Timestamp,
 }
 

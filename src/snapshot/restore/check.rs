@@ -11,6 +11,9 @@ use crate::snapshot::{
 use crate::word::{Failure, Lsn, PortError, Timestamp};
 use std::cmp::Ordering;
 
+/// So much of the log is looked through for made tablespaces before anything is copied; of more, while the backup is.
+const SEARCHED_FIRST_MAX: u64 = 256 << 20;
+
 /// Room that replaying needs beside the copy: segments on their way, and those until the next restartpoint.
 const REPLAY_ROOM_MAX: u64 = 1 << 30;
 
@@ -29,7 +32,8 @@ pub struct RestorePlan {
     pub last_commit: Option<Timestamp>,
     /// The tablespaces in the backup.
     pub tablespaces: Vec<u32>,
-    pub searched: Searched,
+    /// How far the log was looked through for made tablespaces; `None`: that is still to be done, before anything is started.
+    pub searched: Option<Searched>,
     pub estimate: Option<Estimate>,
     /// Why it would fail, or may not be begun. Empty: it can begin.
     pub problems: Vec<String>,
@@ -73,7 +77,7 @@ pub async fn check(
         reach: None,
         last_commit: None,
         tablespaces: Vec::new(),
-        searched: Searched::default(),
+        searched: None,
         estimate: store.notes().estimate().await?,
         problems: Vec::new(),
         unknown: Vec::new(),
@@ -87,8 +91,19 @@ pub async fn check(
         }
         plan.tablespaces = store.tablespaces(&backup).await?;
         look_at_room(store, &mut plan, &backup).await?;
+        if plan.problems.is_empty() && plan.replay_bytes() <= SEARCHED_FIRST_MAX {
+            search(store, &mut plan).await?;
+        }
     }
     Ok(plan)
+}
+
+/// Looks through the log up to the target for tablespaces that were made; what is found is among the problems then. Nothing to do
+/// when that was done.
+pub(super) async fn search(store: &dyn SnapshotStore, plan: &mut RestorePlan) -> Result<(), PortError> {
+    let Some(backup) = plan.backup.clone().filter(|_| plan.searched.is_none()) else { return Ok(()) };
+    let along = Along::look(store, &backup, plan.timeline).await?;
+    look_for_made_tablespaces(store, plan, &backup, &along).await
 }
 
 /// The archive along one history, from one backup.
@@ -213,7 +228,7 @@ async fn look_at_archive(
             }
         }
     }
-    if plan.problems.is_empty() { look_for_made_tablespaces(store, plan, backup, &along).await } else { Ok(()) }
+    Ok(())
 }
 
 /// Replayed, the making of a tablespace would give the restored server the folder that the server itself has.
@@ -227,8 +242,8 @@ async fn look_for_made_tablespaces(
     let read_to = plan.until.map_or(along.reach.end, |until| Lsn(until.0 + backup.segment_bytes).min(along.reach.end));
     let path = waldump::Path { end: read_to, ..along.path(backup) };
     let end = Lsn(read_to.0.max(backup.stop.0) - 1);
-    plan.searched.first = backup.start.0 / backup.segment_bytes;
-    plan.searched.last = end.0 / backup.segment_bytes;
+    let segment = |lsn: Lsn| lsn.0 / backup.segment_bytes;
+    let mut searched = Searched { first: segment(backup.start), last: segment(end), harmless: Vec::new() };
     for found in waldump::tablespaces(store, backup, &path).await? {
         let What::Tablespace { oid, folder } = &found.what else { continue };
         let after = match (&plan.target, plan.until) {
@@ -239,7 +254,7 @@ async fn look_for_made_tablespaces(
             (_, None) => false,
         };
         if after || found.at < backup.start {
-            plan.searched.harmless.push(found.at);
+            searched.harmless.push(found.at);
             continue;
         }
         plan.problems.push(format!(
@@ -248,6 +263,7 @@ async fn look_for_made_tablespaces(
             backup.id, found.at
         ));
     }
+    plan.searched = Some(searched);
     Ok(())
 }
 

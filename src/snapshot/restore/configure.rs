@@ -78,7 +78,8 @@ pub(super) async fn configure(
     complete(place, backup.major).await?;
     let program = host.program("pg_waldump", backup.major, Version::Same).await?;
     let guard = place.data_dir.join("greenlight.guard");
-    host.write(&guard, &tablespaces::guard(&plan.searched, backup.segment_bytes, &program, restore_command)).await?;
+    let searched = plan.searched.clone().unwrap_or_default();
+    host.write(&guard, &tablespaces::guard(&searched, backup.segment_bytes, &program, restore_command)).await?;
     let guarded = format!("sh {} %f \"%p\"", quoted(&text(&guard)).replace('%', "%%"));
     let lines: String = settings(plan, &guarded).iter().map(|(name, value)| setting_line(name, value)).collect();
     // The lines from an earlier try stand between the same two words.

@@ -1,5 +1,6 @@
 //! Copy, start, replay up to the target.
 
+use super::check::search;
 use super::configure::configure;
 use super::place::{Content, Marker, State};
 use super::{RestorePlan, Target};
@@ -8,6 +9,7 @@ use crate::snapshot::host::text;
 use crate::snapshot::{Estimate, Progress, Segment, SnapshotStore, tablespaces};
 use crate::word::{Clock, Endpoint, Failure, Lsn, PortError, Timestamp};
 use std::time::Duration;
+use tokio::join;
 use tokio_postgres::types::PgLsn;
 
 /// Without a sign of life from the server for so long, something else is wrong.
@@ -69,9 +71,17 @@ pub async fn recover(
         }
         // What an interrupted copy left is of no use.
         place.empty().await?;
-        store.fetch(backup, &place.host, &place.data_dir, progress).await?;
+        // To its end also when the other fails: a copy that is left alone would go on.
+        let mut searching = plan.clone();
+        let (fetched, searched) =
+            join!(store.fetch(backup, &place.host, &place.data_dir, progress), search(store, &mut searching));
+        fetched?;
+        searched?;
+        if !searching.problems.is_empty() {
+            return Err(PortError::refused(attempted).because(searching.problems.join("; ")));
+        }
         tablespaces::relink(&place.host, &place.data_dir).await?;
-        configure(place, plan, &store.restore_command_at(&place.host, &place.data_dir), backup).await?;
+        configure(place, &searching, &store.restore_command_at(&place.host, &place.data_dir), backup).await?;
         marker.state = State::Ready;
         place.mark(&marker).await?;
     }
