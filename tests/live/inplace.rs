@@ -1,6 +1,5 @@
 //! The strategy `in-place`: blue itself is migrated while clients write, and is brought back by its down migrations.
 
-use crate::versions::can_be_had;
 use crate::world::{COMPLETED, Ended, KILLED, LIMIT, Live, ROLLED_BACK, WAITS, ask, connect, installed, rows, wait};
 use greenlight::lab::{Options, World, find_pgbouncer};
 use greenlight::run::{Event, Fact};
@@ -250,7 +249,11 @@ async fn a_change_in_place_is_made_and_taken_back_on_18() {
 }
 
 async fn made_and_taken_back(major: u32) {
-    if !can_be_had(major).await {
+    // The backup is verified by the version's own programs.
+    let programs = ["pg_verifybackup", "pg_waldump"].map(|name| (name, major));
+    let found = installed().await;
+    if let Some((name, _)) = programs.iter().find(|(name, major)| found.exact(name, *major).is_err()) {
+        eprintln!("NOT TESTED: a change in place on PostgreSQL {major}, whose `{name}` is not on this machine");
         return;
     }
     let mut live = up_with(major, GOOD, |_| ACCEPTS.to_owned()).await;
