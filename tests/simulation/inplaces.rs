@@ -82,6 +82,23 @@ fn a_blue_that_is_not_what_was_planned_is_taken_back_or_held() {
 }
 
 #[test]
+fn a_backfill_in_batches_ends_whole_or_is_taken_back_as_far_as_it_came() {
+    let in_batches = PlanKind { in_batches: true, ..in_place() };
+    let setup = with(in_batches, Script::default());
+    check(&sweep("in batches", &setup, Some(Outcome::Completed)), 0b11, &setup);
+    let setup = with(PlanKind { fails_at: Some(0b10), ..in_batches }, Script::default());
+    check(&sweep("in batches, fails half-way", &setup, Some(Outcome::RolledBack)), 0, &setup);
+}
+
+#[test]
+fn a_backfill_in_batches_without_a_way_back_is_held_half_done() {
+    let kind = PlanKind { fails_at: Some(0b10), has_downs: false, in_batches: true, ..in_place() };
+    let script = Script { retries: 1, ..Script::default() };
+    let setup = with(kind, script);
+    check(&sweep("in batches, held", &setup, None), 0b01, &setup);
+}
+
+#[test]
 fn each_migration_is_applied_once_and_on_record_once() {
     let report = with(in_place(), Script::default()).run();
     let applied = report.world.run.facts.iter().filter(|fact| matches!(fact, Fact::Migrated { .. }));
@@ -91,6 +108,11 @@ fn each_migration_is_applied_once_and_on_record_once() {
 #[test]
 fn every_pair_of_faults_in_a_change_in_place_ends_whole() {
     sweep_pairs(&with(in_place(), Script::default()), 0, 1);
+}
+
+#[test]
+fn every_pair_of_faults_in_a_backfill_that_fails_half_way_ends_whole() {
+    sweep_pairs(&with(PlanKind { fails_at: Some(0b10), in_batches: true, ..in_place() }, Script::default()), 0, 1);
 }
 
 #[test]

@@ -293,6 +293,7 @@ impl World {
             _ if !left.is_empty() => Some(format!("left behind: {}", left.join(", "))),
             _ if by_restore && serving == Side::Green => self.unlike_a_damaged_blue(),
             Outcome::Completed if in_place && blue.migrated != 0b11 => Some("blue is not migrated".to_owned()),
+            _ if [blue, green][serving as usize].half != 0 => Some("a migration is left half done".to_owned()),
             Outcome::RolledBack if blue.migrated != 0 => Some("blue is left migrated".to_owned()),
             Outcome::Completed if in_place => None,
             Outcome::Completed if green.migrated != 0b11 || green.inherited_runs => Some("green is not whole".to_owned()),

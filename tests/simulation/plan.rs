@@ -40,6 +40,8 @@ pub(crate) struct PlanKind {
     pub(crate) fails_at: Option<u8>,
     /// In place, whether the migrations have a way back.
     pub(crate) has_downs: bool,
+    /// The second migration works in batches.
+    pub(crate) in_batches: bool,
     /// In place, whether the playbook names a place for a restored server.
     pub(crate) restores: bool,
     /// There was no shadow before the run, and this comes of the trial on green.
@@ -66,6 +68,7 @@ impl Default for PlanKind {
             reads_on_blue: false,
             fails_at: None,
             has_downs: true,
+            in_batches: false,
             restores: false,
             trial: None,
         }
@@ -255,7 +258,11 @@ fn migration(version: &str, kind: PlanKind) -> Migration {
     Migration {
         version: version.to_owned(),
         name: "change".to_owned(),
-        up: String::new(),
+        up: if kind.in_batches && version == "0002" {
+            "-- greenlight: batches of 10\nUPDATE orders SET note = '' WHERE :batch".to_owned()
+        } else {
+            String::new()
+        },
         down: (kind.strategy == Strategy::InPlace && kind.has_downs).then(String::new),
         checksum: String::new(),
         transactional: true,

@@ -255,20 +255,28 @@ impl Migrator for FakeMigrator {
 
     async fn unfinished(&self) -> Result<Vec<Unfinished>, PortError> {
         let call = self.of.call("migrator: unfinished", Some(self.on), Kind::Read);
-        let up =
-            |world: &World| if world.nodes[self.on as usize].up { Ok(Vec::new()) } else { Err(call.error(Failure::Transient)) };
-        self.of.world.read(call, up).await
+        let look = |world: &World| {
+            let node = &world.nodes[self.on as usize];
+            let half = Unfinished { version: "0002".to_owned(), down: false, reached: "orders up to (id) = (1)".to_owned() };
+            if node.up { Ok(Vec::from_iter((node.half != 0).then_some(half))) } else { Err(call.error(Failure::Transient)) }
+        };
+        self.of.world.read(call, look).await
     }
 
     async fn apply(&self, migration: &Migration, _: Told<'_>) -> Result<u64, PortError> {
-        let (call, bit, on) = (self.of.call("migrator: apply", Some(self.on), Kind::Change), bit(&migration.version), self.on);
+        let in_batches = migration.batch_rows().is_some();
+        let kind = if in_batches { Kind::ChangeInParts } else { Kind::Change };
+        let (call, bit, on) = (self.of.call("migrator: apply", Some(self.on), kind), bit(&migration.version), self.on);
         self.of
             .world
-            .change(call, move |world, _| {
+            .change(call, move |world, part| {
                 let fails = world.kind.fails_at == Some(bit);
                 let node = world.node(on);
                 if !node.up || !node.allow_connections || node.in_recovery {
                     return Err(call.error(Failure::Transient));
+                }
+                if in_batches && (fails || part == Part::First) && node.migrated & bit == 0 {
+                    node.half |= bit;
                 }
                 if fails {
                     return Err(call.error(Failure::Refused).because("a row is in its way"));
@@ -280,26 +288,34 @@ impl Migrator for FakeMigrator {
                     }
                     return Err(call.error(Failure::Refused));
                 }
-                node.migrated |= bit;
+                if part == Part::Whole {
+                    node.migrated |= bit;
+                    node.half &= !bit;
+                }
                 Ok(1)
             })
             .await
     }
 
     async fn revert(&self, migration: &Migration, _: Told<'_>) -> Result<(), PortError> {
-        let (call, bit, on) = (self.of.call("migrator: revert", Some(self.on), Kind::Change), bit(&migration.version), self.on);
+        let kind = if migration.batch_rows().is_some() { Kind::ChangeInParts } else { Kind::Change };
+        let (call, bit, on) = (self.of.call("migrator: revert", Some(self.on), kind), bit(&migration.version), self.on);
         let has_down = migration.down.is_some();
         self.of
             .world
-            .change(call, move |world, _| {
-                if !world.landing && (!has_down || (bit == 0b01 && world.nodes[on as usize].migrated == 0b11)) {
+            .change(call, move |world, part| {
+                let later = (world.nodes[on as usize].migrated | world.nodes[on as usize].half) & 0b10;
+                if !world.landing && (!has_down || (bit == 0b01 && later != 0)) {
                     world.violated("a migration is taken back without a way, or out of its order");
                 }
                 let node = world.node(on);
                 if !node.up {
                     return Err(call.error(Failure::Transient));
                 }
-                node.migrated &= !bit;
+                if part == Part::Whole {
+                    node.migrated &= !bit;
+                    node.half &= !bit;
+                }
                 Ok(())
             })
             .await

@@ -42,6 +42,13 @@ fn a_change_in_place_that_fails_is_taken_back_by_a_restore() {
 }
 
 #[test]
+fn what_is_done_in_part_is_taken_back_by_a_restore_too() {
+    let setup = with(PlanKind { in_batches: true, ..in_place() }, Script::default());
+    let plain = sweep("done in part", &setup, Some(Outcome::RolledBack));
+    assert_eq!(plain.world.run.serving(), Side::Green);
+}
+
+#[test]
 fn without_routes_the_writer_moves_all_the_same() {
     let setup = with(PlanKind { routes: 0, ..in_place() }, Script::default());
     sweep("taken back by a restore, no routes", &setup, Some(Outcome::RolledBack));

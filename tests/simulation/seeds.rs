@@ -71,6 +71,7 @@ fn drawn_of_another_strategy(seed: u64) -> Setup {
         reads_on_blue: dice.roll(2) == 0,
         restores: in_place && restores,
         on_failure: if in_place && restores { OnFailure::Restore } else { setup.kind.on_failure },
+        in_batches: dice.roll(2) == 0,
         has_downs: dice.roll(2) == 0,
         fails_at: if in_place { [None, Some(0b01), Some(0b10)][dice.roll(3)] } else { None },
         ..setup.kind

@@ -125,6 +125,8 @@ pub(crate) struct Node {
     pub(crate) sequence: i64,
     /// A bit for each migration.
     pub(crate) migrated: u8,
+    /// The same of one in batches that is done in part.
+    pub(crate) half: u8,
     pub(crate) relaxed: bool,
     pub(crate) has_nulls: bool,
     /// Its fences do not keep everybody out.
@@ -168,6 +170,7 @@ impl Node {
             marker: None,
             sequence: 0,
             migrated: 0,
+            half: 0,
             relaxed: false,
             has_nulls: false,
             leaks: false,
