@@ -10,7 +10,7 @@
 //! - A **playbook** is what a person wrote, a **survey** what was seen of the world; the **plan** is both compiled to a fixed
 //!   line of **steps**, frozen and stored with the run. A **run** is one execution of a plan; its truth is its **journal**.
 //! - The **strategy** is how the change is made: `sync` migrates green while it follows, `freeze` while blue stands still,
-//!   `in-place` migrates blue itself.
+//!   `in-place` migrates blue itself; `restored` migrates nothing, and moves to what a backup of blue was restored to.
 //! - A step has `observe`, `advance` and `revert`. What it learns for later steps is a **fact**. A **gate** is where the run
 //!   waits for hours or a person.
 //! - The **window** is the short pause in which the writer moves; in it lies the **commit point**, the one record before
@@ -22,7 +22,8 @@
 //! # Invariants
 //!
 //! 1. At no moment can applications write to both sides.
-//! 2. A write that a client saw committed exists on the serving side after any cutover, rollback, crash or abort.
+//! 2. A write that a client saw committed exists on the serving side after any cutover, rollback, crash or abort. But for a
+//!    server that was restored to an earlier point, by the word of the playbook: what came after it stays on blue.
 //! 3. Killing the coordinator anywhere leaves applications paused for no longer than the window's limit.
 //! 4. Every change to the world is preceded by a durable intent and followed by a durable outcome; what was in flight at a
 //!    crash is observed before it is repeated.

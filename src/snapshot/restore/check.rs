@@ -354,6 +354,10 @@ pub async fn look_at_place(store: &dyn SnapshotStore, place: &Place) -> Result<V
             problems.push(format!("in `{folder}` is what a restore made: `greenlight restore --discard` removes it"));
         }
     }
+    if !place.is_free_beside().await? {
+        let beside = tablespaces_beside(&place.data_dir);
+        problems.push(format!("the folder `{}`, for tablespaces, is not empty", beside.display()));
+    }
     if place.host.port_is_taken(place.port).await? {
         problems.push(format!("port {} is taken on {}", place.port, place.host.spec));
     }
