@@ -175,10 +175,13 @@ pub(super) fn standing(plan: &Plan, run: &Run) -> String {
     if let Some(outcome) = run.outcome {
         let what = match outcome {
             Outcome::Completed if plan.strategy == Strategy::InPlace => "blue serves, migrated",
-            Outcome::Completed if plan.strategy == Strategy::Restored => "green serves; blue is readable, and closed for writes",
+            Outcome::Completed if plan.strategy == Strategy::Restored => {
+                "green serves; blue is readable, and closed for writes: `greenlight salvage` finds what it has beyond green"
+            }
             Outcome::Completed => "green serves; blue is retired and takes no connections",
             Outcome::RolledBack if run.serving() == Side::Green => {
-                "green serves, as blue was before the migrations; blue is readable, and closed for writes"
+                "green serves, as blue was before the migrations; blue is readable, and closed for writes: `greenlight salvage` finds \
+                 what it took since"
             }
             Outcome::RolledBack if run.fork_point().is_some() => {
                 "blue serves as before; green was promoted, and must be built anew before another run"

@@ -311,6 +311,16 @@ impl SnapshotStore for Basebackup {
         }
     }
 
+    fn look_command(&self) -> String {
+        let wal = quoted(&text(&self.wal_folder())).replace('%', "%%");
+        let link = format!("test -f {wal}/%f && ln -s {wal}/%f \"%p\"");
+        match self.wal {
+            WalSpec::ArchiveCommand => link,
+            // That one is renamed once it is whole.
+            WalSpec::Receive => format!("{{ {link}; }} || cp {wal}/%f.partial \"%p\""),
+        }
+    }
+
     fn restore_command_at(&self, on: &Host, folder: &Path) -> String {
         if on.spec == self.notes.host.spec {
             return self.restore_command();

@@ -122,6 +122,10 @@ pub trait SnapshotStore: Send + Sync + fmt::Debug {
     /// The command by which a server on the store's host gets a WAL file: PostgreSQL's `%f` and `%p` stand for its name and
     /// the place for it.
     fn restore_command(&self) -> String;
+    /// The same for a look into the file, which may be a link to the store's own.
+    fn look_command(&self) -> String {
+        self.restore_command()
+    }
     /// The same for a server whose data folder this is, on another host perhaps.
     fn restore_command_at(&self, on: &Host, folder: &Path) -> String;
     /// Copies the backup, and with it what `restore_command_at` needs, into a folder which holds nothing but our marker; its

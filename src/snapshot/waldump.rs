@@ -134,7 +134,7 @@ async fn read_files(
     let size = backup.segment_bytes;
     let (Some((_, first)), Some((_, last))) = (files.first(), files.last()) else { return Ok(Vec::new()) };
     let get = |(file, named): &(Segment, Segment)| {
-        format!("{} || exit 1\n", command_for(&store.restore_command(), &file.name(size), &named.name(size)))
+        format!("{} || exit 1\n", command_for(&store.look_command(), &file.name(size), &named.name(size)))
     };
     // A segment that ends before its file does is told as an error after all its records; what could not be read at all is
     // told by nothing having been printed, and then it is an error here too.

@@ -78,6 +78,10 @@ pub(super) async fn take_back(cx: &mut StepContext<'_>) -> Result<Progress, Port
     let progress = window::to_restored(cx).await?;
     if progress == Progress::Done {
         conclude(cx).await?;
+        let what = "archiving, subscriptions and pg_cron jobs, turned off by the restore";
+        let why = "set `archive_mode`, `max_logical_replication_workers` and `cron.launch_active_jobs` to what they are to be, and \
+                   take a backup: until then it cannot be recovered to a point in time";
+        leave_behind(cx, Side::Green, what, why).await?;
     }
     Ok(progress)
 }
