@@ -49,7 +49,7 @@ impl Step for MigrateBlue {
         if cx.run().without_green && moves {
             window::leave_green(cx).await?;
         } else if moves || (cx.run().by_restore && is_changed(cx, &before).await?) {
-            return restored::take_back(cx).await;
+            return restored::take_back(cx, &before).await;
         }
         if cx.run().has_restored() {
             // Of a restore that was not gone on with.

@@ -6,6 +6,7 @@ use super::snapshot::{copied, snapshots};
 use super::{Observed, Progress, Step, StepContext, fenced, validate_green, window};
 use crate::postgres::Fence;
 use crate::run::Fact;
+use crate::schema::Fingerprint;
 use crate::word::{PortError, Side};
 use async_trait::async_trait;
 use tokio::try_join;
@@ -71,9 +72,13 @@ async fn attach(cx: &mut StepContext<'_>) -> Result<(), PortError> {
 
 /// Takes a change in place back: blue's backup is restored to the run's restore point, and the writer moves there. Called again
 /// until it says `Done`; whatever was done already is not done again.
-pub(super) async fn take_back(cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
+pub(super) async fn take_back(cx: &mut StepContext<'_>, before: &Fingerprint) -> Result<Progress, PortError> {
     if cx.run().serving() == Side::Blue && cx.run().open_window().is_none() {
         bring_up(cx).await?;
+        let differs = before.changes(&cx.ports.green.schema_fingerprint().await?);
+        if !differs.is_empty() {
+            return Err(PortError::refused("see the restored server as blue was before the migrations").because(differs));
+        }
     }
     let progress = window::to_restored(cx).await?;
     if progress == Progress::Done {

@@ -37,10 +37,26 @@ async fn up(migrations: &[(&str, &str)], more: &str) -> Live {
 
 /// The same with lines that name places of this world.
 pub(crate) async fn up_with(major: u32, migrations: &[(&str, &str)], more: impl Fn(&World) -> String) -> Live {
-    let dir = PathBuf::from(format!("/tmp/greenlight-live-{}", RunId::random()));
+    let dir = new_folder();
     let wal = dir.join("store/wal");
     let wal = wal.display();
     let archive = format!("mkdir -p {wal} && {{ cmp -s %p {wal}/%f || {{ cp %p {wal}/%f.tmp && mv {wal}/%f.tmp {wal}/%f; }}; }}");
+    let lab = blue_alone(dir, major, &[("archive_mode", "on"), ("archive_command", &archive)]).await;
+    let store = format!("{{store: basebackup, dir: {}, wal: archive_command}}", quoted(&lab.dir().join("store")));
+    let more = more(&lab);
+    with_playbook(lab, migrations, &store, &more)
+}
+
+pub(crate) fn new_folder() -> PathBuf {
+    PathBuf::from(format!("/tmp/greenlight-live-{}", RunId::random()))
+}
+
+pub(crate) fn quoted(path: &Path) -> String {
+    serde_json::Value::from(path.to_str().unwrap()).to_string()
+}
+
+/// A blue with these settings and PgBouncers before it, and no green.
+pub(crate) async fn blue_alone(dir: PathBuf, major: u32, settings: &[(&str, &str)]) -> World {
     let options = Options {
         dir,
         installed: installed().await,
@@ -51,22 +67,23 @@ pub(crate) async fn up_with(major: u32, migrations: &[(&str, &str)], more: impl 
         scale: 0.01,
         database: "shop".to_owned(),
         with_green: false,
-        settings: vec![("archive_mode".to_owned(), "on".to_owned()), ("archive_command".to_owned(), archive)],
+        settings: settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
     };
-    let lab = World::up(&options, &|_| ()).await.unwrap_or_else(|e| panic!("{}", e.chain()));
+    World::up(&options, &|_| ()).await.unwrap_or_else(|e| panic!("{}", e.chain()))
+}
+
+/// A playbook with these migrations, this section `snapshot`, and these lines more.
+pub(crate) fn with_playbook(lab: World, migrations: &[(&str, &str)], store: &str, more: &str) -> Live {
     let folder = lab.dir().join("migrations");
     std::fs::create_dir(&folder).unwrap();
     for (name, text) in migrations {
         std::fs::write(folder.join(name), text).unwrap();
     }
     let playbook = lab.dir().join("shop.yaml");
-    let quoted = |text: &str| serde_json::Value::from(text).to_string();
     let text = format!(
         "version: 1\nname: shop\nstrategy: in-place\nblue: {{url: {}}}\nmigrations: {{dir: migrations, lock_timeout: 100ms, \
-         lock_retries: 100}}\nsnapshot: {{store: basebackup, dir: {}, wal: archive_command}}\n{}",
-        quoted(&lab.url(Side::Blue)),
-        quoted(lab.dir().join("store").to_str().unwrap()),
-        more(&lab),
+         lock_retries: 100}}\nsnapshot: {store}\n{more}",
+        quoted(Path::new(&lab.url(Side::Blue))),
     );
     std::fs::write(&playbook, text).unwrap();
     Live::of(lab, playbook)

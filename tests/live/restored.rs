@@ -82,12 +82,16 @@ async fn a_failed_change_in_place_is_taken_back_by_a_restore_on_18() {
 }
 
 async fn a_failed_change_is_taken_back(major: u32) {
-    let mut live = up_with(major, &with_a_failing_one(false), |lab| restoring(lab, "restore")).await;
+    sees_it_taken_back(up_with(major, &with_a_failing_one(false), |lab| restoring(lab, "restore")).await).await;
+}
+
+/// The change fails under clients, who are then moved to a server as blue was before; what came between can be salvaged.
+pub(crate) async fn sees_it_taken_back(mut live: Live) {
     let playbook = live.playbook.to_str().unwrap().to_owned();
     live.greenlight(&["plan", &playbook]).await.expect(COMPLETED).says("restore-place").says("restore-loses-writes");
     live.start_writing().await;
-    let ran = live.run().await.expect(ROLLED_BACK);
-    ran.says("orders_are_free").says("restored into").says("green serves, as blue was before the migrations");
+    let ran = live.run().await.expect(ROLLED_BACK).says("is whole and verified").says("restored into");
+    ran.says("orders_are_free").says("green serves, as blue was before the migrations");
     assert_eq!(live.serving().await, Side::Green);
     live.see_writes(60).await;
     let report = live.stop_writing().await;
@@ -95,15 +99,33 @@ async fn a_failed_change_is_taken_back(major: u32) {
     live.is_as_at_the_point(&report, live.named_its_point().await).await;
     live.blue_is_kept_closed().await;
     let green = live.lab.endpoint(Side::Green);
-    let left = "SELECT count(*) FROM pg_namespace WHERE nspname = 'greenlight' UNION ALL \
-        SELECT count(*) FROM pg_attribute WHERE attrelid = 'orders'::regclass AND attname = 'notes'";
-    assert_eq!(ask(&green, left).await, ["0", "0"]);
+    assert_eq!(ask(&green, LEFT).await, ["0", "0"]);
 
     // What came between is salvaged, from a server that nobody writes to any more.
     let (damaged, restored) = (live.lab.url(Side::Blue), live.lab.url(Side::Green));
     let words = ["salvage", "--damaged", &damaged, "--restored", &restored, "--table", "public.ledger"];
     live.greenlight(&[&words[..], &["--apply-to", &restored, "--commit"]].concat()).await.expect(COMPLETED);
     assert_eq!(report.lost(&green).await.unwrap(), []);
+}
+
+/// How many of our schema, and of the migrations' column, there are.
+const LEFT: &str = "SELECT count(*) FROM pg_namespace WHERE nspname = 'greenlight' UNION ALL \
+    SELECT count(*) FROM pg_attribute WHERE attrelid = 'orders'::regclass AND attname = 'notes'";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_run_had_made_on_blue_is_taken_off_a_copy_that_is_promoted() {
+    let live = up_with(15, &with_a_failing_one(false), |lab| restoring(lab, "hold")).await;
+    live.run().await.expect(HELD);
+    let playbook = live.playbook.to_str().unwrap().to_owned();
+    let run = live.stored().await.0.run.to_string();
+    let into = live.lab.dir().join("restored").display().to_string();
+    let green = live.lab.endpoint(Side::Green);
+    let (to, port) = (format!("run:{run}"), green.port.to_string());
+    live.greenlight(&["restore", &playbook, "--to", &to, "--into", &into, "--port", &port]).await.expect(COMPLETED);
+    assert_eq!(ask(&green, LEFT).await, ["1", "0"], "the claim came with the copy");
+    live.greenlight(&["restore", &playbook, "--into", &into, "--promote"]).await.expect(COMPLETED);
+    assert_eq!(ask(&green, LEFT).await, ["0", "0"]);
+    assert_eq!(ask(&live.lab.endpoint(Side::Blue), LEFT).await, ["1", "1"], "the run goes on there");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -200,7 +200,7 @@ impl World {
             Some("not everything has arrived at the commit point")
         } else if new.sequence < old.sequence || (new.sequence == old.sequence && self.plan.strategy == Strategy::Sync) {
             Some("a sequence is behind at the commit point")
-        } else if self.differs {
+        } else if self.differs && self.plan.strategy != Strategy::InPlace {
             Some("the sides differ at the commit point")
         } else if to == Side::Green && !restored && (new.migrated != 0b11 || new.inherited_runs) {
             Some("green is not ready at the commit point")

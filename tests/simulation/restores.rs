@@ -72,9 +72,8 @@ fn a_change_in_place_with_a_place_for_a_restore_ends_whole_without_one() {
 fn what_the_assertions_refuse_is_taken_back_by_a_restore() {
     let kind = PlanKind { fails_at: None, ..in_place() };
     let setup = Setup { differs: true, ..with(kind, Script::default()) };
-    let report = setup.simulate(false);
-    // The same validator looks at both sides here, and nobody may move where it finds differences.
-    assert!(report.world.run.by_restore, "{}", setup.trace());
+    let plain = sweep("blue is not as planned", &setup, Some(Outcome::RolledBack));
+    assert_eq!((plain.world.run.serving(), plain.world.migrated_on_blue()), (Side::Green, 0b11), "{}", setup.trace());
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Everything that can be known before a restore begins. All problems at once; nothing is changed.
 
-use super::place::{Content, State};
+use super::place::{Content, Marker, State};
 use super::{Place, Target};
 use crate::snapshot::host::Version;
 use crate::snapshot::tablespaces::tablespaces_beside;
@@ -341,8 +341,17 @@ async fn locate(
 /// # Errors
 /// It could not be looked at.
 pub async fn look_at_place(store: &dyn SnapshotStore, place: &Place) -> Result<Vec<String>, PortError> {
+    occupied(store, place, |_| false).await.map(|(problems, _)| problems)
+}
+
+/// What is in the way of a restore there; and how far an earlier one came that it goes on with.
+async fn occupied(
+    store: &dyn SnapshotStore,
+    place: &Place,
+    goes_on: impl Fn(&Marker) -> bool,
+) -> Result<(Vec<String>, Option<State>), PortError> {
     let folder = place.data_dir.display();
-    let mut problems = Vec::new();
+    let (mut problems, mut left) = (Vec::new(), None);
     match place.content().await? {
         Content::Nothing => (),
         Content::NoParent => problems.push(format!("the folder in which `{folder}` is to be made does not exist")),
@@ -350,22 +359,19 @@ pub async fn look_at_place(store: &dyn SnapshotStore, place: &Place) -> Result<V
         Content::Ours(marker) if marker.state == State::Promoted => {
             problems.push(format!("in `{folder}` is a restored server that was promoted and may serve"));
         }
-        Content::Ours(_) => {
-            problems.push(format!("in `{folder}` is what a restore made: `greenlight restore --discard` removes it"));
-        }
+        Content::Ours(marker) if goes_on(&marker) => left = Some(marker.state),
+        Content::Ours(marker) => problems.push(format!(
+            "in `{folder}` is a restore to {} on port {}: `greenlight restore --discard` removes it",
+            marker.target, marker.port
+        )),
     }
-    if !place.is_free_beside().await? {
-        let beside = tablespaces_beside(&place.data_dir);
-        problems.push(format!("the folder `{}`, for tablespaces, is not empty", beside.display()));
-    }
-    if place.host.port_is_taken(place.port).await? {
-        problems.push(format!("port {} is taken on {}", place.port, place.host.spec));
-    }
-    let (program, argument) = store.fetching(&place.host, &place.data_dir);
-    if !place.host.started_with(program, &argument).await?.is_empty() {
+    if place.is_being_copied_into(store).await? {
         problems.push(format!("another restore is copying into `{folder}`"));
     }
-    Ok(problems)
+    if place.postmaster().await?.is_none() && place.host.port_is_taken(place.port).await? {
+        problems.push(format!("port {} is taken on {}", place.port, place.host.spec));
+    }
+    Ok((problems, left))
 }
 
 async fn look_at_room(store: &dyn SnapshotStore, plan: &mut RestorePlan, backup: &Backup) -> Result<(), PortError> {
@@ -381,30 +387,11 @@ async fn look_at_room(store: &dyn SnapshotStore, plan: &mut RestorePlan, backup:
             tablespaces_beside(&place.data_dir).display()
         ));
     }
-    let mut copied = false;
-    match place.content().await? {
-        Content::Nothing => (),
-        Content::NoParent => plan.problems.push(format!("the folder in which `{folder}` is to be made does not exist")),
-        Content::Other => plan.problems.push(format!("the folder `{folder}` is not empty, and no restore of ours made it")),
-        Content::Ours(marker) if marker.state == State::Promoted => {
-            plan.problems.push(format!("in `{folder}` is a restored server that was promoted and may serve"));
-        }
-        Content::Ours(marker) if marker.target == plan.target && marker.port == place.port => {
-            plan.goes_on = true;
-            copied = marker.state == State::Ready;
-        }
-        Content::Ours(marker) => plan.problems.push(format!(
-            "in `{folder}` is a restore to {} on port {}: `greenlight restore --discard` removes it",
-            marker.target, marker.port
-        )),
-    }
-    if place.is_being_copied_into(store).await? {
-        plan.problems.push(format!("another restore is copying into `{folder}`"));
-    }
-    if place.postmaster().await?.is_none() && place.host.port_is_taken(place.port).await? {
-        plan.problems.push(format!("port {} is taken on {}", place.port, place.host.spec));
-    }
-    if !copied && plan.problems.is_empty() {
+    let same = |marker: &Marker| marker.target == plan.target && marker.port == place.port;
+    let (problems, left) = occupied(store, &place, same).await?;
+    plan.problems.extend(problems);
+    plan.goes_on = left.is_some();
+    if left != Some(State::Ready) && plan.problems.is_empty() {
         let (free, wanted) =
             (place.host.free_bytes(&place.data_dir).await?, backup.bytes + plan.replay_bytes().min(REPLAY_ROOM_MAX));
         if free < wanted {

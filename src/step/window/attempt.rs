@@ -57,11 +57,7 @@ pub(super) async fn open(cx: &mut StepContext<'_>, to: Side) -> Result<Option<St
 async fn until_commit(cx: &mut StepContext<'_>, to: Side, watch: &mut StopWatch) -> Result<Lsn, PortError> {
     let (old, new) = (cx.server(to.other()), cx.server(to));
     let value = marker::next_value(cx, &old).await?;
-    pause(cx, watch).await?;
-    watch.lap(cx, "pause");
-    crate::failpoint!("window-paused");
-
-    old.ensure_fence(Fence::Connections).await?;
+    close(cx, watch, &old).await?;
     watch.lap(cx, "fence");
     crate::failpoint!("window-fenced");
 
@@ -83,6 +79,14 @@ async fn until_commit(cx: &mut StepContext<'_>, to: Side, watch: &mut StopWatch)
     crate::failpoint!("window-before-commit");
     watch.left(cx)?;
     Ok(follow_from)
+}
+
+/// Every client waits from here on, and nobody new gets in to the side that served.
+pub(super) async fn close(cx: &StepContext<'_>, watch: &mut StopWatch, old: &Arc<dyn Server>) -> Result<(), PortError> {
+    pause(cx, watch).await?;
+    watch.lap(cx, "pause");
+    crate::failpoint!("window-paused");
+    old.ensure_fence(Fence::Connections).await
 }
 
 /// Every client waits from here on. The watch begins where it had not.

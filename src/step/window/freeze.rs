@@ -4,7 +4,7 @@
 //! Before the promotion nothing has happened to green, and the next window may try again. From the promotion on green is of
 //! no use to another try: the step fails, blue serves, and the playbook says what then.
 
-use super::attempt::{StopWatch, is_tight, pause, resume};
+use super::attempt::{StopWatch, close, is_tight, pause, resume};
 use crate::postgres::Fence;
 use crate::step::{StepContext, arm_reverse, attach_green, fenced, marker, migrate_green, validate_green};
 use crate::word::{Lsn, PortError, Side};
@@ -13,11 +13,7 @@ use tokio::try_join;
 
 pub(super) async fn until_commit(cx: &mut StepContext<'_>, watch: &mut StopWatch) -> Result<Lsn, PortError> {
     let (blue, green) = (cx.server(Side::Blue), cx.server(Side::Green));
-    pause(cx, watch).await?;
-    watch.lap(cx, "pause");
-    crate::failpoint!("window-paused");
-
-    blue.ensure_fence(Fence::Connections).await?;
+    close(cx, watch, &blue).await?;
     is_tight(&blue, Side::Blue).await?;
     // Nobody is left who could write. Closed by its triggers blue answers reads: those of the comparison, and those of clients
     // where the playbook says so. Green gets this fence by replay and comes up with it.

@@ -137,8 +137,9 @@ async fn go(cx: &mut StepContext<'_>, to: Side) -> Result<Progress, PortError> {
         }
     }
     match cx.plan.strategy {
-        Strategy::Freeze if to == Side::Blue => settle::leave_green_fenced(cx).await,
+        // Green, which follows blue no more, goes with the step that is taken back next.
+        Strategy::Freeze if to == Side::Blue => settle::leave_fenced(cx, Side::Green).await,
         Strategy::Sync | Strategy::Freeze => settle::follow_back(cx, to).await,
-        Strategy::InPlace | Strategy::Restored => restored::settle(cx).await,
+        Strategy::InPlace | Strategy::Restored => settle::leave_fenced(cx, to.other()).await,
     }
 }

@@ -1,10 +1,9 @@
 //! The window to a green that was restored. Nothing flows: blue is closed, its sequences are carried over so that no number is
 //! given twice, and the writer moves.
 
-use super::attempt::{StopWatch, is_tight, pause, sequences_moved};
-use super::{prepare, settle};
-use crate::postgres::{Fence, FenceProbe};
-use crate::step::{Progress, StepContext};
+use super::attempt::{StopWatch, close, is_tight, sequences_moved};
+use super::prepare;
+use crate::step::StepContext;
 use crate::word::{Lsn, PortError, Side};
 use tokio::join;
 
@@ -22,10 +21,7 @@ pub(super) async fn look(cx: &mut StepContext<'_>) -> Result<Option<String>, Por
 
 pub(super) async fn until_commit(cx: &mut StepContext<'_>, watch: &mut StopWatch) -> Result<Lsn, PortError> {
     let (blue, green) = (cx.server(Side::Blue), cx.server(Side::Green));
-    pause(cx, watch).await?;
-    watch.lap(cx, "pause");
-    crate::failpoint!("window-paused");
-    blue.ensure_fence(Fence::Connections).await?;
+    close(cx, watch, &blue).await?;
     watch.lap(cx, "fence");
     crate::failpoint!("window-fenced");
     let (tight, counted) = join!(is_tight(&blue, Side::Blue), sequences_moved(cx, &blue, &green));
@@ -37,16 +33,4 @@ pub(super) async fn until_commit(cx: &mut StepContext<'_>, watch: &mut StopWatch
     crate::failpoint!("window-before-commit");
     watch.left(cx)?;
     Ok(place)
-}
-
-/// After the pause: blue answers reads again, and takes no write.
-pub(super) async fn settle(cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
-    let blue = cx.server(Side::Blue);
-    blue.ensure_fence(Fence::Triggers).await?;
-    crate::failpoint!("settle-fenced");
-    if let FenceProbe::Leaks { how } = blue.probe_fence().await? {
-        return Err(PortError::transient("keep blue fenced").because(how));
-    }
-    settle::routes_answer(cx, Side::Green).await?;
-    Ok(Progress::Done)
 }

@@ -44,15 +44,18 @@ pub(super) async fn follow_back(cx: &mut StepContext<'_>, serving: Side) -> Resu
     Ok(Progress::Done)
 }
 
-/// Blue serves again after a freeze. Green follows nobody from here on, and is kept as it is, for reading, until it is given
-/// up by the step that is taken back next.
-pub(super) async fn leave_green_fenced(cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
-    cx.ports.green.ensure_fence(Fence::Triggers).await?;
-    restore_blue(cx).await?;
-    if let FenceProbe::Leaks { how } = cx.ports.green.probe_fence().await? {
-        return Err(PortError::transient("keep green fenced").because(how));
+/// The side that no longer serves follows nobody: it is kept as it is, for reading.
+pub(super) async fn leave_fenced(cx: &mut StepContext<'_>, left: Side) -> Result<Progress, PortError> {
+    let server = cx.server(left);
+    server.ensure_fence(Fence::Triggers).await?;
+    crate::failpoint!("settle-fenced");
+    if left == Side::Green {
+        restore_blue(cx).await?;
     }
-    routes_answer(cx, Side::Blue).await?;
+    if let FenceProbe::Leaks { how } = server.probe_fence().await? {
+        return Err(PortError::transient(format!("keep {left} fenced")).because(how));
+    }
+    routes_answer(cx, left.other()).await?;
     Ok(Progress::Done)
 }
 
@@ -99,7 +102,7 @@ pub(super) async fn restore_blue(cx: &mut StepContext<'_>) -> Result<(), PortErr
 }
 
 /// Read through each route which server answers, before the run believes it.
-pub(super) async fn routes_answer(cx: &StepContext<'_>, serving: Side) -> Result<(), PortError> {
+async fn routes_answer(cx: &StepContext<'_>, serving: Side) -> Result<(), PortError> {
     let expected = cx.ports.server(serving).signature().await?;
     for route in &cx.ports.routes {
         let answer = route.router.who_answers().await?;
