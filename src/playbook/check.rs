@@ -62,7 +62,8 @@ impl Checker<'_> {
             }
         }
         let (mut conditions, mut more) = (schema, &Json::Null);
-        while conditions["if"].is_object() {
+        // What a word decides that is misspelt is not known.
+        while conditions["if"].is_object() && !is_misspelt(&conditions["if"], known, node) {
             conditions = &conditions[if holds(&conditions["if"], node) { "then" } else { "else" }];
             more = &conditions["required"];
         }
@@ -90,10 +91,11 @@ impl Checker<'_> {
         // Long ones are for editors.
         let about = if about.len() > 160 { about.split_inclusive(". ").next().unwrap_or_default() } else { &about };
         let write = match schema["type"].as_str() {
-            Some("object") => format!(
-                "write `{key}:` and under it {}",
-                words(schema["required"].as_array().into_iter().flatten().filter_map(Json::as_str))
-            ),
+            Some("object") => {
+                let required: Vec<&str> = schema["required"].as_array().into_iter().flatten().filter_map(Json::as_str).collect();
+                let keys = || schema["properties"].as_object().into_iter().flatten().map(|(key, _)| key.as_str()).collect();
+                format!("write `{key}:` and under it {}", words(if required.is_empty() { keys() } else { required }))
+            }
             Some("array") => format!("write `{key}:` and under it a list, each entry with `- ` before it"),
             _ => format!("write `{key}: {}`", example(schema).unwrap_or_default()),
         };
@@ -234,6 +236,12 @@ impl Checker<'_> {
             _ => node.span.clone(),
         }
     }
+}
+
+/// Whether the word on which a condition depends is there, and none of those that the schema lists.
+fn is_misspelt(condition: &Json, known: &Map<String, Json>, node: &Node) -> bool {
+    let keys = condition["properties"].as_object().into_iter().flatten().map(|(key, _)| key);
+    keys.filter_map(|key| Some((node.at(&[key])?.text()?, known.get(key)?))).any(|(text, schema)| word(text, schema).is_err())
 }
 
 /// Whether a section has the one value that a condition names. Of the kind that the playbook's schema has, and no other.
