@@ -15,6 +15,10 @@ use std::{sync::atomic::Ordering, time::Duration};
 use tokio_postgres::types::Type;
 
 pub(super) const TRIGGER: &str = "greenlight_fence";
+/// A table of ours that has the trigger as all others: on it writes are tried.
+pub(super) const TRIAL: &str = "greenlight.trial";
+/// With a key, without which a publication of all tables refuses UPDATE and DELETE before any trigger is called.
+const MAKE_TRIAL: &str = "CREATE TABLE IF NOT EXISTS greenlight.trial (id int PRIMARY KEY)";
 
 const LOCK_LIMIT_MS: u32 = 200;
 const LIMIT: Duration = Duration::from_mins(1);
@@ -23,18 +27,22 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Statements sent ahead of their answers.
 const AHEAD: usize = 16;
 
-/// Tables of users: ordinary ones, partitioned ones and their partitions, which can be written to directly. Not those that
-/// belong to an extension, whose own workers a refused write would stop.
+/// Tables of users: ordinary ones, partitioned ones and their partitions, which can be written to directly; and the one of ours
+/// for trying. Not those that belong to an extension, whose own workers a refused write would stop.
 const USER_TABLES: &str = "pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
-      AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'greenlight') AND n.nspname !~ '^pg_(toast|temp)'
+      AND (n.nspname NOT IN ('pg_catalog', 'information_schema', 'greenlight')
+           OR n.nspname = 'greenlight' AND c.relname = 'trial') AND n.nspname !~ '^pg_(toast|temp)'
       AND NOT EXISTS (SELECT FROM pg_depend d
                       WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')";
 
-/// A trigger of ours on table `c`. 62: before, for each statement, of INSERT, DELETE, UPDATE and TRUNCATE.
-const FENCED: &str = "EXISTS (SELECT FROM pg_trigger t JOIN pg_proc f ON f.oid = t.tgfoid
+/// A trigger of ours on table `c`, which calls our function for every write and under no condition. 62: before, for each
+/// statement, of INSERT, DELETE, UPDATE and TRUNCATE. A table's owner may make one that is called so and is less.
+const FENCED: &str = "EXISTS (SELECT FROM pg_trigger t JOIN pg_proc f ON f.oid = t.tgfoid AND f.proname = 'fence'
       JOIN pg_namespace s ON s.oid = f.pronamespace AND s.nspname = 'greenlight'
-      WHERE t.tgrelid = c.oid AND t.tgname = 'greenlight_fence' AND t.tgtype = 62 AND t.tgenabled IN ('O', 'A'))";
+      WHERE t.tgrelid = c.oid AND t.tgname = 'greenlight_fence' AND t.tgtype = 62 AND t.tgenabled IN ('O', 'A')
+        AND NOT t.tgisinternal AND t.tgconstraint = 0 AND t.tgqual IS NULL AND t.tgnargs = 0
+        AND cardinality(t.tgattr::int2[]) = 0)";
 
 /// The triggers are on every table, closed or open as their function is; the function is made, open, where there is none.
 pub(super) async fn ensure_installed(server: &PgServer) -> Result<(), PortError> {
@@ -50,6 +58,7 @@ pub(super) async fn ensure_installed(server: &PgServer) -> Result<(), PortError>
 /// As `ensure_installed`, with the function there.
 pub(super) async fn install(server: &PgServer, session: &Session) -> Result<(), PortError> {
     let attempted = "install the fence";
+    session.batch("make a table for trying the fence", MAKE_TRIAL).await?;
     each(server, session, attempted, &format!("NOT {FENCED}"), |table| {
         // OR REPLACE, since a disabled one of the same name may be there.
         format!(
@@ -78,18 +87,9 @@ pub(super) async fn missing(session: &Session) -> Result<Vec<RelationName>, Port
     tables(session, &format!("NOT {FENCED}")).await
 }
 
-/// Some tables that have it, for trying it: the first of each kind, by size.
-pub(super) async fn some_fenced(session: &Session, limit: i64) -> Result<Vec<RelationName>, PortError> {
-    let sql = format!("SELECT n.nspname, c.relname FROM {USER_TABLES} AND {FENCED} ORDER BY c.relkind, c.relpages DESC LIMIT $1");
-    names(session, &sql, &[(&limit, Type::INT8)]).await
-}
-
 async fn tables(session: &Session, which: &str) -> Result<Vec<RelationName>, PortError> {
-    names(session, &format!("SELECT n.nspname, c.relname FROM {USER_TABLES} AND {which} ORDER BY 1, 2"), &[]).await
-}
-
-async fn names(session: &Session, sql: &str, params: &[super::client::Param<'_>]) -> Result<Vec<RelationName>, PortError> {
-    let rows = session.read("list the tables and their fence", sql, params).await?;
+    let sql = format!("SELECT n.nspname, c.relname FROM {USER_TABLES} AND {which} ORDER BY 1, 2");
+    let rows = session.read("list the tables and their fence", &sql, &[]).await?;
     rows.iter().map(|row| Ok(RelationName::new(cell::<&str>(row, 0)?, cell::<&str>(row, 1)?))).collect()
 }
 

@@ -198,6 +198,17 @@ async fn closed_triggers_refuse_every_write_on_every_table_and_let_our_sessions_
     assert!(leak(&server).await.unwrap().contains("public.t"));
     server.ensure_fence_installed().await.unwrap();
     assert_eq!(leak(&server).await, None);
+    // One that is called so, with our function, and lets some writes pass.
+    for (less, part) in [("UPDATE OF v", ""), ("INSERT OR UPDATE OR DELETE OR TRUNCATE", "WHEN (pg_backend_pid() < 0)")] {
+        sql(
+            &endpoint,
+            &format!("CREATE OR REPLACE TRIGGER greenlight_fence BEFORE {less} ON t {part} EXECUTE FUNCTION greenlight.fence()"),
+        )
+        .await;
+        assert!(leak(&server).await.unwrap().contains("public.t"), "{less} {part}");
+        server.ensure_fence_installed().await.unwrap();
+        assert_eq!(leak(&server).await, None);
+    }
 
     server.ensure_fence(Fence::Open).await.unwrap();
     for client in [&open_before, &weak] {
@@ -205,6 +216,47 @@ async fn closed_triggers_refuse_every_write_on_every_table_and_let_our_sessions_
     }
     server.ensure_unclaimed().await.unwrap();
     assert_eq!(server.fence().await.unwrap(), Fence::Open);
+}
+
+/// Each leaves a number behind, which no rollback takes back: as a trigger, a rule, a default, in an index and in statistics.
+const STRANGERS: &str = "CREATE SEQUENCE marks;
+    CREATE FUNCTION mark() RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN nextval('public.marks'); END $$;
+    CREATE FUNCTION mark_trigger() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM nextval('public.marks'); RETURN NULL; END $$;
+    CREATE TABLE hooked (id int PRIMARY KEY, d int DEFAULT mark());
+    CREATE TRIGGER a_first BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON hooked FOR EACH STATEMENT EXECUTE FUNCTION mark_trigger();
+    CREATE TABLE ruled (id int PRIMARY KEY, v int);
+    CREATE RULE nothing AS ON DELETE TO ruled DO INSTEAD NOTHING;
+    CREATE RULE marked AS ON INSERT TO ruled DO ALSO SELECT mark();
+    CREATE TABLE indexed (id int PRIMARY KEY, v int);
+    CREATE INDEX ON indexed ((v + mark())) WHERE v > mark();
+    CREATE STATISTICS of_indexed ON (v * mark()), id FROM indexed;
+    CREATE PUBLICATION everything FOR ALL TABLES;
+    SELECT setval('marks', 1, false);";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_fence_is_proved_without_running_what_somebody_else_wrote() {
+    let world = World::blue().await;
+    let endpoint = world.endpoint(Side::Blue);
+    sql(&endpoint, SCHEMA).await;
+    sql(&endpoint, STRANGERS).await;
+    let server = world.server(Side::Blue);
+    server.ensure_claimed().await.unwrap();
+    server.ensure_fence(Fence::Triggers).await.unwrap();
+    assert_eq!(leak(&server).await, None);
+    server.ensure_fence(Fence::Connections).await.unwrap();
+    assert_eq!(leak(&server).await, None);
+    server.ensure_fence(Fence::Triggers).await.unwrap();
+    // Of a session that is born with the pass, or in which no trigger fires, the catalogue says nothing.
+    for born in ["greenlight.pass = 'on'", "session_replication_role = 'replica'"] {
+        sql(&endpoint, &format!("ALTER ROLE \"The Admin\" SET {born}")).await;
+        assert!(leak(&server).await.unwrap().contains("got through"), "{born}");
+        sql(&endpoint, "ALTER ROLE \"The Admin\" RESET ALL").await;
+    }
+    assert_eq!(leak(&server).await, None);
+    assert_eq!(sql(&endpoint, "SELECT is_called FROM marks").await, ["f"]);
+    assert_eq!(refused(&app(&endpoint).await, "INSERT INTO hooked VALUES (1)").await, "25006");
+    assert_eq!(sql(&endpoint, "SELECT is_called FROM marks").await, ["t"], "they do leave marks");
+    server.ensure_unclaimed().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
