@@ -267,6 +267,65 @@ fn only_the_printing_file_of_the_command_line_prints() {
     none(&complaints);
 }
 
+// --- sessions ----------------------------------------------------------------------------------------------------------
+
+/// How a session with a server comes to be, and the files that may do it so. Whoever is not named uses `SessionOptions::ours`
+/// or `reading`, in which nobody else's functions and operators are found by their names.
+const SESSIONS: &[(&str, &[&str], &str)] = &[
+    ("SessionOptions {", &["src/postgres/client.rs"], "the constructors stand there"),
+    ("\"search_path\"", &["src/postgres/client.rs"], "no session has a path of its own making"),
+    (
+        "Config::new()",
+        &["src/postgres/client.rs", "src/lab/session.rs", "src/provider/server.rs"],
+        "the lab's own servers; only a login",
+    ),
+    (".connect(", &["src/postgres/client.rs", "src/lab/session.rs", "src/provider/server.rs"], "as above"),
+    ("client::connect", &["src/route/pgbouncer/console.rs"], "it is no PostgreSQL"),
+    ("client::{SessionOptions, connect}", &["src/migrate/session.rs"], "no call of a migration has a limit"),
+    (
+        "SessionOptions::for_applications(",
+        &[
+            "src/migrate/session.rs",
+            "src/validate/assertions.rs",
+            "src/snapshot/salvage/compare.rs",
+            "src/cli/lab/bench_restore.rs",
+        ],
+        "what somebody wrote for applications runs there, and every statement of our own is qualified",
+    ),
+    (
+        "SessionOptions::untouched(",
+        &["src/postgres/survey.rs", "src/postgres/probe.rs", "src/migrate/session.rs"],
+        "to see what others find",
+    ),
+    ("SessionOptions::pgbouncer(", &["src/route/pgbouncer/console.rs"], "it is no PostgreSQL"),
+];
+
+#[test]
+fn every_session_comes_from_one_constructor() {
+    let mut complaints = Vec::new();
+    let mut used = BTreeSet::new();
+    for file in rust_files("src") {
+        let text = production_text(&file);
+        for (how, files, why) in SESSIONS.iter().filter(|(how, ..)| opens(&text, how)) {
+            if files.contains(&file.as_str()) {
+                used.insert((*how, file.clone()));
+            } else {
+                complaints.push(format!("{file}: `{how}` stands only in {} ({why})", files.join(", ")));
+            }
+        }
+    }
+    for (how, files, _) in SESSIONS {
+        let unused = files.iter().filter(|file| !used.contains(&(*how, (**file).to_owned())));
+        complaints.extend(unused.map(|file| format!("{file} has no `{how}` any more")));
+    }
+    none(&complaints);
+}
+
+/// Ports have a `connect` of their own, without an argument.
+fn opens(text: &str, how: &str) -> bool {
+    text.match_indices(how).any(|(at, _)| !(how == ".connect(" && text[at + how.len()..].starts_with(')')))
+}
+
 // --- dependencies ------------------------------------------------------------------------------------------------------
 
 /// A crate that is really compiled for this platform, with its licence. The lock file alone lists more: what an unused

@@ -6,6 +6,7 @@ use super::{Exit, print, state};
 use crate::plan::HostSpec;
 use crate::playbook::Playbook;
 use crate::postgres::catalog;
+use crate::postgres::client::{Session, SessionOptions};
 use crate::snapshot::restore::{self, Place, RestorePlan, Restored, Target};
 use crate::snapshot::{SnapshotStore, note_point};
 use crate::word::{Clock, Endpoint, SystemClock};
@@ -180,12 +181,7 @@ async fn other_schema(shared: &Shared, target: &Target, at: &Endpoint) -> anyhow
     let Some(run) = run else { return Ok(None) };
     let Some(journal) = state::find(shared)? else { return Ok(None) };
     let Ok(stored) = state::load(journal.as_ref(), &run).await else { return Ok(None) };
-    let session = crate::postgres::client::Session::open(
-        at,
-        &crate::postgres::client::SessionOptions::named("greenlight/restore"),
-        "the restored server",
-    )
-    .await?;
+    let session = Session::open(at, &SessionOptions::reading("greenlight/restore"), "the restored server").await?;
     let found = schema::fingerprint(&catalog::read(session.client()).await.context("could not read the restored schema")?);
     Ok((found != stored.plan.blue_fingerprint).then(|| format!("the schema is not the one that run {run} was planned for")))
 }

@@ -38,22 +38,11 @@ impl Session {
         on: &str,
         more: &[(&'static str, &str)],
     ) -> Result<Session, PortError> {
-        // The search path stays the user's: migrations name their tables as their authors do.
-        let settings = [
-            ("greenlight.pass", "on"),
-            ("default_transaction_read_only", "off"),
-            ("default_transaction_isolation", "read\\ committed"),
-            ("statement_timeout", "0"),
-            ("idle_session_timeout", "0"),
-            ("idle_in_transaction_session_timeout", "0"),
-            ("client_min_messages", "warning"),
-            ("check_function_bodies", "on"),
-        ];
-        let options = SessionOptions {
-            application_name: application_name.to_owned(),
-            settings: settings.iter().chain(more).map(|(name, value)| (*name, (*value).to_owned())).collect(),
-            limit: Duration::MAX,
-        };
+        // Migrations name their tables as their authors do.
+        let options = SessionOptions::for_applications(application_name, Duration::MAX)
+            .with("greenlight.pass", "on")
+            .with("check_function_bodies", "on");
+        let options = more.iter().fold(options, |options, (name, value)| options.with(name, value));
         let (client, connection) = connect(endpoint, &options, on).await?;
         Ok(Session { client, connection })
     }

@@ -7,6 +7,7 @@
 //! extension, and what is temporary never appear.
 
 use super::failure::{self, Effect};
+use super::locks;
 use crate::schema::{
     Catalog, Column, Constraint, Index, Partition, Persistence, RelationNameKey, ReplicaIdentity, Sequence, Table, Trigger, View,
 };
@@ -23,16 +24,18 @@ pub async fn read(client: &Client) -> Result<Catalog, PortError> {
     let catalog = read_all(client).await;
     // Only the session's own state is at stake; a lost session has none.
     let ended = client.batch_execute("ROLLBACK").await;
-    let catalog = catalog.map_err(|e| error(&e))?;
     ended.map_err(|e| error(&e))?;
-    Ok(catalog)
+    match catalog {
+        Ok(catalog) => Ok(catalog),
+        Err(e) => Err(locks::explained(client, error(&e)).await),
+    }
 }
 
 fn error(error: &tokio_postgres::Error) -> PortError {
     failure::of_call("read the schema", Effect::Read, error)
 }
 
-const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL search_path = pg_catalog";
+const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL search_path = pg_catalog, pg_temp";
 
 async fn read_all(client: &Client) -> Result<Catalog, tokio_postgres::Error> {
     Ok(Catalog {

@@ -20,58 +20,146 @@ use tokio_postgres::{
 
 /// How long connecting may take in all, from the first packet to the server's word that it is ready.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// How long a statement that only looks waits for a lock.
+const READ_LOCK_LIMIT: Duration = Duration::from_secs(5);
+
+/// How names resolve in a session of ours: nothing that anybody else made is found by a name alone. The temporary schema is
+/// named, and last: PostgreSQL would put it first.
+const SEARCH_PATH: &str = "pg_catalog,pg_temp";
+
+/// The first release with `transaction_timeout`; an older one refuses a login that names it.
+const TRANSACTION_TIMEOUT_SINCE: u32 = 17;
+
+/// For whose sake names resolve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Names {
+    /// By `SEARCH_PATH`: Greenlight's own statements.
+    Ours,
+    /// As the server, the database and the role say: statements that somebody else wrote for applications. What Greenlight
+    /// itself says there is qualified, operators too.
+    Applications,
+    /// It is no PostgreSQL and takes no settings.
+    Console,
+}
 
 /// What a session is to be like.
 #[derive(Clone, Debug)]
 pub struct SessionOptions {
-    pub application_name: String,
+    application_name: String,
     /// Settings of the session, as names and values; they go before those of role and database.
-    pub settings: Vec<(&'static str, String)>,
+    settings: Vec<(&'static str, String)>,
+    names: Names,
     /// How long one call may take before the session is given up.
-    pub limit: Duration,
+    limit: Duration,
 }
 
 impl SessionOptions {
-    /// A plain session: the server's own settings, and calls of up to a minute.
-    pub fn named(application_name: impl Into<String>) -> SessionOptions {
-        SessionOptions { application_name: application_name.into(), settings: Vec::new(), limit: Duration::from_mins(1) }
-    }
-
     /// A session of Greenlight's own: passes our fence, writes though the default is read-only, resolves names by
     /// `pg_catalog` alone, and does not wait for synchronous standbys, which a promoted copy has not got. `limit` bounds each
     /// statement on the server, and each call here a little later.
+    ///
+    /// Whoever owns the database says what its settings are, so that those count as hostile by which statements or their
+    /// answers would be read otherwise.
     pub fn ours(application_name: impl Into<String>, limit: Duration, lock_timeout: Duration) -> SessionOptions {
-        let settings = [
-            ("greenlight.pass", "on".to_owned()),
-            ("default_transaction_read_only", "off".to_owned()),
-            ("default_transaction_isolation", "read\\ committed".to_owned()),
-            ("search_path", "pg_catalog".to_owned()),
-            ("synchronous_commit", "local".to_owned()),
-            ("statement_timeout", limit.as_millis().to_string()),
-            ("lock_timeout", lock_timeout.as_millis().to_string()),
-            ("idle_session_timeout", "0".to_owned()),
-            ("idle_in_transaction_session_timeout", "0".to_owned()),
-            ("client_min_messages", "warning".to_owned()),
-        ];
-        SessionOptions {
+        let options = SessionOptions {
             application_name: application_name.into(),
-            settings: settings.into(),
+            settings: Vec::new(),
+            names: Names::Ours,
             limit: limit + Duration::from_secs(1),
-        }
+        };
+        options
+            .with("search_path", SEARCH_PATH)
+            .with("role", "none")
+            .with("row_security", "off")
+            .with("standard_conforming_strings", "on")
+            .with("quote_all_identifiers", "off")
+            // Planning would evaluate the conditions of CHECK constraints.
+            .with("constraint_exclusion", "partition")
+            .with("greenlight.pass", "on")
+            .with("default_transaction_read_only", "off")
+            .with("default_transaction_isolation", "read committed")
+            .with("default_transaction_deferrable", "off")
+            .with("synchronous_commit", "local")
+            .with("statement_timeout", &limit.as_millis().to_string())
+            .with("lock_timeout", &lock_timeout.as_millis().to_string())
+            .with("idle_session_timeout", "0")
+            .with("idle_in_transaction_session_timeout", "0")
+            .with("client_min_messages", "warning")
+    }
+
+    /// One of ours that changes nothing, and waits for nobody's lock for long.
+    pub fn reading(application_name: impl Into<String>) -> SessionOptions {
+        SessionOptions::ours(application_name, Duration::from_mins(1), READ_LOCK_LIMIT).read_only()
+    }
+
+    /// For statements that somebody wrote for applications: names resolve as they do for those. `limit` as in `ours`;
+    /// `Duration::MAX`: none.
+    pub fn for_applications(application_name: impl Into<String>, limit: Duration) -> SessionOptions {
+        let on_server = if limit == Duration::MAX { 0 } else { limit.as_millis() };
+        let options = SessionOptions {
+            application_name: application_name.into(),
+            settings: Vec::new(),
+            names: Names::Applications,
+            limit: limit.saturating_add(Duration::from_secs(1)),
+        };
+        options
+            .with("row_security", "off")
+            .with("default_transaction_read_only", "off")
+            .with("default_transaction_isolation", "read committed")
+            .with("statement_timeout", &on_server.to_string())
+            .with("idle_session_timeout", "0")
+            .with("idle_in_transaction_session_timeout", "0")
+            .with("client_min_messages", "warning")
+    }
+
+    /// A session as anybody else would open it, with the settings that the server, the database and the role give it: to see
+    /// those, or whether it is let in.
+    pub fn untouched(application_name: impl Into<String>, limit: Duration) -> SessionOptions {
+        SessionOptions { application_name: application_name.into(), settings: Vec::new(), names: Names::Applications, limit }
+    }
+
+    /// For PgBouncer's admin console, which is no PostgreSQL, and for a client of PgBouncer, which refuses one that brings
+    /// settings.
+    pub fn pgbouncer(application_name: impl Into<String>) -> SessionOptions {
+        let limit = Duration::from_mins(1);
+        SessionOptions { application_name: application_name.into(), settings: Vec::new(), names: Names::Console, limit }
+    }
+
+    /// Names resolve as in `ours`.
+    #[must_use]
+    pub fn with_our_names(self) -> SessionOptions {
+        SessionOptions { names: Names::Ours, ..self.with("search_path", SEARCH_PATH) }
+    }
+
+    /// One more setting, or another value of it.
+    #[must_use]
+    pub fn with(mut self, setting: &'static str, value: &str) -> SessionOptions {
+        self.settings.retain(|(name, _)| *name != setting);
+        self.settings.push((setting, value.to_owned()));
+        self
+    }
+
+    /// Nothing is written but by a transaction that says so.
+    #[must_use]
+    pub fn read_only(self) -> SessionOptions {
+        self.with("default_transaction_read_only", "on")
     }
 
     /// Values come out as the same texts on every server, whatever its own settings are: for those that are compared.
     #[must_use]
-    pub fn with_same_texts(mut self) -> SessionOptions {
-        let same = [
-            ("extra_float_digits", "3"),
-            ("DateStyle", "ISO"),
-            ("IntervalStyle", "postgres"),
-            ("TimeZone", "UTC"),
-            ("bytea_output", "hex"),
-        ];
-        self.settings.extend(same.map(|(setting, value)| (setting, value.to_owned())));
-        self
+    pub fn with_same_texts(self) -> SessionOptions {
+        self.with("extra_float_digits", "3")
+            .with("DateStyle", "ISO")
+            .with("IntervalStyle", "postgres")
+            .with("TimeZone", "UTC")
+            .with("bytea_output", "hex")
+    }
+
+    /// As the startup packet wants them: words apart by spaces, in which a backslash takes a character as it is.
+    fn words(&self) -> String {
+        let escaped = |value: &str| value.replace('\\', "\\\\").replace(' ', "\\ ");
+        let words = self.settings.iter().map(|(name, value)| format!("-c {name}={}", escaped(value)));
+        words.collect::<Vec<String>>().join(" ")
     }
 }
 
@@ -96,8 +184,15 @@ impl Session {
         let on = on.into();
         let (client, connection) = connect(endpoint, options, &on).await?;
         let mut session = Session { client, connection, pid: 0, limit: options.limit, on };
-        let row = session.read("read the session's process id", "SELECT pg_backend_pid()", &[]).await?;
-        session.pid = cell(one(&row)?, 0)?;
+        let sql = "SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('search_path')";
+        let rows = session.read("read what the session is like", sql, &[]).await?;
+        let row = one(&rows)?;
+        if options.names == Names::Ours && cell::<&str>(row, 1)? != SEARCH_PATH {
+            return Err(PortError::refused(format!("use the session on {}", session.on))
+                .because("its settings did not reach the server: something stands between that leaves them out")
+                .hint("name the server itself in the URL, not a pooler"));
+        }
+        session.pid = cell(row, 0)?;
         Ok(session)
     }
 
@@ -172,8 +267,8 @@ pub async fn connect(endpoint: &Endpoint, options: &SessionOptions, on: &str) ->
     let config = config(endpoint, options)?;
     let connecting = async {
         match tls::connector(endpoint)? {
-            Some(tls) => drive(&config, tls).await,
-            None => drive(&config, NoTls).await,
+            Some(tls) => drive(&config, tls, options).await,
+            None => drive(&config, NoTls, options).await,
         }
         .map_err(|error| failure::of_connecting(attempted(), &error))
     };
@@ -186,19 +281,28 @@ pub async fn connect(endpoint: &Endpoint, options: &SessionOptions, on: &str) ->
     })
 }
 
-async fn drive<T>(config: &Config, tls: T) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error>
+async fn drive<T>(config: &Config, tls: T, options: &SessionOptions) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error>
 where
     T: MakeTlsConnect<Socket>,
     T::Stream: Send + 'static,
 {
     let (client, connection) = config.connect(tls).await?;
+    let major = connection.parameter("server_version").and_then(major_of);
     let connection = tokio::spawn(async move {
         if let Err(error) = connection.await {
             // Told to whoever calls next; here only for the curious.
             tracing::debug!(%error, "a session ended");
         }
     });
+    if !options.settings.is_empty() && major.is_some_and(|major| major >= TRANSACTION_TIMEOUT_SINCE) {
+        client.batch_execute("SET transaction_timeout = 0").await?;
+    }
     Ok((client, connection))
+}
+
+/// Of a server's own version, such as `18.4 (Debian 18.4-1)`.
+fn major_of(version: &str) -> Option<u32> {
+    version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 fn config(endpoint: &Endpoint, options: &SessionOptions) -> Result<Config, PortError> {
@@ -221,8 +325,7 @@ fn config(endpoint: &Endpoint, options: &SessionOptions) -> Result<Config, PortE
         (None, None) => (),
     }
     if !options.settings.is_empty() {
-        let words = options.settings.iter().map(|(name, value)| format!("-c {name}={value}"));
-        config.options(words.collect::<Vec<String>>().join(" "));
+        config.options(options.words());
     }
     Ok(config)
 }
@@ -235,4 +338,25 @@ pub(super) fn cell<'a, T: FromSql<'a>>(row: &'a Row, column: usize) -> Result<T,
 /// The first row of an answer that always has one.
 pub(super) fn one(rows: &[Row]) -> Result<&Row, PortError> {
     rows.first().ok_or_else(|| PortError::refused("read the server's answer").because("it has no row"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_value_of_a_setting_goes_before_an_earlier_one() {
+        let options = SessionOptions::ours("t", Duration::from_secs(1), Duration::from_secs(2)).read_only();
+        let words = options.words();
+        assert!(words.contains("-c search_path=pg_catalog,pg_temp -c role=none -c row_security=off"), "{words}");
+        assert!(words.contains(r"-c default_transaction_isolation=read\ committed"), "{words}");
+        assert!(words.contains("default_transaction_read_only=on") && !words.contains("read_only=off"), "{words}");
+    }
+
+    #[test]
+    fn the_major_version_is_read_from_every_form() {
+        assert_eq!(major_of("17.5 (Debian 17.5-1.pgdg120+1)"), Some(17));
+        assert_eq!(major_of("18beta1"), Some(18));
+        assert_eq!(major_of("devel"), None);
+    }
 }

@@ -16,6 +16,7 @@ mod claim;
 pub(crate) mod conninfo;
 mod fence;
 mod health;
+pub(crate) mod locks;
 pub(crate) mod passfile;
 mod probe;
 mod promotion;
@@ -38,8 +39,10 @@ use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 /// Asked through a route or directly, tells which of two servers with one system identifier answers: its start and port.
-pub const SIGNATURE_SQL: &str = "SELECT to_char(pg_postmaster_start_time() AT TIME ZONE 'UTC', \
-    'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') || ' on port ' || current_setting('port')";
+/// Qualified, operators too, since through a route names resolve as they do for applications.
+pub const SIGNATURE_SQL: &str = "SELECT pg_catalog.concat( \
+    pg_catalog.to_char(pg_catalog.timezone('UTC', pg_catalog.pg_postmaster_start_time()), 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), \
+    ' on port ', pg_catalog.current_setting('port'))";
 
 /// What keeps applications from writing to a server's database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -47,9 +47,7 @@ pub(super) async fn probe(server: &PgServer) -> Result<FenceProbe, PortError> {
 /// A new session as an application would open it: without our pass, and with the server's own settings but for the way in
 /// which names are found.
 async fn outsider(server: &PgServer) -> Result<Session, PortError> {
-    let mut options = SessionOptions::named("greenlight probe");
-    options.settings.push(("search_path", "pg_catalog,pg_temp".to_owned()));
-    options.limit = Duration::from_secs(10);
+    let options = SessionOptions::untouched("greenlight probe", Duration::from_secs(10)).with_our_names();
     Session::open(&server.options.endpoint, &options, server.options.side.to_string()).await
 }
 

@@ -1,33 +1,59 @@
 //! Looks at one server and the one database that a run is about, and changes nothing: what it returns is plain data, from
 //! which preflight and the plan are made.
 //!
-//! **Invariant:** only reads. The one transaction that is opened is read-only and rolled back.
+//! **Invariant:** only reads, in transactions that are read-only and rolled back, and that wait for nobody's lock for long.
 
-use super::catalog;
+use super::client::{Session, SessionOptions, cell};
 use super::failure::{Effect, of_call};
+use super::{catalog, locks};
 use crate::plan::{SETTINGS_COMPARED, SETTINGS_READ, ServerSurvey, TableSize};
 use crate::process;
 use crate::word::{Endpoint, PortError, RelationName};
 use serde_json::Value;
-use std::{path::Path, time::Duration};
-use tokio_postgres::Client;
+use std::{collections::BTreeMap, path::Path, time::Duration};
+use tokio_postgres::{Client, types::Type};
 
 /// The oldest PostgreSQL that can be looked at. Preflight asks for a newer one, and can say so only of what it has seen.
 const VERSION_MIN: u32 = 140_000;
+const SETTINGS_LIMIT: Duration = Duration::from_secs(10);
 
-/// Everything that can be seen through `client`, a session in the run's database of the server that `endpoint` names.
+/// Everything that can be seen of the server at `endpoint` and of the database that it names. `on` names it in errors.
 ///
 /// # Errors
-/// `Transient` when the server does not answer or a lock does not come, `Refused` when it does not let us read.
-pub async fn read(client: &Client, endpoint: &Endpoint) -> Result<ServerSurvey, PortError> {
+/// `Transient` when the server does not answer or a lock does not come, then with who has it; `Refused` when it does not let
+/// us read.
+pub async fn read(endpoint: &Endpoint, on: &str) -> Result<ServerSurvey, PortError> {
+    let session = Session::open(endpoint, &SessionOptions::reading("greenlight/plan"), on).await?;
+    session.batch("begin to look", "BEGIN READ ONLY").await?;
+    let seen = read_here(session.client(), endpoint).await;
+    session.batch("end looking", "ROLLBACK").await?;
+    let mut survey = match seen {
+        Ok(survey) => survey,
+        Err(error) => return Err(locks::explained(session.client(), error).await),
+    };
+    survey.catalog = catalog::read(session.client()).await?;
+    survey.settings = settings(endpoint, on).await?;
+    Ok(survey)
+}
+
+/// The settings wanted, as a new session of anybody's finds them: ours has its own, so they are read in one that has not.
+async fn settings(endpoint: &Endpoint, on: &str) -> Result<BTreeMap<String, String>, PortError> {
+    let session = Session::open(endpoint, &SessionOptions::untouched("greenlight/plan", SETTINGS_LIMIT), on).await?;
+    let names: Vec<&str> = SETTINGS_COMPARED.iter().chain(SETTINGS_READ).copied().collect();
+    let sql = "SELECT name, reset_val FROM pg_catalog.pg_settings \
+               WHERE name OPERATOR(pg_catalog.=) ANY ($1) AND reset_val IS NOT NULL";
+    let rows = session.read("read the settings", sql, &[(&names, Type::TEXT_ARRAY)]).await?;
+    rows.iter().map(|row| Ok((cell(row, 0)?, cell(row, 1)?))).collect()
+}
+
+async fn read_here(client: &Client, endpoint: &Endpoint) -> Result<ServerSurvey, PortError> {
     let version = version(client).await?;
     if version < VERSION_MIN {
         return Err(PortError::refused(format!("survey `{endpoint}`"))
             .because(format!("it runs PostgreSQL {}", version / 10_000))
             .hint("Greenlight works with PostgreSQL 15 and later"));
     }
-    let names: Vec<&str> = SETTINGS_COMPARED.iter().chain(SETTINGS_READ).copied().collect();
-    let row = client.query_one(include_str!("sql/survey.sql"), &[&names]).await.map_err(could_not("survey the server"))?;
+    let row = client.query_one(include_str!("sql/survey.sql"), &[]).await.map_err(could_not("survey the server"))?;
     let seen: Value = row.try_get(0).map_err(could_not("survey the server"))?;
     let mut survey: ServerSurvey = serde_json::from_value(seen.clone())
         .map_err(|e| PortError::refused("read the answer of the server's survey").because(e))?;
@@ -42,7 +68,6 @@ pub async fn read(client: &Client, endpoint: &Endpoint) -> Result<ServerSurvey, 
     survey.claimed_by = claimed_by(client).await?;
     survey.table_sizes = table_sizes(client).await?;
     survey.disk_free_bytes = disk_free(&seen).await;
-    survey.catalog = catalog::read(client).await?;
     Ok(survey)
 }
 

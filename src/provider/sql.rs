@@ -2,10 +2,12 @@
 
 use crate::postgres::client::{Session, SessionOptions};
 use crate::word::{Endpoint, PortError};
+use std::time::Duration;
 
 /// A session on blue.
 pub(super) async fn connect(to: &Endpoint) -> Result<Session, PortError> {
-    Session::open(to, &SessionOptions::named("greenlight"), "blue").await
+    let limit = Duration::from_mins(1);
+    Session::open(to, &SessionOptions::ours("greenlight", limit, limit), "blue").await
 }
 
 /// The rows of a query whose columns are all texts; null as the empty text.

@@ -3,6 +3,7 @@
 use super::Point;
 use crate::postgres::client::{Session, SessionOptions};
 use crate::word::{Endpoint, Lsn, PortError, Timestamp};
+use std::time::Duration;
 use tokio_postgres::types::{PgLsn, Type};
 
 /// The server, as Greenlight reaches it and as the store's host does.
@@ -37,6 +38,9 @@ impl Tablespace {
     }
 }
 
+/// How long one question may take.
+const LIMIT: Duration = Duration::from_mins(1);
+
 const FACTS: &str = "SELECT (current_setting('server_version_num')::int / 10000), \
     (SELECT system_identifier FROM pg_control_system()), \
     (SELECT bytes_per_wal_segment::bigint FROM pg_control_init()), \
@@ -50,7 +54,8 @@ impl Source {
     /// # Errors
     /// As `Session::open`.
     pub async fn session(&self) -> Result<Session, PortError> {
-        Session::open(&self.at, &SessionOptions::named("greenlight/snapshot"), "the server").await
+        let options = SessionOptions::ours("greenlight/snapshot", LIMIT, LIMIT);
+        Session::open(&self.at, &options, "the server").await
     }
 
     pub(super) async fn facts(&self) -> Result<Facts, PortError> {

@@ -83,8 +83,7 @@ impl ApplyErrors {
         {
             return Ok(found.clone());
         }
-        let mut options = SessionOptions::ours(&self.application_name, SEARCH_LIMIT, Duration::from_secs(2));
-        options.settings.push(("default_transaction_read_only", "on".to_owned()));
+        let options = SessionOptions::ours(&self.application_name, SEARCH_LIMIT, Duration::from_secs(2)).read_only();
         let blue = Session::open(&self.at[0], &options, "blue").await?;
         let green = Session::open(&self.at[1], &options, "green").await?;
         let found = violations::find(&blue, &green, &self.tables).await?;

@@ -43,12 +43,8 @@ impl Validator for Assertions {
 impl Assertions {
     async fn value(&self, assertion: &AssertionSpec) -> Result<Option<String>, PortError> {
         let attempted = || format!("ask {} about `{}`", self.on, assertion.name);
-        let mut options = SessionOptions::ours(&self.application_name, LIMIT, Duration::from_secs(10));
         // The query is the playbook's: names resolve as they do for applications, and nothing is written.
-        options
-            .settings
-            .retain(|(name, _)| !matches!(*name, "search_path" | "default_transaction_read_only" | "greenlight.pass"));
-        options.settings.push(("default_transaction_read_only", "on".to_owned()));
+        let options = SessionOptions::for_applications(&self.application_name, LIMIT).with("lock_timeout", "10s").read_only();
         let session = Session::open(&self.at, &options, self.on).await?;
         let answer = session.client().simple_query(&assertion.query).await;
         let answer = answer.map_err(|error| failure::of_call(attempted(), Effect::Read, &error))?;

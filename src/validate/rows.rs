@@ -98,9 +98,7 @@ impl Rows {
 
     async fn session(&self, at: &Endpoint, name: &str) -> Result<Session, PortError> {
         let options = SessionOptions::ours(&self.application_name, STATEMENT_LIMIT, Duration::from_secs(30));
-        let mut options = options.with_same_texts();
-        options.settings.push(("default_transaction_read_only", "on".to_owned()));
-        Session::open(at, &options, name).await
+        Session::open(at, &options.with_same_texts().read_only(), name).await
     }
 }
 

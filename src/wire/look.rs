@@ -137,13 +137,12 @@ async fn look_at_snapshots(playbook: &Playbook) -> anyhow::Result<SnapshotSurvey
 }
 
 async fn look_at(at: &Endpoint, name: &str) -> anyhow::Result<ServerSurvey> {
-    let session = Session::open(at, &SessionOptions::named("greenlight/plan"), name).await?;
-    Ok(survey::read(session.client(), at).await?)
+    Ok(survey::read(at, name).await?)
 }
 
 async fn look_at_routes(playbook: &Playbook, blue: &Endpoint, clock: &Arc<dyn Clock>) -> anyhow::Result<Vec<RouteSurvey>> {
     let signature = {
-        let session = Session::open(blue, &SessionOptions::named("greenlight/plan"), "blue").await?;
+        let session = Session::open(blue, &SessionOptions::reading("greenlight/plan"), "blue").await?;
         let rows = session.read("read who blue is", crate::postgres::SIGNATURE_SQL, &[]).await?;
         rows.first().map(|row| row.get::<_, String>(0))
     };

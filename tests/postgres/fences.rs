@@ -287,7 +287,7 @@ async fn sessions_that_are_just_logging_in_do_not_slip_through_the_closing_door(
         let count = |sessions: Vec<String>| sessions[0].parse::<i64>().unwrap();
         let inside = greenlight::postgres::client::Session::open(
             &endpoint.with_database("postgres"),
-            &greenlight::postgres::client::SessionOptions::named("look"),
+            &greenlight::postgres::client::SessionOptions::reading("look"),
             "blue",
         )
         .await

@@ -8,7 +8,7 @@ use greenlight::word::{Endpoint, Failure, PortError, Secret, Side, TlsMode};
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 async fn not_let_in(endpoint: &Endpoint) -> PortError {
-    let error = Session::open(endpoint, &SessionOptions::named("test"), "blue").await.unwrap_err();
+    let error = Session::open(endpoint, &SessionOptions::reading("test"), "blue").await.unwrap_err();
     for secret in ["wörd", "s3cret"] {
         let all = format!("{} {:?} {error:?}", error.chain(), error.hint);
         assert!(!all.contains(secret), "{all}");

@@ -149,7 +149,8 @@ pub(crate) async fn app(endpoint: &Endpoint) -> Client {
 }
 
 pub(crate) async fn try_app(endpoint: &Endpoint) -> Result<Client, PortError> {
-    connect(endpoint, &SessionOptions::named("app"), "the server").await.map(|(client, _)| client)
+    let options = SessionOptions::untouched("app", Duration::from_mins(1));
+    connect(endpoint, &options, "the server").await.map(|(client, _)| client)
 }
 
 /// Runs it in a session of its own and returns the first column, null as the empty text.
@@ -189,7 +190,8 @@ pub(crate) async fn refused(client: &Client, sql: &str) -> String {
 }
 
 pub(crate) async fn session(endpoint: &Endpoint) -> Session {
-    Session::open(endpoint, &SessionOptions::named("test"), "the server").await.unwrap()
+    let options = SessionOptions::untouched("test", Duration::from_mins(1));
+    Session::open(endpoint, &options, "the server").await.unwrap()
 }
 
 pub(crate) fn set_epoch(options: &PgServerOptions, epoch: u64) {

@@ -183,12 +183,8 @@ async fn time_plan(args: &BenchArgs) -> anyhow::Result<(f64, usize)> {
         args.tables
     );
     let blue: Endpoint = world.endpoint(Side::Blue);
-    let session = Session::open(
-        &blue,
-        &SessionOptions { limit: Duration::from_mins(5), ..SessionOptions::named("greenlight/lab") },
-        "blue",
-    )
-    .await?;
+    let limit = Duration::from_mins(5);
+    let session = Session::open(&blue, &SessionOptions::ours("greenlight/lab", limit, limit), "blue").await?;
     session.batch("make many tables", &sql).await?;
     let playbook = write_playbook(&world, &Soak { secs: 3600, gated: false })?;
     let playbook = playbook::load(&playbook, &wire::environment).map_err(|problems| anyhow!("{}", problems.render(false)))?;

@@ -128,7 +128,7 @@ impl Bench {
     }
 
     async fn grow(&self, name: &str, mib: u64) -> anyhow::Result<()> {
-        let options = SessionOptions { limit: LIMIT, ..SessionOptions::named("greenlight/lab") };
+        let options = SessionOptions::for_applications("greenlight/lab", LIMIT);
         let session = Session::open(&self.at, &options, "blue").await?;
         // Close to 1 KiB a row, and as much in the log.
         let sql = format!(
@@ -171,7 +171,7 @@ impl Bench {
         process::run(signal.arg(folder.join("standby.signal")), LIMIT).await?;
         server.start(LIMIT).await?;
         let at = Endpoint { port, ..self.at.clone() };
-        let session = Session::open(&at, &SessionOptions::named("greenlight/lab"), "the server by hand").await?;
+        let session = Session::open(&at, &SessionOptions::reading("greenlight/lab"), "the server by hand").await?;
         loop {
             let sql = format!("SELECT coalesce(pg_last_wal_replay_lsn() >= '{until}', false)");
             if session.read("look how far it is", &sql, &[]).await?.first().is_some_and(|row| row.get(0)) {

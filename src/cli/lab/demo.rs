@@ -111,7 +111,7 @@ pub(super) fn write(summary: &impl Serialize, kind: &str) -> anyhow::Result<Path
 pub(super) async fn versions(world: &World, side: Side) -> anyhow::Result<String> {
     let session = crate::postgres::client::Session::open(
         &world.endpoint(side),
-        &crate::postgres::client::SessionOptions::named("greenlight/lab"),
+        &crate::postgres::client::SessionOptions::reading("greenlight/lab"),
         side.to_string(),
     )
     .await?;

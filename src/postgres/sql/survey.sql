@@ -2,7 +2,6 @@
 -- the database. The keys are the fields of `ServerSurvey`, and a few that only the reader needs. Works on a primary and on
 -- a standby, from PostgreSQL 14 on, and changes nothing. Only columns that every role may read are named, so that a role
 -- without rights still learns by preflight that it needs them.
--- Parameters: $1 the names of the settings wanted.
 with
 server as (
     select
@@ -138,11 +137,7 @@ from (
                 and 'session_replication_role=replica' = any (setconfig)
         ), '[]') as replica_roles,
         coalesce((select jsonb_agg(spcname order by spcname) from pg_tablespace where spcname not in ('pg_default', 'pg_global')), '[]') as tablespaces,
-        coalesce((
-            -- What the session itself brought along says nothing of the server.
-            select jsonb_object_agg(name, reset_val) from pg_settings
-            where name = any ($1::text[]) and reset_val is not null and source not in ('client', 'session')
-        ), '{}') as settings,
+        '{}'::jsonb as settings,
         (select setting from pg_settings where name = 'data_directory') as data_directory,
         floor(extract(epoch from pg_postmaster_start_time()))::bigint as started_epoch,
         case when in_recovery then pg_last_wal_replay_lsn() end as replay_lsn,

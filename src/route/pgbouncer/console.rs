@@ -58,8 +58,7 @@ impl Session {
     /// # Errors
     /// `Transient` when nobody answers there, `Refused` when we are not let in.
     pub(super) async fn open(endpoint: &Endpoint, clock: &dyn Clock) -> Result<Session, PortError> {
-        // No settings: PgBouncer refuses a client that brings options with it.
-        let options = SessionOptions::named("greenlight");
+        let options = SessionOptions::pgbouncer("greenlight");
         match within(clock, ANSWER_LIMIT, client::connect(endpoint, &options, "PgBouncer")).await {
             Some(connected) => connected.map(|(client, connection)| Session { client, connection }).map_err(explained),
             None => Err(PortError::transient(format!("connect to PgBouncer as `{endpoint}`"))

@@ -208,6 +208,7 @@ impl Place {
     /// # Errors
     /// As `Session::open`.
     pub async fn session(&self, like: &Endpoint) -> Result<Session, PortError> {
-        Session::open(&self.endpoint(like), &SessionOptions::named("greenlight/restore"), "the restored server").await
+        let options = SessionOptions::ours("greenlight/restore", Duration::from_mins(1), Duration::from_secs(10));
+        Session::open(&self.endpoint(like), &options, "the restored server").await
     }
 }
