@@ -294,7 +294,7 @@ const SESSIONS: &[(&str, &[&str], &str)] = &[
     ),
     (
         "SessionOptions::untouched(",
-        &["src/postgres/survey.rs", "src/postgres/probe.rs", "src/migrate/session.rs"],
+        &["src/postgres/survey.rs", "src/postgres/probe.rs"],
         "to see what others find",
     ),
     ("SessionOptions::pgbouncer(", &["src/route/pgbouncer/console.rs"], "it is no PostgreSQL"),

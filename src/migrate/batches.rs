@@ -11,11 +11,32 @@ use super::session::{Around, failure, said};
 use super::statements::{Batch, Statement};
 use super::{Migration, Progress, files::checksum};
 use crate::plan::SCHEMA;
+use crate::postgres::trust;
 use crate::word::{PortError, Side, quote_ident, quote_literal};
 use std::{fmt, time::Duration};
 use tokio_postgres::{Client, Error};
 
 const TABLE: &str = "greenlight.batches";
+const NAME: &str = "batches";
+
+/// The best key of a table ($1): its columns, their types, and the schemas of the operators by which its index sorts.
+const KEY: &str = "
+    SELECT pg_catalog.array_agg(a.attname::pg_catalog.text ORDER BY k.no),
+        pg_catalog.array_agg(pg_catalog.format_type(a.atttypid, a.atttypmod) ORDER BY k.no),
+        pg_catalog.array_agg(DISTINCT n.nspname::pg_catalog.text)
+    FROM pg_catalog.pg_index AS i
+    CROSS JOIN LATERAL unnest(i.indkey::pg_catalog.int2[], i.indclass::pg_catalog.oid[]) WITH ORDINALITY AS k (attnum, class, no)
+    JOIN pg_catalog.pg_attribute AS a ON a.attrelid OPERATOR(pg_catalog.=) i.indrelid AND a.attnum OPERATOR(pg_catalog.=) k.attnum
+    JOIN pg_catalog.pg_opclass AS c ON c.oid OPERATOR(pg_catalog.=) k.class
+    JOIN pg_catalog.pg_amop AS p ON p.amopfamily OPERATOR(pg_catalog.=) c.opcfamily
+        AND p.amoplefttype OPERATOR(pg_catalog.=) c.opcintype AND p.amoprighttype OPERATOR(pg_catalog.=) c.opcintype
+        AND p.amopstrategy OPERATOR(pg_catalog.=) 5
+    JOIN pg_catalog.pg_operator AS o ON o.oid OPERATOR(pg_catalog.=) p.amopopr
+    JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) o.oprnamespace
+    WHERE i.indrelid OPERATOR(pg_catalog.=) $1 AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
+        AND k.no OPERATOR(pg_catalog.<=) i.indnkeyatts
+    GROUP BY i.indexrelid, i.indisprimary, i.indnkeyatts HAVING pg_catalog.bool_and(a.attnotnull)
+    ORDER BY i.indisprimary DESC, i.indnkeyatts, i.indexrelid LIMIT 1";
 
 /// The server that serves rests for no longer between two batches.
 const REST_MAX: Duration = Duration::from_secs(2);
@@ -67,6 +88,8 @@ pub(super) struct Target {
     /// As the server writes it, for SQL and for people.
     name: String,
     key: Vec<KeyColumn>,
+    /// The schema of the operators by which the key's index sorts, quoted: by their names alone others might be found.
+    operators: String,
     /// By the statistics.
     rows: u64,
 }
@@ -95,20 +118,15 @@ pub(super) async fn target(client: &Client, batch: &Batch) -> Result<Result<Targ
         Some(schema) => format!("{}.{}", quote_ident(schema), quote_ident(&batch.table.name)),
         None => quote_ident(&batch.table.name),
     };
-    let sql = "SELECT c.oid, c.oid::regclass::text, greatest(c.reltuples, (SELECT sum(greatest(leaf.reltuples, 0)) \
-                   FROM pg_partition_tree(c.oid) AS t JOIN pg_class AS leaf ON leaf.oid = t.relid WHERE t.isleaf), 0)::bigint \
-               FROM pg_class AS c WHERE c.oid = to_regclass($1) AND c.relkind IN ('r', 'p')";
+    let sql = "SELECT c.oid, c.oid::pg_catalog.regclass::pg_catalog.text, greatest(c.reltuples, \
+                   (SELECT pg_catalog.sum(greatest(leaf.reltuples, 0)) FROM pg_catalog.pg_partition_tree(c.oid) AS t \
+                       JOIN pg_catalog.pg_class AS leaf ON leaf.oid OPERATOR(pg_catalog.=) t.relid WHERE t.isleaf), 0)::bigint \
+               FROM pg_catalog.pg_class AS c WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass($1) \
+                   AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog.\"char\"[])";
     let rows = client.query(sql, &[&written]).await?;
     let Some(row) = rows.first() else { return Ok(Err(format!("there is no table {written}"))) };
     let (relation, name, rows): (u32, String, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-    let sql = "SELECT array_agg(a.attname::text ORDER BY k.no), array_agg(format_type(a.atttypid, a.atttypmod) ORDER BY k.no) \
-               FROM pg_index AS i CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, no) \
-               JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.attnum \
-               WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL \
-                   AND k.no <= i.indnkeyatts \
-               GROUP BY i.indexrelid, i.indisprimary, i.indnkeyatts HAVING bool_and(a.attnotnull) \
-               ORDER BY i.indisprimary DESC, i.indnkeyatts, i.indexrelid LIMIT 1";
-    let keys = client.query(sql, &[&relation]).await?;
+    let keys = client.query(KEY, &[&relation]).await?;
     let Some(row) = keys.first() else {
         return Ok(Err(format!(
             "{name} has no primary key, and no unique index on columns that are NOT NULL, by which it could be gone through; give \
@@ -116,13 +134,20 @@ pub(super) async fn target(client: &Client, batch: &Batch) -> Result<Result<Targ
         )));
     };
     let (names, types): (Vec<String>, Vec<String>) = (row.try_get(0)?, row.try_get(1)?);
+    let schemas: Vec<String> = row.try_get(2)?;
+    let [operators] = schemas.as_slice() else {
+        return Ok(Err(format!(
+            "the key of {name} has types whose operators are in several schemas ({}), so that it cannot be compared as one",
+            schemas.join(", ")
+        )));
+    };
     if let Some(column) = names.iter().find(|name| batch.sets.contains(name)) {
         return Ok(Err(format!(
             "it sets `{column}`, a column of the key by which {name} is gone through: rows would be met again, or passed over"
         )));
     }
     let key = names.into_iter().zip(types).map(|(name, sql_type)| KeyColumn { name, sql_type }).collect();
-    Ok(Ok(Target { relation, name, key, rows: u64::try_from(rows).unwrap_or(0) }))
+    Ok(Ok(Target { relation, name, key, operators: quote_ident(operators), rows: u64::try_from(rows).unwrap_or(0) }))
 }
 
 impl Target {
@@ -143,7 +168,8 @@ impl Target {
     /// A condition that holds for the rows of a range.
     fn within(&self, called: &str, after: Option<&[String]>, until: Option<&[String]>) -> String {
         let key = self.key_of(called);
-        let bound = |sign: &str, values: &[String]| format!("({key}) {sign} ({})", self.values(values));
+        let bound =
+            |sign: &str, values: &[String]| format!("({key}) OPERATOR({}.{sign}) ({})", self.operators, self.values(values));
         let bounds = [after.map(|values| bound(">", values)), until.map(|values| bound("<=", values))];
         let bounds: Vec<String> = bounds.into_iter().flatten().collect();
         if bounds.is_empty() { "true".to_owned() } else { bounds.join(" AND ") }
@@ -158,7 +184,9 @@ impl Target {
         limit: Option<&[String]>,
     ) -> Result<Option<Vec<String>>, Error> {
         let (within, key) = (self.within("t", after, limit), self.key_of("t"));
-        let texts: Vec<String> = self.key.iter().map(|column| format!("t.{}::text", quote_ident(&column.name))).collect();
+        // By the type's own output: a cast to text may be anybody's.
+        let text = |column: &KeyColumn| format!("pg_catalog.format('%s', t.{})", quote_ident(&column.name));
+        let texts: Vec<String> = self.key.iter().map(text).collect();
         let sql = format!(
             "SELECT {} FROM {} AS t WHERE {within} ORDER BY {key} OFFSET {} LIMIT 1",
             texts.join(", "),
@@ -175,34 +203,38 @@ impl Target {
 }
 
 /// Everything that stopped between two batches on this server.
-pub(super) async fn unfinished(client: &Client) -> Result<Vec<Unfinished>, Error> {
-    let found = read(client, None).await?;
+pub(super) async fn unfinished(client: &Client, attempted: &str) -> Result<Vec<Unfinished>, PortError> {
+    let found = read(client, None, attempted).await?;
     Ok(found.into_iter().map(|(version, down, begun)| Unfinished { version, down, reached: begun.to_string() }).collect())
 }
 
 /// What one migration has left of itself.
-pub(super) async fn left(client: &Client, version: &str) -> Result<Left, Error> {
+pub(super) async fn left(client: &Client, version: &str, attempted: &str) -> Result<Left, PortError> {
     let mut left = Left::default();
-    for (_, down, begun) in read(client, Some(version)).await? {
+    for (_, down, begun) in read(client, Some(version), attempted).await? {
         if down { left.down = Some(begun) } else { left.up = Some(begun) }
     }
     Ok(left)
 }
 
-async fn there_is_a_table(client: &Client) -> Result<bool, Error> {
-    client.query_one("SELECT to_regclass($1) IS NOT NULL", &[&TABLE]).await?.try_get(0)
+async fn there_is_a_table(client: &Client) -> Result<bool, PortError> {
+    Ok(trust::own_schema(client).await?.is_some_and(|tables| tables.iter().any(|table| table == NAME)))
 }
 
-async fn read(client: &Client, version: Option<&str>) -> Result<Vec<(String, bool, Begun)>, Error> {
+fn error(attempted: &str) -> impl Fn(Error) -> PortError {
+    move |e| PortError::new(failure(&e, Around::Transaction), attempted).because(said(&e))
+}
+
+async fn read(client: &Client, version: Option<&str>, attempted: &str) -> Result<Vec<(String, bool, Begun)>, PortError> {
     // Asked first, since a query for a table that is not there leaves an error in the server's log.
     if !there_is_a_table(client).await? {
         return Ok(Vec::new());
     }
     let sql = format!(
-        "SELECT version, is_down, checksum, relation, key, reached, passed, relation::regclass::text \
-         FROM {TABLE} WHERE $1::text IS NULL OR version = $1 ORDER BY version, is_down"
+        "SELECT version, is_down, checksum, relation, key, reached, passed, relation::pg_catalog.regclass::pg_catalog.text \
+         FROM {TABLE} WHERE $1::pg_catalog.text IS NULL OR version OPERATOR(pg_catalog.=) $1 ORDER BY version, is_down"
     );
-    let rows = client.query(&sql, &[&version]).await?;
+    let rows = client.query(&sql, &[&version]).await.map_err(error(attempted))?;
     let begun = |row: &tokio_postgres::Row| {
         let passed: i64 = row.try_get(6)?;
         let begun = Begun {
@@ -215,28 +247,28 @@ async fn read(client: &Client, version: Option<&str>) -> Result<Vec<(String, boo
         };
         Ok((row.try_get(0)?, row.try_get(1)?, begun))
     };
-    rows.iter().map(begun).collect()
+    rows.iter().map(begun).collect::<Result<_, _>>().map_err(error(attempted))
 }
 
 /// Nothing of the migration's is half done any more: in the transaction that makes it so.
-pub(super) async fn forget(client: &Client, version: &str) -> Result<(), Error> {
+pub(super) async fn forget(client: &Client, version: &str, attempted: &str) -> Result<(), PortError> {
     if there_is_a_table(client).await? {
-        client.execute(&format!("DELETE FROM {TABLE} WHERE version = $1"), &[&version]).await?;
+        let sql = format!("DELETE FROM {TABLE} WHERE version OPERATOR(pg_catalog.=) $1");
+        client.execute(&sql, &[&version]).await.map_err(error(attempted))?;
     }
     Ok(())
 }
 
-async fn ensure_table(client: &Client) -> Result<(), Error> {
-    if there_is_a_table(client).await? {
+async fn ensure_table(client: &Client, attempted: &str) -> Result<(), PortError> {
+    let there = trust::own_schema(client).await?;
+    if there.iter().flatten().any(|table| table == NAME) {
         return Ok(());
     }
-    let row = client.query_one("SELECT to_regnamespace($1) IS NULL", &[&SCHEMA]).await?;
-    if row.try_get(0)? {
-        client.batch_execute(&format!("CREATE SCHEMA {SCHEMA}")).await?;
-    }
-    let columns = "version text, is_down boolean, checksum text NOT NULL, relation oid NOT NULL, key text[] NOT NULL, \
-                   reached text[] NOT NULL, passed bigint NOT NULL, PRIMARY KEY (version, is_down)";
-    client.batch_execute(&format!("CREATE TABLE {TABLE} ({columns})")).await
+    let schema = if there.is_none() { format!("CREATE SCHEMA {SCHEMA};") } else { String::new() };
+    let columns = "version pg_catalog.text, is_down boolean, checksum pg_catalog.text NOT NULL, relation pg_catalog.oid NOT NULL, \
+                   key pg_catalog.text[] NOT NULL, reached pg_catalog.text[] NOT NULL, passed bigint NOT NULL, \
+                   PRIMARY KEY (version, is_down)";
+    client.batch_execute(&format!("{schema} CREATE TABLE {TABLE} ({columns})")).await.map_err(error(attempted))
 }
 
 /// What a way back finds of a migration that never came to its end: nothing is to be taken back past that row.
@@ -267,7 +299,7 @@ impl Run<'_> {
             self.is_the_same(begun, &target).map_err(refuse)?;
         }
         let limit = if self.way == Way::Down { limit_of(left, &target).map_err(refuse)? } else { None };
-        ensure_table(client).await.map_err(fail)?;
+        ensure_table(client, &attempted()).await?;
         let mut range = Range {
             after: begun.as_ref().map(|begun| begun.reached.clone()),
             until: None,
@@ -333,9 +365,11 @@ impl Run<'_> {
             }
             broken
         })?;
-        let noted = if is_last { self.note(client).await.map(|()| true) } else { self.reach(client, target, range).await };
+        if is_last {
+            return self.note(client).await;
+        }
         let attempted = || format!("note how far `{}` has come on {}", self.file, self.on);
-        match noted {
+        match self.reach(client, target, range).await {
             Ok(true) => Ok(()),
             Ok(false) => {
                 let error = PortError::transient(attempted()).because("somebody else has brought it further meanwhile");
@@ -352,7 +386,10 @@ impl Run<'_> {
         let passed = i64::try_from(range.passed).unwrap_or(i64::MAX);
         let changed = if let Some(after) = &range.after {
             let sql =
-                format!("UPDATE {TABLE} SET reached = $1, passed = $2 WHERE version = $3 AND is_down = $4 AND reached = $5");
+                format!(
+                    "UPDATE {TABLE} SET reached = $1, passed = $2 WHERE version OPERATOR(pg_catalog.=) $3 \
+                     AND is_down OPERATOR(pg_catalog.=) $4 AND reached OPERATOR(pg_catalog.=) $5"
+                );
             client.execute(&sql, &[&range.until, &passed, version, &is_down, after]).await?
         } else {
             let sql = format!(

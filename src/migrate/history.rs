@@ -1,8 +1,15 @@
 //! The history table, and the lock that goes with it.
+//!
+//! It stands where migrations put it, mostly in a schema in which an application's role may do as it likes. So it is taken
+//! only as a plain table that runs nobody's code (`trust::plain_table`), looked at anew under the lock in which it is
+//! written. And what is said in a session of migrations, whose search path is the application's, names everything with its
+//! schema, operators too.
 
-use super::session::{Around, Session, failure, said};
+use super::session::{Around, failure, said};
 use super::{Applied, files::checksum};
 use crate::plan::HistorySpec;
+use crate::postgres::client::{Session, SessionOptions};
+use crate::postgres::trust;
 use crate::word::{Endpoint, PortError, RelationName, quote_ident};
 use tokio_postgres::{Client, Error};
 
@@ -17,22 +24,18 @@ pub(super) fn table(history: &HistorySpec) -> RelationName {
 /// Makes the history table where there is none.
 pub(super) async fn create(client: &Client, history: &HistorySpec) -> Result<(), Error> {
     let (name, schema) = (table(history).sql(), quote_ident(&history.schema));
-    let row = client.query_one("SELECT to_regclass($1) IS NULL, to_regnamespace($2) IS NULL", &[&name, &schema]).await?;
+    let sql = "SELECT pg_catalog.to_regclass($1) IS NULL, pg_catalog.to_regnamespace($2) IS NULL";
+    let row = client.query_one(sql, &[&name, &schema]).await?;
     let (no_table, no_schema): (bool, bool) = (row.try_get(0)?, row.try_get(1)?);
     if no_schema {
         client.batch_execute(&format!("CREATE SCHEMA {}", quote_ident(&history.schema))).await?;
     }
     if no_table {
-        let columns = "version varchar(50) PRIMARY KEY, applied_at timestamp NOT NULL DEFAULT now(), \
-                       checksum varchar(64) NOT NULL, execution_time_ms integer";
+        let columns = "version pg_catalog.varchar(50) PRIMARY KEY, applied_at pg_catalog.timestamp NOT NULL \
+                       DEFAULT pg_catalog.now(), checksum pg_catalog.varchar(64) NOT NULL, execution_time_ms pg_catalog.int4";
         client.batch_execute(&format!("CREATE TABLE {} ({columns})", table(history).sql())).await?;
     }
     Ok(())
-}
-
-/// Whether there is a history table.
-pub(super) async fn exists(client: &Client, history: &HistorySpec) -> Result<bool, Error> {
-    client.query_one("SELECT to_regclass($1) IS NOT NULL", &[&table(history).sql()]).await?.try_get(0)
 }
 
 /// What the history table of a database holds; empty when there is no such table.
@@ -41,8 +44,8 @@ pub(super) async fn exists(client: &Client, history: &HistorySpec) -> Result<boo
 /// As connecting and reading; `Refused` when another tool's table has the name.
 pub async fn applied(endpoint: &Endpoint, history: &HistorySpec) -> Result<Vec<Applied>, PortError> {
     let on = format!("`{}`", endpoint.database);
-    let session = Session::open(endpoint, "greenlight/plan", &on).await?;
-    read(&session.client, history, &on).await
+    let session = Session::open(endpoint, &SessionOptions::reading("greenlight/plan"), &on).await?;
+    read(session.client(), history, &on).await
 }
 
 pub(super) async fn read(client: &Client, history: &HistorySpec, on: &str) -> Result<Vec<Applied>, PortError> {
@@ -54,12 +57,13 @@ pub(super) async fn read(client: &Client, history: &HistorySpec, on: &str) -> Re
         let error = error.because(said(&e));
         if other { error.hint("another tool's table has that name; name another schema for the history") } else { error }
     };
-    if !exists(client, history).await.map_err(fail)? {
+    if !trust::plain_table(client, &name).await? {
         return Ok(Vec::new());
     }
     let sql = format!(
-        "SELECT version::text, checksum::text, applied_at AT TIME ZONE current_setting('TimeZone'), \
-             coalesce(execution_time_ms, 0)::bigint FROM {} ORDER BY length(version), version",
+        "SELECT version::pg_catalog.text, checksum::pg_catalog.text, \
+             pg_catalog.timezone(pg_catalog.current_setting('TimeZone'), applied_at), \
+             coalesce(execution_time_ms, 0)::pg_catalog.int8 FROM ONLY {} ORDER BY pg_catalog.length(version), version",
         name.sql()
     );
     let rows = client.query(&sql, &[]).await.map_err(fail)?;
@@ -82,14 +86,19 @@ pub(super) fn lock_key(schema: &str) -> i64 {
 
 /// Who has the lock, for a person.
 pub(super) async fn holder(client: &Client, key: i64) -> Result<String, Error> {
-    let sql = "SELECT format('process %s, user %s, %s, from %s, since %s', a.pid, a.usename, \
-                   coalesce(nullif(a.application_name, ''), 'without a name'), coalesce(host(a.client_addr), 'the machine itself'), \
-                   a.backend_start::timestamptz(0)) \
-               FROM pg_locks l JOIN pg_stat_activity a USING (pid) \
-               WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 \
-                   AND l.classid::bigint = ($1::bigint >> 32) & 4294967295 AND l.objid::bigint = $1::bigint & 4294967295 \
-                   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())";
-    let rows = client.query(sql, &[&key]).await?;
+    let sql = "SELECT pg_catalog.format('process %s, user %s, %s, from %s, since %s', a.pid, a.usename, \
+                   CASE WHEN a.application_name OPERATOR(pg_catalog.<>) '' THEN a.application_name ELSE 'without a name' END, \
+                   coalesce(pg_catalog.host(a.client_addr), 'the machine itself'), \
+                   pg_catalog.date_trunc('second', a.backend_start)) \
+               FROM pg_catalog.pg_locks AS l JOIN pg_catalog.pg_stat_activity AS a ON a.pid OPERATOR(pg_catalog.=) l.pid \
+               WHERE l.locktype OPERATOR(pg_catalog.=) 'advisory' AND l.granted AND l.objsubid OPERATOR(pg_catalog.=) 1 \
+                   AND l.classid OPERATOR(pg_catalog.=) $1 AND l.objid OPERATOR(pg_catalog.=) $2 \
+                   AND l.database OPERATOR(pg_catalog.=) (SELECT d.oid FROM pg_catalog.pg_database AS d \
+                       WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())";
+    // Its two halves, as the server shows them.
+    let bytes = key.to_be_bytes();
+    let half = |at: usize| u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    let rows = client.query(sql, &[&half(0), &half(4)]).await?;
     match rows.first() {
         Some(row) => row.try_get(0),
         None => Ok("it has just ended".to_owned()),

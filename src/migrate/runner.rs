@@ -8,6 +8,7 @@ use super::session::{Around, Session, failure, is_locked, line_of, said};
 use super::statements::{self, Batch, Statement, StatementKind};
 use super::{Applied, Migration, Migrator, Progress, files::checksum, history};
 use crate::plan::HistorySpec;
+use crate::postgres::trust;
 use crate::word::{Clock, Endpoint, Failure, PortError, RunId, Side};
 use async_trait::async_trait;
 use backon::{BackoffBuilder, ExponentialBuilder};
@@ -56,7 +57,7 @@ impl PgMigrator {
         self.lock(&session.client).await?;
         let done = self.locked(&session.client, migration, way, progress).await;
         // The lock goes with the session; given back by hand, the next migration need not wait for the server to notice.
-        let _ = session.client.execute("SELECT pg_advisory_unlock_all()", &[]).await;
+        let _ = session.client.execute("SELECT pg_catalog.pg_advisory_unlock_all()", &[]).await;
         done
     }
 
@@ -66,7 +67,7 @@ impl PgMigrator {
         let settings = format!("SET lock_timeout = {}", self.history.lock_timeout_ms);
         let error = |error: Error| PortError::new(failure(&error, Around::Transaction), attempted()).because(said(&error));
         client.batch_execute(&settings).await.map_err(error)?;
-        match client.execute("SELECT pg_advisory_lock($1)", &[&history::lock_key(&self.history.schema)]).await {
+        match client.execute("SELECT pg_catalog.pg_advisory_lock($1)", &[&history::lock_key(&self.history.schema)]).await {
             Ok(_) => Ok(()),
             Err(e) if is_locked(&e) => {
                 let holder = history::holder(client, history::lock_key(&self.history.schema)).await.map_err(error)?;
@@ -126,8 +127,7 @@ impl PgMigrator {
     /// What a batch before has left of it.
     async fn left(&self, client: &Client, migration: &Migration) -> Result<Left, PortError> {
         let attempted = || format!("see how far `{}` has come on {}", migration.file_name(), self.on);
-        let fail = |e: Error| PortError::new(failure(&e, Around::Transaction), attempted()).because(said(&e));
-        batches::left(client, &migration.version).await.map_err(fail)
+        batches::left(client, &migration.version, &attempted()).await
     }
 
     fn half_taken_back(&self, migration: &Migration, left: &Left) -> PortError {
@@ -157,9 +157,7 @@ impl Migrator for PgMigrator {
     }
 
     async fn unfinished(&self) -> Result<Vec<Unfinished>, PortError> {
-        let attempted = || format!("see what stopped half-way on {}", self.on);
-        let fail = |e: Error| PortError::new(failure(&e, Around::Transaction), attempted()).because(said(&e));
-        batches::unfinished(&self.session().await?.client).await.map_err(fail)
+        batches::unfinished(&self.session().await?.client, &format!("see what stopped half-way on {}", self.on)).await
     }
 
     async fn apply(&self, migration: &Migration, progress: Progress<'_>) -> Result<u64, PortError> {
@@ -276,7 +274,7 @@ impl Run<'_> {
                 .hint("take BEGIN, COMMIT and ROLLBACK out of the file; what it committed has to be taken back by hand");
             return Err(Broken { error, locked: false });
         }
-        self.note(client).await.map_err(fail)
+        self.note(client).await
     }
 
     /// One statement of a migration that runs without a transaction.
@@ -335,32 +333,44 @@ impl Run<'_> {
         let fail = |around| move |e: Error| self.broken(attempted(), &e, around);
         let reset = "RESET SESSION AUTHORIZATION; RESET ROLE; BEGIN";
         client.batch_execute(reset).await.map_err(fail(Around::Transaction))?;
-        if let Err(e) = self.note(client).await {
+        if let Err(broken) = self.note(client).await {
             let _ = client.batch_execute("ROLLBACK").await;
-            return Err(fail(Around::Transaction)(e));
+            return Err(broken);
         }
         client.batch_execute("COMMIT").await.map_err(fail(Around::Nothing))
     }
 
     /// The history's row, made or removed, and the end of what stood for a half.
-    pub(super) async fn note(&self, client: &Client) -> Result<(), Error> {
-        let (table, version) = (history::table(self.history).sql(), &self.migration.version);
-        batches::forget(client, version).await?;
+    pub(super) async fn note(&self, client: &Client) -> Result<(), Broken> {
+        let attempted = || format!("record `{}` in the history of {}", self.file, self.on);
+        let fail = |e: Error| self.broken(attempted(), &e, Around::Transaction);
+        let refused = |error: PortError| Broken { error, locked: false };
+        let (name, version) = (history::table(self.history), &self.migration.version);
+        let table = name.sql();
+        batches::forget(client, version, &attempted()).await.map_err(refused)?;
+        let there = trust::plain_table(client, &name).await.map_err(refused)?;
+        if there {
+            // From here to the commit it stays what it is, and so it is looked at again.
+            let lock = format!("LOCK TABLE ONLY {table} IN SHARE ROW EXCLUSIVE MODE");
+            client.batch_execute(&lock).await.map_err(fail)?;
+            trust::plain_table(client, &name).await.map_err(refused)?;
+        }
         if self.way == Way::Down {
             // There may be none yet, when the very first migration stopped half-way.
-            if history::exists(client, self.history).await? {
-                client.execute(&format!("DELETE FROM {table} WHERE version = $1"), &[version]).await?;
+            if there {
+                let sql = format!("DELETE FROM ONLY {table} WHERE version OPERATOR(pg_catalog.=) $1");
+                client.execute(&sql, &[version]).await.map_err(fail)?;
             }
             return Ok(());
         }
-        history::create(client, self.history).await?;
+        history::create(client, self.history).await.map_err(fail)?;
         let sql = format!("INSERT INTO {table} (version, checksum, execution_time_ms) VALUES ($1, $2, $3)");
         let took_ms = i32::try_from(self.took_ms()).unwrap_or(i32::MAX);
-        client.execute(&sql, &[version, &checksum(&self.migration.up), &took_ms]).await.map(|_| ())
+        client.execute(&sql, &[version, &checksum(&self.migration.up), &took_ms]).await.map(drop).map_err(fail)
     }
 }
 
 /// The number of the transaction that is open.
 async fn transaction(client: &Client) -> Result<String, Error> {
-    client.query_one("SELECT pg_current_xact_id()::text", &[]).await?.try_get(0)
+    client.query_one("SELECT pg_catalog.pg_current_xact_id()::pg_catalog.text", &[]).await?.try_get(0)
 }

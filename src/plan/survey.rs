@@ -73,6 +73,7 @@ pub const SETTINGS_COMPARED: &[&str] = &[
 
 /// Settings that preflight looks at one by one.
 pub const SETTINGS_READ: &[&str] = &[
+    "allow_alter_system",
     "archive_library",
     "cron.database_name",
     "cron.launch_active_jobs",

@@ -3,9 +3,10 @@
 
 use super::{
     catalog,
-    client::{Session, cell, one},
+    client::{Session, cell},
     failure::sqlstate,
     server::PgServer,
+    trust,
 };
 use crate::plan::SyncTrigger;
 use crate::schema::{Fingerprint, fingerprint};
@@ -114,11 +115,14 @@ pub(super) async fn ensure_sync_triggers(server: &PgServer, triggers: &[SyncTrig
 pub(super) async fn ensure_history_without(server: &PgServer, versions: &[String]) -> Result<(), PortError> {
     let attempted = "take the run's migrations out of the history table";
     let table = RelationName::new(server.options.history.schema.clone(), "schema_migrations");
-    let session = server.session().await?;
-    let rows = session.read(attempted, "SELECT to_regclass($1) IS NOT NULL", &[(&table.sql(), Type::TEXT)]).await?;
-    if !cell::<bool>(one(&rows)?, 0)? {
+    // In one of its own, since it is several statements: what is found of the table holds until it is written.
+    let session = server.own_session(Duration::from_mins(1), Duration::from_secs(5)).await?;
+    if !trust::plain_table(session.client(), &table).await? {
         return Ok(());
     }
-    let sql = format!("DELETE FROM {} WHERE version = ANY ($1)", table.sql());
-    session.change(attempted, &sql, &[(&versions, Type::TEXT_ARRAY)]).await.map(drop)
+    session.batch(attempted, &format!("BEGIN; LOCK TABLE ONLY {} IN SHARE ROW EXCLUSIVE MODE", table.sql())).await?;
+    trust::plain_table(session.client(), &table).await?;
+    let sql = format!("DELETE FROM ONLY {} WHERE version = ANY ($1)", table.sql());
+    session.change(attempted, &sql, &[(&versions, Type::TEXT_ARRAY)]).await?;
+    session.batch(attempted, "COMMIT").await
 }

@@ -5,7 +5,7 @@ use super::{
     failure::sqlstate,
     fence, health,
     server::PgServer,
-    triggers,
+    triggers, trust,
 };
 use crate::plan::SCHEMA;
 use crate::word::{PortError, quote_literal};
@@ -15,9 +15,9 @@ use tokio_postgres::types::Type;
 pub(super) async fn read(server: &PgServer) -> Result<Option<String>, PortError> {
     let attempted = "read the claim of a run";
     let session = server.session().await?;
-    // Asked first, since a query for a table that is not there leaves an error in the server's log.
-    let rows = session.read(attempted, "SELECT to_regclass('greenlight.claim') IS NOT NULL", &[]).await?;
-    if !cell(one(&rows)?, 0)? {
+    let tables = trust::own_schema(session.client()).await?.unwrap_or_default();
+    // Looked for first, since a query for a table that is not there leaves an error in the server's log.
+    if !tables.iter().any(|table| table == "claim") {
         return Ok(None);
     }
     let rows = session.read(attempted, "SELECT run FROM greenlight.claim", &[]).await?;
@@ -36,21 +36,35 @@ pub(super) async fn ensure(server: &PgServer) -> Result<(), PortError> {
             ))
             .hint(format!("use a role with another name: ALTER ROLE {SCHEMA} RENAME TO ...")));
     }
+    let session = server.session().await?;
+    let there = trust::own_schema(session.client()).await?;
+    let made = session.batch("claim the database", &what_is_missing(server, there.as_deref())).await;
+    match (is_ours(server, read(server).await?)?, made) {
+        (true, _) => Ok(()),
+        (false, Err(error)) => Err(error),
+        (false, Ok(())) => Err(PortError::transient("claim the database").because("the claim is gone again")),
+    }
+}
+
+/// Never IF NOT EXISTS: what a stranger put there between the look and this must not be taken for ours. Of two runs that come
+/// at once one fails, and finds the other's claim.
+fn what_is_missing(server: &PgServer, there: Option<&[String]>) -> String {
     let run = quote_literal(server.run().as_str());
-    let sql = format!(
-        "CREATE SCHEMA IF NOT EXISTS greenlight;
-         COMMENT ON SCHEMA greenlight IS 'Kept by Greenlight while a run lasts; `greenlight sweep` removes what a lost run left';
-         CREATE TABLE IF NOT EXISTS greenlight.claim
-             (id int PRIMARY KEY CHECK (id = 1), run text NOT NULL, claimed_at timestamptz NOT NULL DEFAULT now());
-         CREATE TABLE IF NOT EXISTS greenlight.marker (id int PRIMARY KEY, value bigint NOT NULL, run text NOT NULL);
+    let schema = "CREATE SCHEMA greenlight;
+         COMMENT ON SCHEMA greenlight IS 'Kept by Greenlight while a run lasts; `greenlight sweep` removes what a lost run left';";
+    let claim = "CREATE TABLE greenlight.claim
+         (id int PRIMARY KEY CHECK (id = 1), run text NOT NULL, claimed_at timestamptz NOT NULL DEFAULT now());";
+    let marker = "CREATE TABLE greenlight.marker (id int PRIMARY KEY, value bigint NOT NULL, run text NOT NULL);";
+    let lacks = |table: &str| !there.unwrap_or_default().iter().any(|name| name == table);
+    let parts = [(there.is_none(), schema), (lacks("claim"), claim), (lacks("marker"), marker)];
+    let made: String = parts.into_iter().filter_map(|(missing, sql)| missing.then_some(sql)).collect();
+    format!(
+        "{made}
          INSERT INTO greenlight.claim (id, run) VALUES (1, {run}) ON CONFLICT DO NOTHING;
          INSERT INTO greenlight.marker (id, value, run) VALUES (1, 0, {run}) ON CONFLICT DO NOTHING;
          {}",
         fence::open_function()
-    );
-    server.session().await?.batch("claim the database", &sql).await?;
-    // Of two runs that came at once one has it.
-    is_ours(server, read(server).await?).map(drop)
+    )
 }
 
 /// # Errors

@@ -27,6 +27,7 @@ mod slot;
 mod subscription;
 mod tls;
 mod triggers;
+pub(crate) mod trust;
 mod warm;
 
 pub use server::{PgServer, PgServerOptions};

@@ -10,7 +10,7 @@ use super::{
     alter, claim,
     client::{Session, SessionOptions},
     failure::sqlstate,
-    fence, health, probe, promotion, publication, sequences, slot, subscription, triggers, warm,
+    fence, health, probe, promotion, publication, sequences, slot, subscription, triggers, trust, warm,
 };
 use crate::plan::{HistorySpec, SyncTrigger};
 use crate::schema::Fingerprint;
@@ -120,6 +120,10 @@ impl PgServer {
     async fn open(&self, endpoint: &Endpoint, epoch: u64, limit: Duration, lock_limit: Duration) -> Result<Session, PortError> {
         let options = SessionOptions::ours(self.application_name(epoch), limit, lock_limit);
         let session = Session::open(endpoint, &options, self.options.side.to_string()).await?;
+        if endpoint.database == self.database() {
+            // Nothing of a stranger's schema of our name is ever read, replaced or believed.
+            trust::own_schema(session.client()).await?;
+        }
         match health::epoch_on_record(&session, self.database(), self.run()).await? {
             Some(newer) if newer > epoch && epoch > 0 => Err(PortError::refused(format!("use {}", self.options.side))
                 .because(format!("another coordinator has taken run `{}` over (epoch {newer}, ours is {epoch})", self.run()))),

@@ -1,7 +1,7 @@
 //! What runs made on a server, found by name, and its removal: for runs whose journal is lost.
 
-use super::client::{Session, SessionOptions};
-use super::failure;
+use super::client::{Session, SessionOptions, cell};
+use super::{failure, trust};
 use crate::plan::{PREFIX, SCHEMA};
 use crate::word::{Endpoint, PortError, quote_ident};
 use serde::Serialize;
@@ -66,26 +66,19 @@ pub async fn list(at: &Endpoint) -> Result<Vec<Leftover>, PortError> {
     let mut found = Vec::new();
     for (kind, sql) in named {
         let rows = session.read("list what runs have made", sql, &[(&pattern, tokio_postgres::types::Type::TEXT)]).await?;
-        for name in rows.iter().map(|row| row.get::<_, String>(0)) {
+        for row in &rows {
+            let name: String = cell(row, 0)?;
             let run = name.trim_start_matches(PREFIX).split('_').next().unwrap_or_default().to_owned();
             found.push(Leftover { kind, name, run });
         }
     }
-    let schema = session
-        .read(
-            "look for the schema",
-            "SELECT to_regclass($1 || '.claim') IS NOT NULL, EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)",
-            &[(&SCHEMA, tokio_postgres::types::Type::TEXT)],
-        )
-        .await?;
-    if let Some(row) = schema.first().filter(|row| row.get::<_, bool>(1)) {
-        let claimed = row.get::<_, bool>(0);
-        let rows = if claimed {
+    if let Some(tables) = trust::own_schema(session.client()).await? {
+        let rows = if tables.iter().any(|table| table == "claim") {
             session.read("read the claim", &format!("SELECT run::text FROM {SCHEMA}.claim"), &[]).await?
         } else {
             Vec::new()
         };
-        let run = rows.first().map(|row| row.get::<_, String>(0)).unwrap_or_default();
+        let run = rows.first().map(|row| cell(row, 0)).transpose()?.unwrap_or_default();
         found.push(Leftover { kind: Kind::Schema, name: SCHEMA.to_owned(), run });
     }
     Ok(found)
@@ -100,7 +93,7 @@ pub async fn coordinators(at: &Endpoint, run: &str) -> Result<Vec<String>, PortE
     let sql = "SELECT DISTINCT coalesce(host(client_addr), 'a local socket') FROM pg_stat_activity \
                WHERE starts_with(application_name, 'greenlight/' || $1 || '/') AND backend_type = 'client backend' ORDER BY 1";
     let rows = open(at).await?.read("look for coordinators", sql, &[(&run, tokio_postgres::types::Type::TEXT)]).await?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
+    rows.iter().map(|row| cell(row, 0)).collect()
 }
 
 /// Removes one thing. A subscription is dropped without touching its slot on the other server; a slot in use has its sender
@@ -138,14 +131,13 @@ pub async fn remove(at: &Endpoint, leftover: &Leftover) -> Result<(), PortError>
 
 /// With the schema would go the record of how far a migration in batches has come: begun anew, it would write the same rows again.
 async fn nothing_is_half_done(session: &Session, attempted: &str) -> Result<(), PortError> {
-    let there = "SELECT to_regclass('greenlight.batches') IS NOT NULL";
-    let rows = session.read(attempted, there, &[]).await?;
-    if !rows.first().is_some_and(|row| row.get(0)) {
+    let tables = trust::own_schema(session.client()).await?.unwrap_or_default();
+    if !tables.iter().any(|table| table == "batches") {
         return Ok(());
     }
     let sql = "SELECT format('version %s in %s up to (%s) = (%s)', version, relation::regclass, array_to_string(key, ', '), \
                array_to_string(reached, ', ')) FROM greenlight.batches ORDER BY 1";
-    let half: Vec<String> = session.read(attempted, sql, &[]).await?.iter().map(|row| row.get(0)).collect();
+    let half: Vec<String> = session.read(attempted, sql, &[]).await?.iter().map(|row| cell(row, 0)).collect::<Result<_, _>>()?;
     if half.is_empty() {
         return Ok(());
     }

@@ -85,7 +85,8 @@ async fn look(playbook: &Playbook, migrations: &[Migration], run: &RunId, clock:
             GreenSurvey::ToBeMade { problems: provider.problems().await? }
         }
     };
-    let migrates = playbook.migrations_dir.is_some();
+    // Without rights nothing could be tried: preflight says that, before a program of PostgreSQL's own does in its words.
+    let migrates = playbook.migrations_dir.is_some() && blue.superuser;
     let applied = if migrates { migrate::applied(&blue_at, &playbook.history).await? } else { Vec::new() };
     let pending: Vec<Migration> = match migrate::files::pending(migrations, &applied) {
         Ok(pending) => pending,
@@ -93,8 +94,10 @@ async fn look(playbook: &Playbook, migrations: &[Migration], run: &RunId, clock:
     };
     let shadow = if migrates {
         shadow(playbook, &blue_at, &blue, &pending, run, clock).await?
-    } else {
+    } else if blue.superuser {
         Err("nothing is migrated".to_owned())
+    } else {
+        Err(format!("`{}` is not a superuser on blue", blue.user))
     };
     let routes = look_at_routes(playbook, &blue_at, clock).await?;
     let snapshots = match &playbook.snapshot {

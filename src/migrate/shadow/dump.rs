@@ -1,4 +1,6 @@
 use super::super::session::{Session, said};
+use crate::postgres::client::{self, SessionOptions};
+use crate::postgres::locks;
 use crate::postgres::programs::Installed;
 use crate::process;
 use crate::word::{Endpoint, PortError, TlsMode, quote_ident};
@@ -35,14 +37,17 @@ pub async fn dump(installed: &Installed, endpoint: &Endpoint, major: u32) -> Res
     let mut command = process::new_command(&program);
     command.args(["--schema-only", "--no-owner", "--no-privileges", "--no-comments", "--no-security-labels"]);
     command.args(["--no-tablespaces", "--no-publications", "--no-subscriptions", "--exclude-schema=greenlight"]);
-    command.args(["--lock-wait-timeout=30000", "--no-password", "--encoding=UTF8"]);
+    command.args(["--lock-wait-timeout=5000", "--no-password", "--encoding=UTF8"]);
     for (name, value) in libpq_environment(endpoint) {
         match value {
             Some(value) => command.env(name, value),
             None => command.env_remove(name),
         };
     }
-    let output = process::run(&mut command, LIMIT).await?;
+    let output = match process::run(&mut command, LIMIT).await {
+        Ok(output) => output,
+        Err(error) => return Err(held_up(endpoint, error).await),
+    };
     let sql = String::from_utf8(output.stdout)
         .map_err(|e| PortError::refused(format!("read the schema of `{}`", endpoint.database)).because(e))?;
     let session = Session::open(endpoint, "greenlight/dump", &format!("`{}`", endpoint.database)).await?;
@@ -63,12 +68,24 @@ pub async fn dump(installed: &Installed, endpoint: &Endpoint, major: u32) -> Res
     })
 }
 
-const DATABASE: &str = "SELECT pg_encoding_to_char(encoding)::text, datcollate::text, coalesce(datctype::text, 'C') \
-    FROM pg_database WHERE datname = current_database()";
+/// A dump that failed, with whoever has a table locked for himself. It does not say in a code that it is for that.
+async fn held_up(endpoint: &Endpoint, error: PortError) -> PortError {
+    let on = format!("`{}`", endpoint.database);
+    match client::Session::open(endpoint, &SessionOptions::reading("greenlight/dump"), on).await {
+        Ok(session) => locks::with_holders(session.client(), error).await,
+        Err(_) => error,
+    }
+}
 
-const SETTINGS: &str = "SELECT name, setting FROM pg_settings WHERE name IN ('search_path', 'TimeZone', 'DateStyle', \
-    'IntervalStyle', 'standard_conforming_strings', 'bytea_output', 'xmloption', 'default_table_access_method') \
-    OR (name LIKE '%.%' AND source IN ('database', 'user', 'database user')) ORDER BY name";
+const DATABASE: &str = "SELECT pg_catalog.pg_encoding_to_char(encoding)::pg_catalog.text, \
+    datcollate::pg_catalog.text, coalesce(datctype::pg_catalog.text, 'C') \
+    FROM pg_catalog.pg_database WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database()";
+
+const SETTINGS: &str = "SELECT name, setting FROM pg_catalog.pg_settings \
+    WHERE name OPERATOR(pg_catalog.=) ANY ('{search_path,TimeZone,DateStyle,IntervalStyle,standard_conforming_strings,\
+        bytea_output,xmloption,default_table_access_method}'::pg_catalog.text[]) \
+    OR (name OPERATOR(pg_catalog.~~) '%.%' \
+        AND source OPERATOR(pg_catalog.=) ANY ('{database,user,database user}'::pg_catalog.text[])) ORDER BY name";
 
 /// The variables by which libpq finds the server. Nothing of them is an argument, which others could read, and what the
 /// caller's own environment says of other servers is taken away.

@@ -1,15 +1,19 @@
 //! The shadow's last place: a scratch database on green itself, once it is promoted.
 
 use super::super::Shadow;
-use super::super::session::Session;
 use super::scratch::{Scratch, refused};
 use super::{ShadowError, dump, report};
 use crate::migrate::ShadowReport;
 use crate::plan::{Plan, SchemaWork, shadow_database};
+use crate::postgres::client::{Session, SessionOptions};
 use crate::postgres::failure::sqlstate;
 use crate::postgres::programs::Installed;
 use crate::word::{Endpoint, PortError, RunId, quote_ident, quote_literal};
 use async_trait::async_trait;
+use std::time::Duration;
+
+/// Dropping a database waits for a checkpoint.
+const LIMIT: Duration = Duration::from_mins(10);
 
 /// The real `Shadow`. Connects at each call only.
 #[derive(Debug)]
@@ -49,7 +53,7 @@ impl Shadow for OnGreen {
         let name = shadow_database(&self.run);
         let attempted = format!("drop the scratch database {name}");
         let sql = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quote_ident(&name));
-        session.client.batch_execute(&sql).await.map_err(|e| refused(&attempted, &e))
+        session.client().batch_execute(&sql).await.map_err(|e| refused(&attempted, &e))
     }
 }
 
@@ -60,7 +64,8 @@ impl OnGreen {
         let mut last = None;
         for database in ["postgres", "template1"].into_iter().filter(|name| *name != self.green.database) {
             let at = self.green.with_database(database);
-            match Session::open(&at, &application_name, "green").await {
+            let options = SessionOptions::ours(&application_name, LIMIT, LIMIT);
+            match Session::open(&at, &options, "green").await {
                 Err(error) if sqlstate(&error) == Some("3D000") => last = Some(error),
                 opened => return opened.map(|session| (at, session)),
             }
@@ -96,7 +101,7 @@ impl OnGreen {
                UNION ALL SELECT 'setting ' || s::text FROM pg_db_role_setting s \
                  WHERE NOT EXISTS (SELECT FROM pg_database WHERE oid = setdatabase AND datname = {scratch})) AS shared"
         );
-        let row = session.client.query_one(&sql, &[]).await;
+        let row = session.client().query_one(&sql, &[]).await;
         row.and_then(|row| row.try_get(0)).map_err(|e| refused("read what green's databases share", &e))
     }
 }

@@ -2,15 +2,19 @@ use super::super::session::{Around, Session, failure, said};
 use super::super::statements::{dump_entries, short};
 use super::{Said, SchemaDump};
 use crate::plan::shadow_database;
+use crate::postgres::client::{self, SessionOptions};
 use crate::word::{Endpoint, PortError, RunId, quote_ident, quote_literal};
+use std::time::Duration;
 use tokio_postgres::{Client, Error};
 
 /// Statements that are sent at once: fewer round trips, and not all locks in one transaction.
 const ENTRIES_AT_ONCE: usize = 100;
+/// Making and dropping a database waits for a checkpoint.
+const ADMIN_LIMIT: Duration = Duration::from_mins(10);
 
 /// The scratch database.
 pub(super) struct Scratch {
-    admin: Session,
+    admin: client::Session,
     at: Endpoint,
     /// The roles that were made for it.
     roles: Vec<String>,
@@ -25,8 +29,9 @@ impl Scratch {
     /// Makes the database, empty, as like blue's as the server knows how.
     pub(super) async fn create(server: &Endpoint, dump: &SchemaDump, run: &RunId) -> Result<Scratch, PortError> {
         let application_name = format!("greenlight/{run}/shadow");
-        let admin = Session::open(server, &application_name, "the scratch server").await?;
-        let version = admin.client.query_one("SELECT current_setting('server_version_num')::int / 10000", &[]).await;
+        let options = SessionOptions::ours(&application_name, ADMIN_LIMIT, ADMIN_LIMIT);
+        let admin = client::Session::open(server, &options, "the scratch server").await?;
+        let version = admin.client().query_one("SELECT current_setting('server_version_num')::int / 10000", &[]).await;
         let major: i32 = version.and_then(|row| row.try_get(0)).map_err(|e| refused("read the scratch server's version", &e))?;
         if u32::try_from(major) != Ok(dump.major) {
             return Err(PortError::refused("use the scratch server")
@@ -37,14 +42,14 @@ impl Scratch {
         let database = quote_ident(&name);
         let drop = format!("DROP DATABASE IF EXISTS {database} WITH (FORCE)");
         let attempted = format!("create the scratch database {name}");
-        admin.client.batch_execute(&drop).await.map_err(|e| refused(&attempted, &e))?;
+        admin.client().batch_execute(&drop).await.map_err(|e| refused(&attempted, &e))?;
         let create = |collate: &str, ctype: &str| {
             let (encoding, collate, ctype) = (quote_literal(&dump.encoding), quote_literal(collate), quote_literal(ctype));
             format!("CREATE DATABASE {database} TEMPLATE template0 ENCODING {encoding} LC_COLLATE {collate} LC_CTYPE {ctype}")
         };
         // A locale that this machine has not got changes the order of texts, and nothing that the shadow is asked.
-        if admin.client.batch_execute(&create(&dump.collate, &dump.ctype)).await.is_err() {
-            admin.client.batch_execute(&create("C", "C")).await.map_err(|e| {
+        if admin.client().batch_execute(&create(&dump.collate, &dump.ctype)).await.is_err() {
+            admin.client().batch_execute(&create("C", "C")).await.map_err(|e| {
                 refused(&attempted, &e).hint("the shadow needs a superuser, and a server that is not in use for anything else")
             })?;
         }
@@ -57,10 +62,10 @@ impl Scratch {
     pub(super) async fn drop(self) -> Result<(), PortError> {
         let attempted = format!("drop the scratch database {}", self.at.database);
         let sql = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quote_ident(&self.at.database));
-        self.admin.client.batch_execute(&sql).await.map_err(|e| refused(&attempted, &e))?;
+        self.admin.client().batch_execute(&sql).await.map_err(|e| refused(&attempted, &e))?;
         for role in &self.roles {
             let sql = format!("DROP ROLE IF EXISTS {}", quote_ident(role));
-            self.admin.client.batch_execute(&sql).await.map_err(|e| refused(&format!("drop the role {role}"), &e))?;
+            self.admin.client().batch_execute(&sql).await.map_err(|e| refused(&format!("drop the role {role}"), &e))?;
         }
         Ok(())
     }
@@ -69,7 +74,7 @@ impl Scratch {
     pub(super) async fn session(&self, dump: &SchemaDump) -> Result<Session, PortError> {
         let session = self.plain_session().await?;
         for (name, value) in &dump.settings {
-            let set = session.client.execute("SELECT set_config($1, $2, false)", &[name, value]).await;
+            let set = session.client.execute("SELECT pg_catalog.set_config($1, $2, false)", &[name, value]).await;
             set.map_err(|e| refused(&format!("set `{name}` in the shadow"), &e))?;
         }
         Ok(session)
@@ -136,7 +141,7 @@ impl Scratch {
         let Some(role) = missing_role(error).filter(lent) else { return Ok(false) };
         // Of every right and without a login: the shadow is not there to find missing grants.
         let sql = format!("CREATE ROLE {} SUPERUSER NOLOGIN", quote_ident(&role));
-        match self.admin.client.batch_execute(&sql).await {
+        match self.admin.client().batch_execute(&sql).await {
             Ok(()) => self.roles.push(role),
             Err(e) => return Err(refused(&format!("make the role {role} for the shadow"), &e)),
         }

@@ -85,7 +85,7 @@ impl<'a> Trial<'a> {
     }
 
     async fn transaction(&self) -> Result<String, PortError> {
-        let row = self.session.client.query_one("SELECT pg_current_xact_id()::text", &[]).await;
+        let row = self.session.client.query_one("SELECT pg_catalog.pg_current_xact_id()::pg_catalog.text", &[]).await;
         row.and_then(|row| row.try_get(0)).map_err(|e| trying(&e))
     }
 
@@ -227,8 +227,10 @@ impl<'a> Trial<'a> {
     }
 
     async fn locks(&self) -> Result<Locks, PortError> {
-        let sql = "SELECT relation, mode FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'relation' AND granted \
-                       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+        let sql = "SELECT relation, mode FROM pg_catalog.pg_locks WHERE pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid() \
+                       AND locktype OPERATOR(pg_catalog.=) 'relation' AND granted \
+                       AND database OPERATOR(pg_catalog.=) (SELECT d.oid FROM pg_catalog.pg_database AS d \
+                           WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())";
         let rows = self.session.client.query(sql, &[]).await;
         let locks = rows.and_then(|rows| rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect());
         locks.map_err(|e| refused("read the locks that a statement took", &e))
@@ -244,7 +246,9 @@ impl<'a> Trial<'a> {
 
     /// Tables and indexes that have another file than when this was asked last.
     async fn rewrites(&mut self) -> Result<Vec<RelationName>, PortError> {
-        let rows = self.session.client.query("SELECT oid, relfilenode FROM pg_class WHERE relkind IN ('r', 'i', 'm')", &[]).await;
+        let sql = "SELECT oid, relfilenode FROM pg_catalog.pg_class \
+                   WHERE relkind OPERATOR(pg_catalog.=) ANY ('{r,i,m}'::pg_catalog.\"char\"[])";
+        let rows = self.session.client.query(sql, &[]).await;
         let files = rows.and_then(|rows| rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect());
         let files: Vec<(u32, u32)> = files.map_err(|e| refused("read what a statement rewrote", &e))?;
         let mut rewrites = Vec::new();
@@ -289,8 +293,9 @@ impl<'a> Trial<'a> {
             Some(schema) => format!("{}.{}", quote_ident(schema), quote_ident(&name.name)),
             None => quote_ident(&name.name),
         };
-        let sql = "SELECT c.oid, n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-                   WHERE c.oid = to_regclass($1)";
+        let sql = "SELECT c.oid, n.nspname::pg_catalog.text, c.relname::pg_catalog.text FROM pg_catalog.pg_class AS c \
+                   JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
+                   WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass($1)";
         let rows = self.session.client.query(sql, &[&text]).await;
         let found = rows.and_then(|rows| {
             rows.first()

@@ -14,7 +14,7 @@ pub(super) const WATCH: &str = "
     CREATE SCHEMA greenlight;
     CREATE TABLE greenlight.noted (relation oid, kind text, column_name text, fires text[]);
     GRANT USAGE ON SCHEMA greenlight TO PUBLIC;
-    CREATE FUNCTION greenlight.note_write() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+    CREATE FUNCTION greenlight.note_write() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     BEGIN
         INSERT INTO greenlight.noted SELECT TG_RELID, lower(TG_OP), TG_ARGV[0], array(
             SELECT t.tgname::text FROM pg_trigger t
@@ -43,10 +43,12 @@ pub(super) async fn watch(session: &Session, tables: &BTreeSet<u32>, columns: bo
 
 /// The triggers that watch these tables. They fire whatever the session's replication role is.
 async fn watches(session: &Session, tables: &BTreeSet<u32>, columns: bool) -> Result<Vec<Watch>, Error> {
-    let sql = "SELECT n.nspname::text, c.relname::text, coalesce(array_agg(a.attname::text) FILTER (WHERE a.attnum > 0 \
-                   AND NOT a.attisdropped AND a.attgenerated = ''), '{}') \
-               FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid \
-               WHERE c.oid = ANY ($1) GROUP BY c.oid, n.nspname, c.relname";
+    let sql = "SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text, \
+                   coalesce(pg_catalog.array_agg(a.attname::pg_catalog.text) FILTER (WHERE a.attnum OPERATOR(pg_catalog.>) 0 \
+                       AND NOT a.attisdropped AND a.attgenerated OPERATOR(pg_catalog.=) ''), '{}') \
+               FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
+               JOIN pg_catalog.pg_attribute AS a ON a.attrelid OPERATOR(pg_catalog.=) c.oid \
+               WHERE c.oid OPERATOR(pg_catalog.=) ANY ($1) GROUP BY c.oid, n.nspname, c.relname";
     let oids: Vec<u32> = tables.iter().copied().collect();
     let mut watches = Vec::new();
     for row in session.client.query(sql, &[&oids]).await? {

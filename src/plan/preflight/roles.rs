@@ -20,6 +20,7 @@ pub(super) fn check(look: &Look<'_>) -> Vec<Finding> {
         findings.push(rights(side, server));
         findings.extend(leftovers(side, server));
         findings.extend(read_only(side, server));
+        findings.extend(alter_system(side, server));
     }
     findings.push(claim(look.blue()));
     findings.extend(look.servers().into_iter().filter_map(|(side, server)| role_name(side, server)));
@@ -114,7 +115,7 @@ fn rights(side: Side, server: &ServerSurvey) -> Finding {
          session and promoting need one.",
         server.user
     );
-    refused(code, seen, "connect as a superuser; managed servers that give none need another strategy")
+    refused(code, seen, "connect as a superuser; a managed server that gives none cannot be used yet")
 }
 
 /// `"$user"` stands first in PostgreSQL's own search path.
@@ -176,6 +177,17 @@ fn read_only(side: Side, server: &ServerSurvey) -> Option<Finding> {
     })
 }
 
+/// A run sets and resets settings of the whole server, which 17 and later can forbid.
+fn alter_system(side: Side, server: &ServerSurvey) -> Option<Finding> {
+    (server.setting("allow_alter_system") == "off").then(|| {
+        refused(
+            format!("alter-system:{side}"),
+            format!("`allow_alter_system` is off on {side}: no run could set what it must."),
+            "set `allow_alter_system = on` in that server's configuration and reload it, for as long as a run lasts",
+        )
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::example::{World, assert_answers};
@@ -199,6 +211,8 @@ mod tests {
         assert_answers(&World::with(|w| w.green().set("recovery_min_apply_delay", "5000")), "apply-delay", "refused");
         assert_answers(&World::with(|w| w.blue().superuser = false), "superuser:blue", "refused");
         assert_answers(&World::with(|w| w.green().superuser = false), "superuser:green", "refused");
+        let forbid = |w: &mut World| drop(w.green().settings.insert("allow_alter_system".to_owned(), "off".to_owned()));
+        assert_answers(&World::with(forbid), "alter-system:green", "refused");
         assert_answers(&World::with(|w| w.blue().user = "greenlight".to_owned()), "role-name:blue", "refused");
         assert_answers(&World::with(|w| w.blue().claimed_by = Some("r1a2b3c4".to_owned())), "claimed", "refused");
         assert_answers(&World::with(|w| w.blue().set("default_transaction_read_only", "on")), "read-only:blue", "refused");
