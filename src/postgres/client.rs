@@ -331,12 +331,12 @@ fn config(endpoint: &Endpoint, options: &SessionOptions) -> Result<Config, PortE
 }
 
 /// A column of a row, by number.
-pub(super) fn cell<'a, T: FromSql<'a>>(row: &'a Row, column: usize) -> Result<T, PortError> {
+pub(crate) fn cell<'a, T: FromSql<'a>>(row: &'a Row, column: usize) -> Result<T, PortError> {
     row.try_get(column).map_err(|e| PortError::refused(format!("read column {column} of the server's answer")).because(e))
 }
 
 /// The first row of an answer that always has one.
-pub(super) fn one(rows: &[Row]) -> Result<&Row, PortError> {
+pub(crate) fn one(rows: &[Row]) -> Result<&Row, PortError> {
     rows.first().ok_or_else(|| PortError::refused("read the server's answer").because("it has no row"))
 }
 

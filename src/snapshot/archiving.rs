@@ -1,6 +1,7 @@
 //! Whether WAL reaches the archive: what the server is set to do, and the proof by a segment that is seen to arrive.
 
 use super::{ArchiveProof, Source};
+use crate::postgres::client::cell;
 use crate::word::{Clock, PortError};
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ pub(super) async fn check(source: &Source, command: &str) -> Result<(), PortErro
     let attempted = "see that the server archives its WAL";
     let rows = source.session().await?.read("read how WAL is archived", SETTINGS, &[]).await?;
     let row = rows.first().ok_or_else(|| PortError::transient(attempted))?;
-    let (mode, by_command, by_library): (String, String, String) = (row.get(0), row.get(1), row.get(2));
+    let (mode, by_command, by_library): (String, String, String) = (cell(row, 0)?, cell(row, 1)?, cell(row, 2)?);
     let how = || format!("set `archive_mode = on` (which needs a restart) and `archive_command = '{command}'`");
     if mode == "off" {
         return Err(PortError::refused(attempted).because("`archive_mode` is off").hint(how()));
@@ -57,5 +58,5 @@ pub(super) async fn prove<F: Future<Output = Result<bool, PortError>>>(
 /// The segment with which archiving failed last, where it has not succeeded since.
 async fn failed(source: &Source) -> Result<Option<String>, PortError> {
     let rows = source.session().await?.read("read how archiving went", FAILED, &[]).await?;
-    Ok(rows.first().and_then(|row| row.get(0)))
+    rows.first().map_or(Ok(None), |row| cell(row, 0))
 }

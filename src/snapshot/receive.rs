@@ -6,7 +6,7 @@
 
 use super::basebackup::Basebackup;
 use super::host::{Version, text};
-use crate::postgres::client::Session;
+use crate::postgres::client::{Session, cell};
 use crate::word::PortError;
 use std::{path::PathBuf, time::Duration};
 use tokio_postgres::types::Type;
@@ -74,7 +74,7 @@ async fn pids(store: &Basebackup) -> Result<Vec<u32>, PortError> {
 async fn streams(store: &Basebackup, session: &Session) -> Result<bool, PortError> {
     let sql = "SELECT active FROM pg_replication_slots WHERE slot_name = $1";
     let rows = session.read("look at the receiver's slot", sql, &[(&store.slot, Type::NAME)]).await?;
-    Ok(rows.first().is_some_and(|row| row.get(0)))
+    rows.first().map_or(Ok(false), |row| cell(row, 0))
 }
 
 /// The slot and the receiver, with what the slot keeps.
@@ -86,7 +86,7 @@ pub(super) async fn made(store: &Basebackup) -> Result<Vec<String>, PortError> {
     let running = pids(store).await?;
     let mut made = Vec::new();
     if let Some(row) = rows.first() {
-        let (active, kept): (bool, Option<i64>) = (row.get(0), row.get(1));
+        let (active, kept): (bool, Option<i64>) = (cell(row, 0)?, cell(row, 1)?);
         let state = if active { "in use" } else { "not in use: the server keeps WAL for it until it is removed" };
         let kept = kept.map_or("an unknown amount".to_owned(), |bytes| format!("{} MB", bytes >> 20));
         made.push(format!("slot {} on the server, {state}; keeps {kept} of WAL", store.slot));

@@ -1,7 +1,7 @@
 //! The server whose backups these are, over SQL.
 
 use super::Point;
-use crate::postgres::client::{Session, SessionOptions};
+use crate::postgres::client::{Session, SessionOptions, cell, one};
 use crate::word::{Endpoint, Lsn, PortError, Timestamp};
 use std::time::Duration;
 use tokio_postgres::types::{PgLsn, Type};
@@ -63,12 +63,12 @@ impl Source {
         let rows = self.session().await?.read(attempted, FACTS, &[]).await?;
         let row = rows.first().ok_or_else(|| PortError::refused(attempted))?;
         Ok(Facts {
-            major: row.get::<_, i32>(0).cast_unsigned(),
-            system_identifier: row.get::<_, i64>(1).cast_unsigned(),
-            segment_bytes: row.get::<_, i64>(2).cast_unsigned(),
-            tablespaces: row.get::<_, Vec<String>>(3).iter().filter_map(|line| Tablespace::read(line)).collect(),
-            now: row.get(4),
-            bytes: row.get::<_, Option<i64>>(5).unwrap_or(0).cast_unsigned(),
+            major: cell::<i32>(row, 0)?.cast_unsigned(),
+            system_identifier: cell::<i64>(row, 1)?.cast_unsigned(),
+            segment_bytes: cell::<i64>(row, 2)?.cast_unsigned(),
+            tablespaces: cell::<Vec<String>>(row, 3)?.iter().filter_map(|line| Tablespace::read(line)).collect(),
+            now: cell(row, 4)?,
+            bytes: cell::<Option<i64>>(row, 5)?.unwrap_or(0).cast_unsigned(),
         })
     }
 
@@ -82,12 +82,12 @@ impl Source {
         let rows =
             session.change(&attempted, "SELECT pg_create_restore_point($1), clock_timestamp()", &[(&name, Type::TEXT)]).await?;
         let row = rows.first().ok_or_else(|| PortError::uncertain(attempted.clone()))?;
-        let lsn: PgLsn = row.get(0);
+        let lsn: PgLsn = cell(row, 0)?;
         // The name is of the segment before a place on a boundary, where this record indeed ends.
         let sql = format!("SELECT {TIMELINE}");
         let timeline = session.read("read the timeline", &sql, &[(&lsn, Type::PG_LSN)]).await?;
-        let timeline = timeline.first().map_or(1, |row| row.get::<_, i32>(0).cast_unsigned());
-        Ok(Point { name: name.to_owned(), lsn: Lsn(lsn.into()), timeline, at: row.get(1) })
+        let timeline = cell::<i32>(one(&timeline)?, 0)?.cast_unsigned();
+        Ok(Point { name: name.to_owned(), lsn: Lsn(lsn.into()), timeline, at: cell(row, 1)? })
     }
 
     /// Ends the present segment, which has something in it, and names it; and the place where it ended.
@@ -98,6 +98,6 @@ impl Source {
         let sql = "SELECT pg_walfile_name(l), l FROM pg_switch_wal() l";
         let rows = session.change("end the segment", sql, &[]).await?;
         let row = rows.first().ok_or_else(|| PortError::uncertain("end the segment"))?;
-        Ok((row.get(0), Lsn(row.get::<_, PgLsn>(1).into())))
+        Ok((cell(row, 0)?, Lsn(cell::<PgLsn>(row, 1)?.into())))
     }
 }

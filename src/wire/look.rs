@@ -7,7 +7,7 @@ use crate::plan::{
     self, GreenSurvey, NewestBackup, Plan, PlanInput, RouteSurvey, ServerSurvey, SnapshotSurvey, Strategy, Survey,
 };
 use crate::playbook::{ON_GREEN, Playbook};
-use crate::postgres::client::{Session, SessionOptions};
+use crate::postgres::client::{Session, SessionOptions, cell, one};
 use crate::postgres::survey;
 use crate::process;
 use crate::provider::{LocalProvider, LocalServer, Login, NewServer};
@@ -147,13 +147,13 @@ async fn look_at_routes(playbook: &Playbook, blue: &Endpoint, clock: &Arc<dyn Cl
     let signature = {
         let session = Session::open(blue, &SessionOptions::reading("greenlight/plan"), "blue").await?;
         let rows = session.read("read who blue is", crate::postgres::SIGNATURE_SQL, &[]).await?;
-        rows.first().map(|row| row.get::<_, String>(0))
+        cell::<String>(one(&rows)?, 0)?
     };
     let mut routes = Vec::new();
     for spec in &playbook.routes {
         let router = ports::pgbouncer(spec, blue, clock)?;
         let mut survey = router.survey().await;
-        survey.answers_from_blue = router.who_answers().await.ok().zip(signature.as_ref()).map(|(answer, blue)| answer == *blue);
+        survey.answers_from_blue = router.who_answers().await.ok().map(|answer| answer == signature);
         routes.push(survey);
     }
     Ok(routes)

@@ -3,7 +3,7 @@
 use crate::cli::arguments::LabArgs;
 use crate::cli::print;
 use crate::plan::{HostSpec, RetentionSpec, SnapshotSpec, StoreSpec, WalSpec};
-use crate::postgres::client::{Session, SessionOptions};
+use crate::postgres::client::{Session, SessionOptions, cell, one};
 use crate::postgres::programs::Installed;
 use crate::process;
 use crate::provider::{LocalServer, Login, NewServer, StopMode, crash_in};
@@ -174,7 +174,7 @@ impl Bench {
         let session = Session::open(&at, &SessionOptions::reading("greenlight/lab"), "the server by hand").await?;
         loop {
             let sql = format!("SELECT coalesce(pg_last_wal_replay_lsn() >= '{until}', false)");
-            if session.read("look how far it is", &sql, &[]).await?.first().is_some_and(|row| row.get(0)) {
+            if cell(one(&session.read("look how far it is", &sql, &[]).await?)?, 0)? {
                 break;
             }
             self.clock.sleep(Duration::from_millis(20)).await;

@@ -116,7 +116,7 @@ pub(super) async fn versions(world: &World, side: Side) -> anyhow::Result<String
     )
     .await?;
     let rows = session.read("read the version", "SELECT current_setting('server_version')", &[]).await?;
-    Ok(rows.first().map(|row| row.get::<_, String>(0)).unwrap_or_default())
+    Ok(crate::postgres::client::cell(crate::postgres::client::one(&rows)?, 0)?)
 }
 
 pub(super) async fn pooler_version(world: &World) -> anyhow::Result<String> {

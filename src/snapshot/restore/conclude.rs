@@ -2,6 +2,7 @@
 
 use super::configure::UNTIL_PROMOTED;
 use super::place::{Marker, Place, State};
+use crate::postgres::client::{cell, one};
 use crate::postgres::sweep;
 use crate::snapshot::SnapshotStore;
 use crate::word::{Endpoint, PortError};
@@ -30,12 +31,12 @@ pub async fn promote(place: &Place, like: &Endpoint) -> Result<(), PortError> {
     let session = place.session(like).await?;
     let sql = "SELECT CASE WHEN pg_is_in_recovery() THEN pg_promote(true, 55) ELSE true END";
     let rows = session.change("promote it", sql, &[]).await?;
-    if !rows.first().is_some_and(|row| row.get(0)) {
+    if !cell::<bool>(one(&rows)?, 0)? {
         return Err(PortError::uncertain("see the restored server promoted within 55 s"));
     }
     let sql = "SELECT EXISTS (SELECT FROM pg_file_settings WHERE name = $1 AND sourcefile LIKE '%postgresql.auto.conf')";
     let rows = session.read("look whether it is set for a recovery", sql, &[(&UNTIL_PROMOTED[0], Type::TEXT)]).await?;
-    if rows.first().is_some_and(|row| row.get(0)) {
+    if cell::<bool>(one(&rows)?, 0)? {
         // What runs had made came with the copy, claim and fence among it. Those runs work on the server, and not here.
         let at = place.endpoint(like);
         for leftover in sweep::list(&at).await? {
@@ -66,7 +67,7 @@ pub async fn discard(store: &dyn SnapshotStore, place: &Place, like: &Endpoint) 
         && let Ok(session) = place.session(like).await
     {
         let rows = session.read("look whether it is still in recovery", "SELECT pg_is_in_recovery()", &[]).await?;
-        if !rows.first().is_some_and(|row| row.get(0)) {
+        if !cell::<bool>(one(&rows)?, 0)? {
             return Err(PortError::refused(attempted())
                 .because("somebody promoted it by hand, and it may serve")
                 .hint("stop and remove it by hand"));

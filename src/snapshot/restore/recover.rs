@@ -4,7 +4,7 @@ use super::check::search;
 use super::configure::configure;
 use super::place::{Content, Marker, State};
 use super::{RestorePlan, Target};
-use crate::postgres::client::Session;
+use crate::postgres::client::{Session, cell, one};
 use crate::snapshot::host::text;
 use crate::snapshot::{Estimate, Progress, Segment, SnapshotStore, tablespaces};
 use crate::word::{Clock, Endpoint, Failure, Lsn, PortError, Timestamp};
@@ -98,7 +98,7 @@ pub async fn recover(
     Ok(Restored {
         endpoint: place.endpoint(like),
         replayed,
-        last_commit: rows.first().and_then(|row| row.get(0)),
+        last_commit: cell(one(&rows)?, 0)?,
         timeline: plan.timeline,
         measured: Estimate {
             measured_at: clock.now(),
@@ -159,12 +159,12 @@ impl Watch<'_> {
     async fn standing(&self, session: &Session) -> Result<(Lsn, bool), PortError> {
         let rows = session.read("look how far it is", STANDING, &[]).await?;
         let row = rows.first().ok_or_else(|| PortError::transient("look how far it is"))?;
-        if !row.get::<_, bool>(0) {
+        if !cell::<bool>(row, 0)? {
             return Err(PortError::refused(self.attempted()).because("somebody promoted it meanwhile"));
         }
-        let at = row.get::<_, Option<PgLsn>>(1).map_or(Lsn(0), |lsn| Lsn(lsn.into()));
-        let paused = row.get::<_, &str>(2) == "paused";
-        let at_the_end = self.plan.target == Target::Latest && row.get::<_, bool>(3);
+        let at = cell::<Option<PgLsn>>(row, 1)?.map_or(Lsn(0), |lsn| Lsn(lsn.into()));
+        let paused = cell::<&str>(row, 2)? == "paused";
+        let at_the_end = self.plan.target == Target::Latest && cell::<bool>(row, 3)?;
         if at_the_end && !paused {
             // It would go on as soon as more is archived.
             session.change("hold replay where it is", "SELECT pg_wal_replay_pause()", &[]).await?;

@@ -3,7 +3,7 @@
 use super::SalvageTable;
 use super::compare::{Change, Kind, compare, writing_session};
 use super::write::{conflict, insert_into};
-use crate::postgres::client::Session;
+use crate::postgres::client::{Session, cell};
 use crate::postgres::failure::{self, Effect};
 use crate::word::{Endpoint, PortError};
 use serde::Serialize;
@@ -115,8 +115,9 @@ async fn column_types(target: &Session, table: &SalvageTable) -> Result<Vec<Stri
     let sql = "SELECT a.attname::text, format_type(a.atttypid, a.atttypmod) FROM pg_attribute a \
                WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped";
     let rows = target.read(&attempted, sql, &[(&table.name.sql(), Type::TEXT)]).await?;
+    let types: Vec<(String, String)> = rows.iter().map(|row| Ok((cell(row, 0)?, cell(row, 1)?))).collect::<Result<_, _>>()?;
     let of = |name: &String| {
-        let found = rows.iter().find(|row| row.get::<_, &str>(0) == name).map(|row| row.get::<_, String>(1));
+        let found = types.iter().find(|(column, _)| column == name).map(|(_, kind)| kind.clone());
         found.ok_or_else(|| {
             PortError::refused(attempted.clone()).because(format!("the server that takes the rows has no column `{name}`"))
         })
