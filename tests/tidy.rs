@@ -292,11 +292,7 @@ const SESSIONS: &[(&str, &[&str], &str)] = &[
         ],
         "what somebody wrote for applications runs there, and every statement of our own is qualified",
     ),
-    (
-        "SessionOptions::untouched(",
-        &["src/postgres/survey.rs", "src/postgres/probe.rs"],
-        "to see what others find",
-    ),
+    ("SessionOptions::untouched(", &["src/postgres/survey.rs", "src/postgres/probe.rs"], "to see what others find"),
     ("SessionOptions::pgbouncer(", &["src/route/pgbouncer/console.rs"], "it is no PostgreSQL"),
 ];
 

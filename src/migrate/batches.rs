@@ -385,11 +385,10 @@ impl Run<'_> {
         let is_down = self.way == Way::Down;
         let passed = i64::try_from(range.passed).unwrap_or(i64::MAX);
         let changed = if let Some(after) = &range.after {
-            let sql =
-                format!(
-                    "UPDATE {TABLE} SET reached = $1, passed = $2 WHERE version OPERATOR(pg_catalog.=) $3 \
+            let sql = format!(
+                "UPDATE {TABLE} SET reached = $1, passed = $2 WHERE version OPERATOR(pg_catalog.=) $3 \
                      AND is_down OPERATOR(pg_catalog.=) $4 AND reached OPERATOR(pg_catalog.=) $5"
-                );
+            );
             client.execute(&sql, &[&range.until, &passed, version, &is_down, after]).await?
         } else {
             let sql = format!(

@@ -51,11 +51,11 @@ impl<'a> Statements<'a> {
     pub(super) fn prepare_blue(&self) -> Vec<String> {
         let run = quote_literal(self.plan.run.as_str());
         vec![
-            blue(format!("CREATE SCHEMA IF NOT EXISTS {SCHEMA}")),
+            blue(format!("CREATE SCHEMA {SCHEMA}")),
             blue(
-                "CREATE TABLE IF NOT EXISTS greenlight.claim (id int PRIMARY KEY CHECK (id = 1), run text NOT NULL, claimed_at timestamptz NOT NULL DEFAULT now())",
+                "CREATE TABLE greenlight.claim (id int PRIMARY KEY CHECK (id = 1), run text NOT NULL, claimed_at timestamptz NOT NULL DEFAULT now())",
             ),
-            blue("CREATE TABLE IF NOT EXISTS greenlight.marker (id int PRIMARY KEY, value bigint NOT NULL, run text NOT NULL)"),
+            blue("CREATE TABLE greenlight.marker (id int PRIMARY KEY, value bigint NOT NULL, run text NOT NULL)"),
             blue(format!("INSERT INTO greenlight.claim (id, run) VALUES (1, {run}) ON CONFLICT DO NOTHING")),
             blue(format!("INSERT INTO greenlight.marker (id, value, run) VALUES (1, 0, {run}) ON CONFLICT DO NOTHING")),
             blue(OPEN),
@@ -228,7 +228,7 @@ impl<'a> Statements<'a> {
     }
 
     pub(super) fn attach_restored(&self) -> Vec<String> {
-        let mut sql = vec![green(format!("CREATE SCHEMA IF NOT EXISTS {SCHEMA}")), green(CLOSED), green(self.fence_triggers())];
+        let mut sql = vec![green(format!("CREATE SCHEMA {SCHEMA}")), green(CLOSED), green(self.fence_triggers())];
         sql.extend(self.assertions(Side::Green));
         sql
     }

@@ -1,7 +1,7 @@
 //! Schema `greenlight`: which run has the database, the marker, and the function of the fence.
 
 use super::{
-    client::{cell, one},
+    client::{Session, cell, one},
     failure::sqlstate,
     fence, health,
     server::PgServer,
@@ -65,6 +65,12 @@ fn what_is_missing(server: &PgServer, there: Option<&[String]>) -> String {
          {}",
         fence::open_function()
     )
+}
+
+/// What makes schema `greenlight` where there is none. One that is there is ours: a stranger's is refused, and one that he
+/// makes meanwhile fails what follows.
+pub(super) async fn schema(session: &Session) -> Result<&'static str, PortError> {
+    Ok(if trust::own_schema(session.client()).await?.is_some() { "" } else { "CREATE SCHEMA greenlight;" })
 }
 
 /// # Errors

@@ -4,7 +4,7 @@
 //! **Invariant:** the door is opened only when the triggers are closed, or when this side is to serve.
 
 use super::{
-    Fence,
+    Fence, claim,
     client::{Session, cell, one},
     failure::sqlstate,
     server::PgServer,
@@ -80,7 +80,7 @@ async fn close_triggers(server: &PgServer) -> Result<(), PortError> {
         open_door(server).await?;
     }
     let session = server.session().await?;
-    let sql = format!("CREATE SCHEMA IF NOT EXISTS greenlight; {}", closed_function(server.run()));
+    let sql = format!("{} {}", claim::schema(&session).await?, closed_function(server.run()));
     session.batch("close the fence", &sql).await?;
     triggers::install(server, &session).await?;
     if closed { open_door(server).await } else { Ok(()) }

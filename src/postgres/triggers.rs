@@ -4,6 +4,7 @@
 //! `LOCK_LIMIT_MS` behind us: one table at a time, tried again while somebody is in the way.
 
 use super::{
+    claim,
     client::{Session, cell},
     failure::sqlstate,
     fence,
@@ -49,7 +50,7 @@ pub(super) async fn ensure_installed(server: &PgServer) -> Result<(), PortError>
     let session = server.session().await?;
     let sql = "SELECT FROM pg_proc WHERE pronamespace = to_regnamespace('greenlight') AND proname = 'fence'";
     if session.read("look for the fence", sql, &[]).await?.is_empty() {
-        let sql = format!("CREATE SCHEMA IF NOT EXISTS greenlight; {}", fence::open_function());
+        let sql = format!("{} {}", claim::schema(&session).await?, fence::open_function());
         session.batch("make the fence's function", &sql).await?;
     }
     install(server, &session).await

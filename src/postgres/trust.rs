@@ -41,7 +41,8 @@ const OWN_SCHEMA: &str = "
             UNION ALL SELECT pg_catalog.concat('`', relname, '` in it is no plain table') FROM relation
                 WHERE NOT relkind = ANY ('{r,i,S,t}'::pg_catalog.\"char\"[]) OR relrowsecurity
                     OR EXISTS (SELECT FROM pg_catalog.pg_rewrite AS w WHERE w.ev_class = relation.oid)
-                    OR EXISTS (SELECT FROM pg_catalog.pg_trigger AS g WHERE g.tgrelid = relation.oid)
+                    OR EXISTS (SELECT FROM pg_catalog.pg_trigger AS g JOIN pg_catalog.pg_proc AS p ON p.oid = g.tgfoid
+                        WHERE g.tgrelid = relation.oid AND (g.tgqual IS NOT NULL OR NOT p.pronamespace = ANY (SELECT oid FROM own)))
                     OR EXISTS (SELECT FROM pg_catalog.pg_inherits AS h WHERE h.inhparent = relation.oid))";
 
 /// Of a table by schema and name ($1, $2): what speaks against it. No row when there is nothing of that name.

@@ -131,7 +131,8 @@ fn archive_of_blue(look: &Look<'_>) -> Finding {
 fn event_triggers(blue: &ServerSurvey) -> Vec<Finding> {
     let findings = blue.event_triggers.iter().map(|name| {
         let consequence =
-            "it fires for the DDL of the run on both servers and for the migration on green, and can refuse or change it";
+            "it fires for the DDL of the run on both servers and for the migration on green, with Greenlight's rights, and can \
+             refuse or change it";
         needs_accept(format!("event-triggers:{name}"), format!("Blue has an event trigger `{name}`."), consequence)
     });
     let findings: Vec<Finding> = findings.collect();
