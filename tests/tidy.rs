@@ -272,8 +272,8 @@ fn only_the_printing_file_of_the_command_line_prints() {
 /// How a session with a server comes to be, and the files that may do it so. Whoever is not named uses `SessionOptions::ours`
 /// or `reading`, in which nobody else's functions and operators are found by their names.
 const SESSIONS: &[(&str, &[&str], &str)] = &[
-    ("SessionOptions {", &["src/postgres/client.rs"], "the constructors stand there"),
-    ("\"search_path\"", &["src/postgres/client.rs"], "no session has a path of its own making"),
+    ("SessionOptions { application_name", &["src/postgres/client.rs"], "the constructors stand there"),
+    ("with(\"search_path\"", &["src/postgres/client.rs"], "no session has a path of its own making"),
     (
         "Config::new()",
         &["src/postgres/client.rs", "src/lab/session.rs", "src/provider/server.rs"],
