@@ -396,6 +396,8 @@ pub(super) enum LabCommand {
     Demo(LabArgs),
     /// Many cutovers and rollbacks under load, measured.
     Bench(BenchArgs),
+    /// Many windows under load, each struck at a random moment by a kill, a full disk, a lock or a broken file.
+    Campaign(CampaignArgs),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -430,6 +432,24 @@ pub(super) struct BenchArgs {
     /// MiB of data, and of WAL, for the measurement of a restore.
     #[arg(long, default_value = "1024")]
     pub restore_mib: u64,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct CampaignArgs {
+    #[command(flatten)]
+    pub lab: LabArgs,
+    /// How many windows are opened, whether they move the writer or go back.
+    #[arg(long, default_value = "100")]
+    pub windows: u32,
+    /// The same seed draws the same victims and moments.
+    #[arg(long, default_value = "1")]
+    pub seed: u64,
+    /// Transactions a second, over all clients.
+    #[arg(long, default_value = "150")]
+    pub rate: u32,
+    /// Leave the world standing when something was not as it must be.
+    #[arg(long)]
+    pub keep: bool,
 }
 
 #[derive(Debug, Args)]

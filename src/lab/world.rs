@@ -229,6 +229,16 @@ impl World {
         self.pooler(number).start(&self.admin(number), &*self.clock).await
     }
 
+    /// Whether clients of the database are paused there, as far as its console answers.
+    pub async fn is_paused(&self, number: usize) -> bool {
+        let databases = session::ask(&self.admin(number), "SHOW DATABASES").await.unwrap_or_default();
+        let name = self.pgbouncer_database();
+        // The last columns are `paused` and `disabled`.
+        databases
+            .iter()
+            .any(|row| row.first().is_some_and(|first| first == name) && row.iter().rev().nth(1).is_some_and(|p| p == "1"))
+    }
+
     /// Ends a PgBouncer, disconnecting its clients, and starts it with its configuration file as it is now.
     pub async fn restart_pgbouncer(&self, number: usize) -> Result<(), PortError> {
         self.pooler(number).stop(&*self.clock).await?;

@@ -67,7 +67,7 @@ pub(super) async fn run(shared: &Shared, args: &BenchArgs) -> anyhow::Result<Exi
     let freeze = Box::pin(super::bench_freeze::measure(&args.lab, FREEZES, f64::from(args.rate))).await;
     let freeze = freeze.context("could not time freezes")?;
     let world = World::up(&options(&args.lab, "shop").await?, &print::say).await?;
-    let playbook = write_playbook(&world, &Soak { secs: 3600, gated: false })?;
+    let playbook = write_playbook(&world, &Soak { secs: 3600, gated: false, on_failure: "rollback" })?;
     let ledger = Ledger::start(&world.routes(), LedgerOptions { clients: CLIENTS, rate: f64::from(args.rate) });
     ledger.wait_for(1000, PATIENCE).await?;
     let (drill, attach_wal_bytes, memory) = Box::pin(attach(&world, &playbook)).await?;
@@ -186,7 +186,7 @@ async fn time_plan(args: &BenchArgs) -> anyhow::Result<(f64, usize)> {
     let limit = Duration::from_mins(5);
     let session = Session::open(&blue, &SessionOptions::ours("greenlight/lab", limit, limit), "blue").await?;
     session.batch("make many tables", &sql).await?;
-    let playbook = write_playbook(&world, &Soak { secs: 3600, gated: false })?;
+    let playbook = write_playbook(&world, &Soak { secs: 3600, gated: false, on_failure: "rollback" })?;
     let playbook = playbook::load(&playbook, &wire::environment).map_err(|problems| anyhow!("{}", problems.render(false)))?;
     let clock = SystemClock::new();
     let started = clock.monotonic();

@@ -68,7 +68,7 @@ pub(super) async fn measure(args: &LabArgs, rounds: u32, rate: f64) -> anyhow::R
 }
 
 fn freeze_playbook(world: &World) -> anyhow::Result<PathBuf> {
-    let path: PathBuf = write_playbook(world, &Soak { secs: 3600, gated: false })?;
+    let path: PathBuf = write_playbook(world, &Soak { secs: 3600, gated: false, on_failure: "rollback" })?;
     let green = world.endpoint(Side::Green);
     let folder = serde_json::Value::from(world.dir().join("green").display().to_string());
     let create = format!("  create: {{host: local, data_dir: {folder}, port: {}}}\nmigrations:\n", green.port);

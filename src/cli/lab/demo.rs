@@ -41,7 +41,7 @@ struct Cutover {
 
 pub(super) async fn run(shared: &Shared, args: &LabArgs) -> anyhow::Result<Exit> {
     let world = World::up(&options(args, "shop").await?, &print::say).await?;
-    let playbook = write_playbook(&world, &Soak { secs: 3600, gated: false })?;
+    let playbook = write_playbook(&world, &Soak { secs: 3600, gated: false, on_failure: "rollback" })?;
     print::say(&format!("{CLIENTS} clients write through PgBouncer and remember every acknowledged row"));
     let ledger = Ledger::start(&world.routes(), LedgerOptions { clients: CLIENTS, rate: RATE });
     ledger.wait_for(BETWEEN, PATIENCE).await?;

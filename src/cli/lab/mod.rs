@@ -3,6 +3,7 @@
 mod bench;
 mod bench_freeze;
 mod bench_restore;
+mod campaign;
 mod demo;
 mod drill;
 
@@ -22,6 +23,7 @@ pub(super) async fn run(shared: &Shared, command: LabCommand) -> anyhow::Result<
         // Dropping what runs removes the world, so Ctrl-C leaves nothing behind.
         LabCommand::Demo(args) => Box::pin(until_interrupted(demo::run(shared, &args))).await,
         LabCommand::Bench(args) => Box::pin(until_interrupted(bench::run(shared, &args))).await,
+        LabCommand::Campaign(args) => Box::pin(until_interrupted(campaign::run(shared, &args))).await,
     }
 }
 
@@ -37,7 +39,7 @@ async fn until_interrupted(work: impl Future<Output = anyhow::Result<Exit>>) -> 
 
 async fn up(shared: &Shared, args: &LabArgs) -> anyhow::Result<Exit> {
     let mut world = World::up(&options(args, "shop").await?, &print::say).await?;
-    let playbook = write_playbook(&world, &Soak { secs: 3600, gated: true })?;
+    let playbook = write_playbook(&world, &Soak { secs: 3600, gated: true, on_failure: "rollback" })?;
     world.keep();
     let dir = args.dir.display();
     match shared.output {
@@ -87,6 +89,8 @@ struct Soak {
     secs: u64,
     /// A person opens the window.
     gated: bool,
+    /// The playbook's word.
+    on_failure: &'static str,
 }
 
 /// The world's playbook, with the shop's migrations beside it.
@@ -117,12 +121,13 @@ fn playbook_text(world: &World, migrations: &Path, soak: &Soak) -> String {
         "version: 1\nname: shop\nstrategy: sync\nblue:\n  url: {}\ngreen:\n  url: {}\nmigrations:\n  dir: {}\nroutes:\n{}\
          validate:\n  rows: true\n  assertions:\n    - name: every order has a customer\n      \
          query: select count(*) from orders o where not exists (select from customers c where c.id = o.customer_id)\n      expect: 0\n\
-         window:\n  max_pause: 5s\n  max_lag: 4MiB\n{gate}soak: {{for: {}s, then: wait}}\non_failure: rollback\n\
+         window:\n  max_pause: 5s\n  max_lag: 4MiB\n{gate}soak: {{for: {}s, then: wait}}\non_failure: {on_failure}\n\
          limits: {{wal_kept: 20GiB}}\naccept: [no-archive, \"backfill:public.customers\"]\n",
         text(&world.url(Side::Blue)),
         text(&world.url(Side::Green)),
         text(&migrations.display().to_string()),
         routes.concat(),
         soak.secs,
+        on_failure = soak.on_failure,
     )
 }
