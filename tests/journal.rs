@@ -563,7 +563,7 @@ fn plan(run: &RunId) -> Plan {
             reads_on_blue: false,
         },
         validate: ValidateSpec { rows: true, chunk_rows: 50_000, parallel: 2, exclude: Vec::new(), assertions: Vec::new() },
-        history: HistorySpec { schema: "public".to_owned(), lock_timeout_ms: 2000, lock_retries: 10 },
+        history: HistorySpec { schema: "public".to_owned(), role: None, lock_timeout_ms: 2000, lock_retries: 10 },
         soak: SoakSpec { for_secs: 3600, then_finish: false },
         limits: LimitsSpec { wal_kept_bytes_max: 10 << 30 },
         on_failure: OnFailure::Rollback,

@@ -6,7 +6,7 @@
 //! The record is in schema `greenlight`, which the run has claimed: it ends with the run's claim, and no copy of the schema
 //! and no comparison sees it.
 
-use super::runner::{Broken, Part, Run, Way};
+use super::runner::{Broken, Part, Run, Way, become_ourselves};
 use super::session::{Around, failure, said};
 use super::statements::{Batch, Statement};
 use super::{Migration, Progress, files::checksum};
@@ -365,10 +365,11 @@ impl Run<'_> {
             }
             broken
         })?;
+        let attempted = || format!("note how far `{}` has come on {}", self.file, self.on);
+        become_ourselves(client).await.map_err(|e| self.broken(attempted(), &e, Around::Transaction))?;
         if is_last {
             return self.note(client).await;
         }
-        let attempted = || format!("note how far `{}` has come on {}", self.file, self.on);
         match self.reach(client, target, range).await {
             Ok(true) => Ok(()),
             Ok(false) => {

@@ -71,8 +71,23 @@ pub struct ShadowReport {
     /// `None`: no migration has a way back.
     #[serde(default)]
     pub down: Option<DownReport>,
+    /// Tables, views, materialized views and sequences that the migrations make.
+    #[serde(default)]
+    pub made: Vec<MadeObject>,
     /// Where the shadow stood, for a person.
     pub stood_on: String,
+}
+
+/// Something that the migrations make, and who may use it by what they themselves say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MadeObject {
+    /// `table`, `view`, `materialized view` or `sequence`.
+    pub kind: String,
+    pub name: RelationName,
+    /// `None`: whoever runs the migrations.
+    pub owner: Option<String>,
+    /// Roles that the migrations grant something on it; `public` for everybody.
+    pub granted: Vec<String>,
 }
 
 /// Whether the down migrations lead back to the schema before.

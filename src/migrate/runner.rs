@@ -9,7 +9,7 @@ use super::statements::{self, Batch, Statement, StatementKind};
 use super::{Applied, Migration, Migrator, Progress, files::checksum, history};
 use crate::plan::HistorySpec;
 use crate::postgres::trust;
-use crate::word::{Clock, Endpoint, Failure, PortError, RunId, Side};
+use crate::word::{Clock, Endpoint, Failure, PortError, RunId, Side, quote_ident};
 use async_trait::async_trait;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use std::{
@@ -259,6 +259,7 @@ impl Run<'_> {
         let file = &self.file;
         let fail = |e: Error| self.broken(format!("run `{file}` on {}", self.on), &e, Around::Transaction);
         client.batch_execute("BEGIN").await.map_err(fail)?;
+        self.become_role(client).await.map_err(fail)?;
         if let Part::Batch { batch, target, range, is_last } = part {
             return self.batch(client, (batch, target), range, is_last).await;
         }
@@ -266,8 +267,7 @@ impl Run<'_> {
         for at in 0..self.statements.len() {
             self.statement(client, at, Around::Transaction).await?;
         }
-        // Whatever role or user the migration left.
-        client.batch_execute("RESET SESSION AUTHORIZATION; RESET ROLE").await.map_err(fail)?;
+        become_ourselves(client).await.map_err(fail)?;
         if transaction(client).await.map_err(fail)? != begun {
             let error = PortError::refused(format!("run `{file}` on {} in one transaction", self.on))
                 .because("it ended the transaction itself")
@@ -284,8 +284,18 @@ impl Run<'_> {
         let timeout = if waits_long { 0 } else { self.history.lock_timeout_ms };
         let attempted = format!("run `{}` on {}", self.file, self.on);
         let set = client.batch_execute(&format!("SET lock_timeout = {timeout}")).await;
-        set.map_err(|e| self.broken(attempted, &e, Around::Transaction))?;
+        let became = if at == 0 { self.become_role(client).await } else { Ok(()) };
+        set.and(became).map_err(|e| self.broken(attempted, &e, Around::Transaction))?;
         self.statement(client, at, Around::Nothing).await
+    }
+
+    /// From here on the migration's own statements run, as the playbook's role where it names one. That is no wall against
+    /// what others wrote: a function that a migration calls can go back to the session's user. It says to whom things belong.
+    async fn become_role(&self, client: &Client) -> Result<(), Error> {
+        match &self.history.role {
+            Some(role) => client.batch_execute(&format!("SET ROLE {}", quote_ident(role))).await,
+            None => Ok(()),
+        }
     }
 
     async fn statement(&self, client: &Client, at: usize, around: Around) -> Result<(), Broken> {
@@ -331,8 +341,8 @@ impl Run<'_> {
     async fn record(&self, client: &Client) -> Result<(), Broken> {
         let attempted = || format!("record `{}` in the history of {}", self.file, self.on);
         let fail = |around| move |e: Error| self.broken(attempted(), &e, around);
-        let reset = "RESET SESSION AUTHORIZATION; RESET ROLE; BEGIN";
-        client.batch_execute(reset).await.map_err(fail(Around::Transaction))?;
+        become_ourselves(client).await.map_err(fail(Around::Transaction))?;
+        client.batch_execute("BEGIN").await.map_err(fail(Around::Transaction))?;
         if let Err(broken) = self.note(client).await {
             let _ = client.batch_execute("ROLLBACK").await;
             return Err(broken);
@@ -368,6 +378,11 @@ impl Run<'_> {
         let took_ms = i32::try_from(self.took_ms()).unwrap_or(i32::MAX);
         client.execute(&sql, &[version, &checksum(&self.migration.up), &took_ms]).await.map(drop).map_err(fail)
     }
+}
+
+/// Whatever role or user the migration left.
+pub(super) async fn become_ourselves(client: &Client) -> Result<(), Error> {
+    client.batch_execute("RESET SESSION AUTHORIZATION; SET ROLE NONE").await
 }
 
 /// The number of the transaction that is open.

@@ -169,7 +169,7 @@ fn findings(look: &FirstLook<'_>, wal_kept: u64) -> Vec<Finding> {
             reads_on_blue: false,
         },
         validate: ValidateSpec { rows: true, chunk_rows: 50_000, parallel: 2, exclude: Vec::new(), assertions: Vec::new() },
-        history: HistorySpec { schema: "public".to_owned(), lock_timeout_ms: 2_000, lock_retries: 10 },
+        history: HistorySpec { schema: "public".to_owned(), role: None, lock_timeout_ms: 2_000, lock_retries: 10 },
         soak: SoakSpec { for_secs: 72 * 3600, then_finish: false },
         limits: LimitsSpec { wal_kept_bytes_max: wal_kept },
         on_failure: OnFailure::Rollback,
@@ -187,6 +187,7 @@ fn findings(look: &FirstLook<'_>, wal_kept: u64) -> Vec<Finding> {
         shadow: Err("nothing is to be migrated".to_owned()),
         routes: Vec::new(),
         applied: Vec::new(),
+        rights: None,
         snapshots: None,
     };
     let mut findings = compile(input, &survey, RunId::random(), Timestamp::UNIX_EPOCH).findings;

@@ -289,6 +289,9 @@ pub struct AssertionSpec {
 pub struct HistorySpec {
     /// The schema of `schema_migrations`.
     pub schema: String,
+    /// As whom the migrations run; as the user of the connection when absent.
+    #[serde(default)]
+    pub role: Option<String>,
     pub lock_timeout_ms: u64,
     pub lock_retries: u32,
 }

@@ -2,7 +2,7 @@ use crate::migrate::{Applied, ShadowReport};
 use crate::schema::Catalog;
 use crate::word::{Lsn, RelationName, Timestamp};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What was seen of the servers, routes and tools when planning: plain data, gathered without changing anything.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -14,9 +14,45 @@ pub struct Survey {
     pub routes: Vec<RouteSurvey>,
     /// Migrations that blue's history table shows as applied.
     pub applied: Vec<Applied>,
+    /// Who may use what on blue; `None` where nothing is migrated.
+    #[serde(default)]
+    pub rights: Option<RightsSurvey>,
     /// Of the store that the playbook names. Err: why it could not be looked at.
     #[serde(default)]
     pub snapshots: Option<Result<SnapshotSurvey, String>>,
+}
+
+/// Who owns and who may use what in blue's database: to tell what becomes of objects that the migrations make.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RightsSurvey {
+    /// The user of the connection.
+    pub user: String,
+    /// For each schema the roles, superusers left out, that own one of its tables or views, or were granted something on one;
+    /// `public` for everybody.
+    pub users: BTreeMap<String, BTreeSet<String>>,
+    /// What `ALTER DEFAULT PRIVILEGES` says of tables and views.
+    pub defaults: Vec<DefaultGrant>,
+    /// The role that the playbook names, if it names one.
+    pub role: Option<RoleRights>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DefaultGrant {
+    /// Of whose new objects.
+    pub owner: String,
+    /// In which schema; in all when absent.
+    pub schema: Option<String>,
+    pub grantee: String,
+}
+
+/// What the role is like as which the migrations are to run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoleRights {
+    pub exists: bool,
+    /// Owners of tables, views and sequences of whom it is no member, each with how many.
+    pub foreign: BTreeMap<String, u64>,
+    /// Schemas with tables in which it may not create.
+    pub closed_schemas: Vec<String>,
 }
 
 /// What a store of backups holds.

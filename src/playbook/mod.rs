@@ -217,10 +217,11 @@ fn restore_spec(shape: shape::RestoreInto) -> Result<RestoreSpec, Flaw> {
 /// Where nothing is migrated, nothing is ever looked up in it.
 fn history_spec(shape: Option<shape::Migrations>) -> Result<HistorySpec, Flaw> {
     let Some(shape) = shape else {
-        return Ok(HistorySpec { schema: "public".to_owned(), lock_timeout_ms: 0, lock_retries: 0 });
+        return Ok(HistorySpec { schema: "public".to_owned(), role: None, lock_timeout_ms: 0, lock_retries: 0 });
     };
     Ok(HistorySpec {
         schema: shape.history.schema,
+        role: shape.role,
         lock_timeout_ms: millis(scalar::read_duration(&shape.lock_timeout)?),
         lock_retries: shape.lock_retries,
     })

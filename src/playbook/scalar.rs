@@ -98,6 +98,10 @@ pub(super) fn schema_name(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "format": OBJECT, "minLength": 1, "maxLength": 63, "examples": ["public"]})
 }
 
+pub(super) fn role_name(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "format": OBJECT, "minLength": 1, "maxLength": 63, "examples": ["app_owner"]})
+}
+
 pub(super) fn database(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "format": OBJECT, "minLength": 1, "maxLength": 63, "examples": ["shop"]})
 }

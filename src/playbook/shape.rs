@@ -179,6 +179,11 @@ pub(super) struct Migrations {
     /// The folder with `VERSION_NAME.up.sql` and `VERSION_NAME.down.sql`, relative to this file.
     #[schemars(schema_with = "scalar::migrations")]
     pub dir: String,
+    /// The role as which the migrations run, written as it is named in PostgreSQL, without quotes. What they make belongs to it.
+    /// Without it they run as the user of `green.url` (`in-place`: of `blue.url`), and what they make belongs to that user.
+    #[schemars(schema_with = "scalar::role_name")]
+    #[serde(default)]
+    pub role: Option<String>,
     /// The table that remembers which migrations were applied.
     #[serde(default)]
     pub history: History,

@@ -8,6 +8,7 @@ pub mod catalog;
 pub mod client;
 pub mod failure;
 pub mod programs;
+pub mod rights;
 pub mod survey;
 pub mod sweep;
 

@@ -8,7 +8,7 @@ use crate::plan::{
 };
 use crate::playbook::{ON_GREEN, Playbook};
 use crate::postgres::client::{Session, SessionOptions, cell, one};
-use crate::postgres::survey;
+use crate::postgres::{rights, survey};
 use crate::process;
 use crate::provider::{LocalProvider, LocalServer, Login, NewServer};
 use crate::route::{PgBouncer, Router};
@@ -104,7 +104,13 @@ async fn look(playbook: &Playbook, migrations: &[Migration], run: &RunId, clock:
         None => None,
         Some(_) => Some(look_at_snapshots(playbook).await.map_err(|error| format!("{error:#}"))),
     };
-    Ok(Survey { blue, green, shadow, routes, applied, snapshots })
+    let rights = if migrates {
+        let session = Session::open(&blue_at, &SessionOptions::reading("greenlight/plan"), "blue").await?;
+        Some(rights::read(&session, playbook.history.role.as_deref()).await?)
+    } else {
+        None
+    };
+    Ok(Survey { blue, green, shadow, routes, applied, rights, snapshots })
 }
 
 /// Why blue could not be restored to where the playbook says.

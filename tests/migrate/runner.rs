@@ -243,3 +243,68 @@ async fn on_blue_a_commit_waits_as_the_server_says_and_on_green_for_nobody() {
         migrator.revert(&gone, &|_, _| ()).await.unwrap();
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migrations_run_as_the_role_that_is_named_and_what_they_make_belongs_to_it() {
+    let world = world().await;
+    let roles = "CREATE ROLE \"app Owner\" NOLOGIN; CREATE ROLE app LOGIN; CREATE SCHEMA shop AUTHORIZATION \"app Owner\"; \
+        CREATE TABLE shop.orders (id int PRIMARY KEY); ALTER TABLE shop.orders OWNER TO \"app Owner\"; \
+        GRANT SELECT ON shop.orders TO app; \
+        ALTER DEFAULT PRIVILEGES FOR ROLE \"app Owner\" IN SCHEMA shop GRANT SELECT ON TABLES TO app";
+    world.shop().await.batch_execute(roles).await.unwrap();
+    let named = greenlight::plan::HistorySpec { role: Some("app Owner".to_owned()), ..crate::world::history() };
+    let migrator = world.migrator_with(named);
+    let whole = migration("1", "CREATE TABLE shop.invoices (id int);\nCREATE VIEW shop.recent AS SELECT id FROM shop.orders;");
+    let alone =
+        "-- greenlight: no-transaction\nCREATE TABLE shop.alone (id int);\nCREATE INDEX CONCURRENTLY late ON shop.alone (id);";
+    let batches = "-- greenlight: batches of 2\nUPDATE shop.orders SET id = id WHERE :batch;";
+    world.shop().await.batch_execute("INSERT INTO shop.orders SELECT generate_series(1, 5)").await.unwrap();
+    for one in [whole, migration("2", alone), migration("3", batches)] {
+        migrator.apply(&one, &|_, _| ()).await.unwrap();
+    }
+    let theirs = "SELECT count(*) FROM pg_class WHERE relname IN ('invoices', 'recent', 'alone') \
+        AND pg_get_userbyid(relowner) = 'app Owner' AND has_table_privilege('app', oid, 'SELECT')";
+    assert_eq!(count(&world, theirs).await, 3);
+    // What Greenlight keeps is its own, and what the role may not do is refused.
+    assert_eq!(versions(&world).await, ["1", "2", "3"]);
+    let error = migrator.apply(&migration("4", "DROP TABLE t;"), &|_, _| ()).await.unwrap_err();
+    assert!(error.chain().contains("must be owner of table t"), "{}", error.chain());
+    assert_eq!(versions(&world).await, ["1", "2", "3"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_shadow_tells_what_is_made_and_the_survey_who_uses_the_schema() {
+    let world = world().await;
+    let sql = "CREATE ROLE owner NOLOGIN; CREATE ROLE other NOLOGIN; CREATE ROLE app LOGIN; CREATE TABLE orders (id int); \
+        ALTER TABLE orders OWNER TO owner; GRANT SELECT ON orders TO app; CREATE TABLE foreigner (id int); \
+        ALTER TABLE foreigner OWNER TO other; ALTER DEFAULT PRIVILEGES FOR ROLE owner GRANT SELECT ON TABLES TO PUBLIC";
+    world.shop().await.batch_execute(sql).await.unwrap();
+    let up = "CREATE TABLE invoices (id bigint GENERATED ALWAYS AS IDENTITY, n serial) PARTITION BY RANGE (id);\n\
+        CREATE TABLE invoices_1 PARTITION OF invoices FOR VALUES FROM (1) TO (9);\n\
+        GRANT SELECT ON invoices TO app;\nCREATE VIEW recent AS SELECT id FROM invoices;\nALTER TABLE recent OWNER TO owner;";
+    let report = world.shadow(&[migration("1", up)]).await.unwrap();
+    let made: Vec<String> = report
+        .made
+        .iter()
+        .map(|made| format!("{} {} {:?} {}", made.kind, made.name, made.owner.as_deref(), made.granted.join(",")))
+        .collect();
+    let expected =
+        ["table public.invoices None app", "sequence public.invoices_n_seq None ", "view public.recent Some(\"owner\") "];
+    assert_eq!(made, expected);
+    let options = greenlight::postgres::client::SessionOptions::reading("a test");
+    let at = world.endpoint(crate::world::DATABASE);
+    let session = greenlight::postgres::client::Session::open(&at, &options, "blue").await.unwrap();
+    let rights = greenlight::postgres::rights::read(&session, Some("owner")).await.unwrap();
+    let users: Vec<&str> = rights.users["public"].iter().map(String::as_str).collect();
+    // The superuser's own table says nothing of applications.
+    assert_eq!((rights.user.as_str(), users), ("Owner of all", vec!["app", "other", "owner"]));
+    let defaults: Vec<(&str, &str)> =
+        rights.defaults.iter().map(|grant| (grant.owner.as_str(), grant.grantee.as_str())).collect();
+    assert_eq!(defaults, [("owner", "public")]);
+    let role = rights.role.unwrap();
+    let foreign: Vec<(&str, u64)> = role.foreign.iter().map(|(owner, count)| (owner.as_str(), *count)).collect();
+    assert_eq!((role.exists, foreign), (true, vec![("Owner of all", 1), ("other", 1)]));
+    assert_eq!(role.closed_schemas, ["public"]);
+    let absent = greenlight::postgres::rights::read(&session, Some("nobody at all")).await.unwrap().role.unwrap();
+    assert!(!absent.exists);
+}

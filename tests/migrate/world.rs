@@ -84,8 +84,12 @@ impl World {
     }
 
     pub(crate) fn migrator(&self) -> PgMigrator {
+        self.migrator_with(history())
+    }
+
+    pub(crate) fn migrator_with(&self, history: HistorySpec) -> PgMigrator {
         let (run, epoch) = ("r0000001".parse().unwrap(), Arc::new(AtomicU64::new(7)));
-        PgMigrator::new(self.endpoint(DATABASE), run, epoch, history(), Arc::new(SystemClock::new()))
+        PgMigrator::new(self.endpoint(DATABASE), run, epoch, history, Arc::new(SystemClock::new()))
     }
 }
 
@@ -101,7 +105,7 @@ impl Drop for World {
 }
 
 pub(crate) fn history() -> HistorySpec {
-    HistorySpec { schema: "Tool's own".to_owned(), lock_timeout_ms: 200, lock_retries: 2 }
+    HistorySpec { schema: "Tool's own".to_owned(), role: None, lock_timeout_ms: 200, lock_retries: 2 }
 }
 
 pub(crate) fn migration(version: &str, up: &str) -> Migration {

@@ -51,7 +51,7 @@ fn plan(blue: ServerSurvey, green: ServerSurvey) -> Plan {
             reads_on_blue: false,
         },
         validate: ValidateSpec { rows: true, chunk_rows: 10_000, parallel: 2, exclude: Vec::new(), assertions: Vec::new() },
-        history: HistorySpec { schema: "public".to_owned(), lock_timeout_ms: 1_000, lock_retries: 3 },
+        history: HistorySpec { schema: "public".to_owned(), role: None, lock_timeout_ms: 1_000, lock_retries: 3 },
         soak: SoakSpec { for_secs: 60, then_finish: false },
         limits: LimitsSpec { wal_kept_bytes_max: 1 << 20 },
         on_failure: OnFailure::Rollback,
@@ -69,6 +69,7 @@ fn plan(blue: ServerSurvey, green: ServerSurvey) -> Plan {
         shadow: Err("nothing is to be migrated".to_owned()),
         routes: Vec::new(),
         applied: Vec::new(),
+        rights: None,
         snapshots: None,
     };
     compile(input, &survey, "r1234567".parse().unwrap(), Timestamp::UNIX_EPOCH)

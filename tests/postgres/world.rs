@@ -111,7 +111,7 @@ impl World {
             maintenance_database: None,
             run: RUN.parse::<RunId>().unwrap(),
             epoch: Arc::new(AtomicU64::new(1)),
-            history: HistorySpec { schema: "public".to_owned(), lock_timeout_ms: 1000, lock_retries: 3 },
+            history: HistorySpec { schema: "public".to_owned(), role: None, lock_timeout_ms: 1000, lock_retries: 3 },
             clock: Arc::new(SystemClock::new()),
         }
     }

@@ -104,7 +104,7 @@ pub(crate) fn plan(kind: PlanKind) -> Plan {
             reads_on_blue: kind.reads_on_blue,
         },
         validate: ValidateSpec { rows: true, chunk_rows: 1, parallel: 1, exclude: Vec::new(), assertions: Vec::new() },
-        history: HistorySpec { schema: "public".to_owned(), lock_timeout_ms: 1, lock_retries: 1 },
+        history: HistorySpec { schema: "public".to_owned(), role: None, lock_timeout_ms: 1, lock_retries: 1 },
         soak: SoakSpec { for_secs: 3_600, then_finish: false },
         limits: LimitsSpec { wal_kept_bytes_max: kind.wal_kept_max },
         on_failure: kind.on_failure,

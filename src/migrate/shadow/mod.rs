@@ -9,6 +9,7 @@
 
 mod dump;
 mod known;
+mod made;
 mod on_green;
 mod scratch;
 mod trial;
@@ -83,6 +84,8 @@ async fn report(
     scratch.load(dump).await?;
     let session = scratch.session(dump).await?;
     let before = catalog::read(&session.client).await?;
+    let read_made = |e: tokio_postgres::Error| PortError::refused("read what the migrations make").because(said(&e));
+    let known = made::known(&session.client).await.map_err(read_made)?;
     let mut trial = Trial::begin(&session, scratch).await?;
     if !migrations.is_empty() {
         let made = super::history::create(&session.client, history).await;
@@ -93,9 +96,10 @@ async fn report(
         statements.extend(trial.migration(migration).await?);
     }
     let after = catalog::read(&session.client).await?;
+    let made = made::read(&session.client, &known, &super::history::table(history)).await.map_err(read_made)?;
     let moves = trial.moves().await?;
     let down = down(&session, migrations, &before, history).await;
-    Ok(ShadowReport { before, after, statements, moves, down, stood_on: scratch.stood_on.clone() })
+    Ok(ShadowReport { before, after, statements, moves, down, made, stood_on: scratch.stood_on.clone() })
 }
 
 /// Whether the down migrations lead back. Only told, since nothing depends on it: green is given up whole.

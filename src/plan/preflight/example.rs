@@ -4,8 +4,8 @@ use super::{Look, check};
 use crate::migrate::{Migration, ShadowReport, StatementReport, TableWrite};
 use crate::plan::{
     Answer, Day, Finding, Gate, GreenSurvey, HistorySpec, LimitsSpec, LongTransactions, OnFailure, OpenHours, Plan, PlanInput,
-    RouteKind, RouteSpec, RouteSurvey, ServerSpec, ServerSurvey, SlotSurvey, SoakSpec, StandbySurvey, Survey, SyncTrigger,
-    TableSize, ValidateSpec, WindowSpec, compile,
+    RightsSurvey, RouteKind, RouteSpec, RouteSurvey, ServerSpec, ServerSurvey, SlotSurvey, SoakSpec, StandbySurvey, Survey,
+    SyncTrigger, TableSize, ValidateSpec, WindowSpec, compile,
 };
 use crate::schema::{
     Catalog, Column, ComparedColumn, Constraint, Flow, Index, Moves, Partition, Persistence, ReplicaIdentity, SharedColumns,
@@ -33,6 +33,7 @@ impl World {
             after,
             statements: vec![World::statement("alter table orders add column note text")],
             moves: Moves::default(),
+            made: Vec::new(),
             stood_on: "a throwaway PostgreSQL 15 on this machine".to_owned(),
         };
         let survey = Survey {
@@ -47,6 +48,7 @@ impl World {
                 answers_from_blue: Some(true),
             }],
             applied: Vec::new(),
+            rights: Some(rights()),
             snapshots: None,
         };
         World { input: input(), survey, tables: vec![flow("orders")], sync_triggers: Vec::new() }
@@ -165,6 +167,16 @@ impl World {
     }
 }
 
+fn rights() -> RightsSurvey {
+    let users = ["app_owner".to_owned(), "app".to_owned()];
+    RightsSurvey {
+        user: "gl_admin".to_owned(),
+        users: [("public".to_owned(), users.into())].into(),
+        defaults: Vec::new(),
+        role: None,
+    }
+}
+
 impl GreenSurvey {
     pub(in crate::plan) fn standby_mut(&mut self) -> &mut ServerSurvey {
         match self {
@@ -225,7 +237,7 @@ fn input() -> PlanInput {
             reads_on_blue: false,
         },
         validate: ValidateSpec { rows: true, chunk_rows: 10_000, parallel: 2, exclude: Vec::new(), assertions: Vec::new() },
-        history: HistorySpec { schema: "public".to_owned(), lock_timeout_ms: 2_000, lock_retries: 10 },
+        history: HistorySpec { schema: "public".to_owned(), role: None, lock_timeout_ms: 2_000, lock_retries: 10 },
         soak: SoakSpec { for_secs: 3 * 86_400, then_finish: false },
         limits: LimitsSpec { wal_kept_bytes_max: 20 << 30 },
         on_failure: OnFailure::Rollback,

@@ -10,6 +10,7 @@ mod extensions;
 mod in_place;
 mod migration;
 mod objects;
+mod ownership;
 mod reading;
 mod recovery;
 mod restored;
@@ -86,7 +87,7 @@ impl<'a> Look<'a> {
 
 /// Every finding, in the order of the topics, with the playbook's word given where it is asked for.
 pub(super) fn check(look: &Look<'_>) -> Vec<Finding> {
-    let of_blue_alone = [roles::check, versions::check, recovery::check, migration::check, in_place::check];
+    let of_blue_alone = [roles::check, versions::check, recovery::check, migration::check, ownership::check, in_place::check];
     if look.is_in_place() {
         return accept(of_blue_alone.iter().flat_map(|topic| topic(look)).collect(), &look.input.accept);
     }
@@ -107,6 +108,7 @@ pub(super) fn check(look: &Look<'_>) -> Vec<Finding> {
         extensions::check,
         tables::check,
         migration::check,
+        ownership::check,
         routes::check,
     ];
     let mut findings: Vec<Finding> = topics.iter().flat_map(|topic| topic(look)).collect();
