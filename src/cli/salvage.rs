@@ -158,7 +158,7 @@ impl Target {
             }
         };
         let line = match self.format {
-            SalvageFormat::Sql => format!("{};", salvage::sql(table, &change.values, OnConflict::Overwrite)),
+            SalvageFormat::Sql => format!("{};", salvage::sql(table, &[&change.values], OnConflict::Overwrite)),
             SalvageFormat::Csv => salvage::csv(table, Some(change)),
         };
         writeln!(file, "{line}").map_err(|e| attempted().because(e))

@@ -11,6 +11,7 @@ use super::session::{Around, failure, said};
 use super::statements::{Batch, Statement};
 use super::{Migration, Progress, files::checksum};
 use crate::plan::SCHEMA;
+use crate::postgres::content::Order;
 use crate::postgres::trust;
 use crate::word::{PortError, Side, quote_ident, quote_literal};
 use std::{fmt, time::Duration};
@@ -19,31 +20,12 @@ use tokio_postgres::{Client, Error};
 const TABLE: &str = "greenlight.batches";
 const NAME: &str = "batches";
 
-/// The best key of a table ($1): its columns, their types, and the schemas of the operators by which its index sorts.
-const KEY: &str = "
-    SELECT pg_catalog.array_agg(a.attname::pg_catalog.text ORDER BY k.no),
-        pg_catalog.array_agg(pg_catalog.format_type(a.atttypid, a.atttypmod) ORDER BY k.no),
-        pg_catalog.array_agg(DISTINCT n.nspname::pg_catalog.text)
-    FROM pg_catalog.pg_index AS i
-    CROSS JOIN LATERAL unnest(i.indkey::pg_catalog.int2[], i.indclass::pg_catalog.oid[]) WITH ORDINALITY AS k (attnum, class, no)
-    JOIN pg_catalog.pg_attribute AS a ON a.attrelid OPERATOR(pg_catalog.=) i.indrelid AND a.attnum OPERATOR(pg_catalog.=) k.attnum
-    JOIN pg_catalog.pg_opclass AS c ON c.oid OPERATOR(pg_catalog.=) k.class
-    JOIN pg_catalog.pg_amop AS p ON p.amopfamily OPERATOR(pg_catalog.=) c.opcfamily
-        AND p.amoplefttype OPERATOR(pg_catalog.=) c.opcintype AND p.amoprighttype OPERATOR(pg_catalog.=) c.opcintype
-        AND p.amopstrategy OPERATOR(pg_catalog.=) 5
-    JOIN pg_catalog.pg_operator AS o ON o.oid OPERATOR(pg_catalog.=) p.amopopr
-    JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) o.oprnamespace
-    WHERE i.indrelid OPERATOR(pg_catalog.=) $1 AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
-        AND k.no OPERATOR(pg_catalog.<=) i.indnkeyatts
-    GROUP BY i.indexrelid, i.indisprimary, i.indnkeyatts HAVING pg_catalog.bool_and(a.attnotnull)
-    ORDER BY i.indisprimary DESC, i.indnkeyatts, i.indexrelid LIMIT 1";
-
 /// The server that serves rests for no longer between two batches.
 const REST_MAX: Duration = Duration::from_secs(2);
 
-/// How values are written, so that any session reads them as they are.
-const UNAMBIGUOUS: &str = "BEGIN READ ONLY; SET LOCAL DateStyle = 'ISO, YMD'; SET LOCAL IntervalStyle = 'postgres'; \
-    SET LOCAL bytea_output = 'hex'; SET LOCAL extra_float_digits = 3";
+/// How values are written, so that any session reads them as they are; and every name but those of the migration is PostgreSQL's.
+const UNAMBIGUOUS: &str = "BEGIN READ ONLY; SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL DateStyle = 'ISO, YMD'; \
+    SET LOCAL IntervalStyle = 'postgres'; SET LOCAL bytea_output = 'hex'; SET LOCAL extra_float_digits = 3";
 
 /// A migration that stopped between two batches.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,17 +69,11 @@ pub(super) struct Target {
     relation: u32,
     /// As the server writes it, for SQL and for people.
     name: String,
-    key: Vec<KeyColumn>,
-    /// The schema of the operators by which the key's index sorts, quoted: by their names alone others might be found.
-    operators: String,
+    /// Its columns, in order.
+    key: Vec<String>,
+    order: Order,
     /// By the statistics.
     rows: u64,
-}
-
-#[derive(Debug)]
-struct KeyColumn {
-    name: String,
-    sql_type: String,
 }
 
 /// One batch: the rows whose key is past `after`, up to and with `until`.
@@ -118,59 +94,65 @@ pub(super) async fn target(client: &Client, batch: &Batch) -> Result<Result<Targ
         Some(schema) => format!("{}.{}", quote_ident(schema), quote_ident(&batch.table.name)),
         None => quote_ident(&batch.table.name),
     };
-    let sql = "SELECT c.oid, c.oid::pg_catalog.regclass::pg_catalog.text, greatest(c.reltuples, \
-                   (SELECT pg_catalog.sum(greatest(leaf.reltuples, 0)) FROM pg_catalog.pg_partition_tree(c.oid) AS t \
-                       JOIN pg_catalog.pg_class AS leaf ON leaf.oid OPERATOR(pg_catalog.=) t.relid WHERE t.isleaf), 0)::bigint \
-               FROM pg_catalog.pg_class AS c WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass($1) \
-                   AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog.\"char\"[])";
-    let rows = client.query(sql, &[&written]).await?;
+    // By name as the migration's author means it, and everything else as PostgreSQL does.
+    let sql = "SELECT pg_catalog.to_regclass($1)::pg_catalog.oid";
+    let found: Option<u32> = client.query_one(sql, &[&written]).await?.try_get(0)?;
+    let Some(relation) = found else { return Ok(Err(format!("there is no table {written}"))) };
+    client.batch_execute(UNAMBIGUOUS).await?;
+    let target = look(client, batch, relation, &written).await;
+    client.batch_execute("ROLLBACK").await?;
+    target
+}
+
+async fn look(client: &Client, batch: &Batch, relation: u32, written: &str) -> Result<Result<Target, String>, Error> {
+    let sql = "SELECT c.oid::regclass::text, greatest(c.reltuples, (SELECT sum(greatest(leaf.reltuples, 0)) \
+                   FROM pg_partition_tree(c.oid) AS t JOIN pg_class AS leaf ON leaf.oid = t.relid WHERE t.isleaf), 0)::bigint \
+               FROM pg_class AS c WHERE c.oid = $1 AND c.relkind IN ('r', 'p')";
+    let rows = client.query(sql, &[&relation]).await?;
     let Some(row) = rows.first() else { return Ok(Err(format!("there is no table {written}"))) };
-    let (relation, name, rows): (u32, String, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-    let keys = client.query(KEY, &[&relation]).await?;
-    let Some(row) = keys.first() else {
+    let (name, rows): (String, i64) = (row.try_get(0)?, row.try_get(1)?);
+    let sql = "SELECT array_agg(a.attname::text ORDER BY k.no) \
+               FROM pg_index AS i CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, no) \
+               JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.attnum \
+               WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL \
+                   AND k.no <= i.indnkeyatts \
+               GROUP BY i.indexrelid, i.indisprimary, i.indnkeyatts HAVING bool_and(a.attnotnull) \
+               ORDER BY i.indisprimary DESC, i.indnkeyatts, i.indexrelid LIMIT 1";
+    let keys = client.query(sql, &[&relation]).await?;
+    let key: Vec<String> = keys.first().map(|row| row.try_get(0)).transpose()?.unwrap_or_default();
+    let order = Order::read(client, relation, &key, false).await?.filter(|_| !key.is_empty());
+    let Some(order) = order else {
         return Ok(Err(format!(
             "{name} has no primary key, and no unique index on columns that are NOT NULL, by which it could be gone through; give \
              it one, or write its rows in a migration that is not in batches"
         )));
     };
-    let (names, types): (Vec<String>, Vec<String>) = (row.try_get(0)?, row.try_get(1)?);
-    let schemas: Vec<String> = row.try_get(2)?;
-    let [operators] = schemas.as_slice() else {
-        return Ok(Err(format!(
-            "the key of {name} has types whose operators are in several schemas ({}), so that it cannot be compared as one",
-            schemas.join(", ")
-        )));
-    };
-    if let Some(column) = names.iter().find(|name| batch.sets.contains(name)) {
+    if let Some(column) = key.iter().find(|name| batch.sets.contains(name)) {
         return Ok(Err(format!(
             "it sets `{column}`, a column of the key by which {name} is gone through: rows would be met again, or passed over"
         )));
     }
-    let key = names.into_iter().zip(types).map(|(name, sql_type)| KeyColumn { name, sql_type }).collect();
-    Ok(Ok(Target { relation, name, key, operators: quote_ident(operators), rows: u64::try_from(rows).unwrap_or(0) }))
+    Ok(Ok(Target { relation, name, key, order, rows: u64::try_from(rows).unwrap_or(0) }))
 }
 
 impl Target {
     fn columns(&self) -> Vec<String> {
-        self.key.iter().map(|column| column.name.clone()).collect()
+        self.key.clone()
     }
 
-    /// The key of the table, which the statement calls so.
-    fn key_of(&self, called: &str) -> String {
-        self.key.iter().map(|column| format!("{called}.{}", quote_ident(&column.name))).collect::<Vec<_>>().join(", ")
-    }
-
-    fn values(&self, values: &[String]) -> String {
-        let value = |(column, value): (&KeyColumn, &String)| format!("{}::{}", quote_literal(value), column.sql_type);
-        self.key.iter().zip(values).map(value).collect::<Vec<_>>().join(", ")
-    }
-
-    /// A condition that holds for the rows of a range.
+    /// A condition that holds for the rows of a range of the table, which the statement calls so.
     fn within(&self, called: &str, after: Option<&[String]>, until: Option<&[String]>) -> String {
-        let key = self.key_of(called);
-        let bound =
-            |sign: &str, values: &[String]| format!("({key}) OPERATOR({}.{sign}) ({})", self.operators, self.values(values));
-        let bounds = [after.map(|values| bound(">", values)), until.map(|values| bound("<=", values))];
+        self.order.range(&format!("{called}."), after, until)
+    }
+
+    /// The rows of a range for people, in whose session the operators need no schema.
+    fn described(&self, range: &Range) -> String {
+        let columns: Vec<String> = self.key.iter().map(|name| quote_ident(name)).collect();
+        let bound = |sign: &str, values: &[String]| {
+            let values: Vec<String> = values.iter().map(|value| quote_literal(value).trim_start().to_owned()).collect();
+            format!("({}) {sign} ({})", columns.join(", "), values.join(", "))
+        };
+        let bounds = [range.after.as_deref().map(|key| bound(">", key)), range.until.as_deref().map(|key| bound("<=", key))];
         let bounds: Vec<String> = bounds.into_iter().flatten().collect();
         if bounds.is_empty() { "true".to_owned() } else { bounds.join(" AND ") }
     }
@@ -183,12 +165,9 @@ impl Target {
         after: Option<&[String]>,
         limit: Option<&[String]>,
     ) -> Result<Option<Vec<String>>, Error> {
-        let (within, key) = (self.within("t", after, limit), self.key_of("t"));
-        // By the type's own output: a cast to text may be anybody's.
-        let text = |column: &KeyColumn| format!("pg_catalog.format('%s', t.{})", quote_ident(&column.name));
-        let texts: Vec<String> = self.key.iter().map(text).collect();
+        let (within, texts, sorted) = (self.within("t", after, limit), self.order.texts("t."), self.order.sorted("t."));
         let sql = format!(
-            "SELECT {} FROM {} AS t WHERE {within} ORDER BY {key} OFFSET {} LIMIT 1",
+            "SELECT {} FROM {} AS t WHERE {within} ORDER BY {sorted} OFFSET {} LIMIT 1",
             texts.join(", "),
             self.name,
             rows - 1
@@ -348,7 +327,7 @@ impl Run<'_> {
         let statement = &self.statements[0];
         let cut = Statement { text: batch.sql(statement, &condition), ..statement.clone() };
         client.batch_execute(&cut.text).await.map_err(|e| {
-            let rows = target.within(&target.name, range.after.as_deref(), range.until.as_deref());
+            let rows = target.described(range);
             let line = super::session::line_of(&cut, &e);
             let mut broken = self.broken(
                 format!("run `{}` line {line} on {}, rows where {rows}", self.file, self.on),

@@ -3,6 +3,7 @@ use crate::schema::Catalog;
 use crate::word::{Lsn, RelationName, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 /// What was seen of the servers, routes and tools when planning: plain data, gathered without changing anything.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -214,6 +215,9 @@ pub struct ServerSurvey {
     /// Tables and materialized views. `bytes` without indexes.
     #[serde(default)]
     pub table_sizes: Vec<TableSize>,
+    /// What tables call by themselves that a role without a superuser's rights made.
+    #[serde(default)]
+    pub strangers: Vec<Stranger>,
     pub replay_lsn: Option<Lsn>,
     /// The end of this server's log: written on a primary, received on a standby.
     pub wal_lsn: Lsn,
@@ -269,6 +273,54 @@ pub struct TableSize {
     pub table: RelationName,
     pub bytes: u64,
     pub rows_estimate: u64,
+}
+
+/// A function that a table calls by itself, and that its owner, who is no superuser, can make into anything.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stranger {
+    pub table: RelationName,
+    pub via: StrangerVia,
+    /// Of the constraint, index, column, ... that calls it.
+    pub name: String,
+    /// `schema.name`.
+    pub function: String,
+    pub owner: String,
+    /// Whoever plans a query of the table runs it: it is called with constants, or may be.
+    pub at_planning: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StrangerVia {
+    Check,
+    Index,
+    Default,
+    Generated,
+    Trigger,
+    /// One that fires for rows that replication applies, too.
+    TriggerAlways,
+    Rule,
+    Statistics,
+    PartitionKey,
+    /// The type of a column: a domain's constraint.
+    Type,
+}
+
+impl fmt::Display for Stranger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let via = match self.via {
+            StrangerVia::Check => "constraint",
+            StrangerVia::Index => "index",
+            StrangerVia::Default => "default of",
+            StrangerVia::Generated => "generated column",
+            StrangerVia::Trigger | StrangerVia::TriggerAlways => "trigger",
+            StrangerVia::Rule => "rule",
+            StrangerVia::Statistics => "statistics",
+            StrangerVia::PartitionKey => "partition key of",
+            StrangerVia::Type => "type of",
+        };
+        write!(f, "{} of role `{}` ({via} `{}`)", self.function, self.owner, self.name)
+    }
 }
 
 /// What a route said when asked.

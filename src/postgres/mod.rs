@@ -6,9 +6,11 @@
 
 pub mod catalog;
 pub mod client;
+pub mod content;
 pub mod failure;
 pub mod programs;
 pub mod rights;
+pub mod strangers;
 pub mod survey;
 pub mod sweep;
 

@@ -5,7 +5,7 @@
 
 use super::client::{Session, SessionOptions, cell};
 use super::failure::{Effect, of_call};
-use super::{catalog, locks, trust};
+use super::{catalog, locks, strangers, trust};
 use crate::plan::{SETTINGS_COMPARED, SETTINGS_READ, ServerSurvey, TableSize};
 use crate::process;
 use crate::word::{Endpoint, PortError, RelationName};
@@ -67,6 +67,7 @@ async fn read_here(client: &Client, endpoint: &Endpoint) -> Result<ServerSurvey,
     survey.cron_jobs = cron_jobs(client).await?;
     survey.claimed_by = claimed_by(client).await?;
     survey.table_sizes = table_sizes(client).await?;
+    survey.strangers = strangers::read(client).await?;
     survey.disk_free_bytes = disk_free(&seen).await;
     Ok(survey)
 }

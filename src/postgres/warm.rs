@@ -62,7 +62,11 @@ async fn prewarm(session: &Session, tables: &[RelationName], progress: Progress<
                  JOIN pg_class c ON c.oid = x.indexrelid WHERE c.relkind = 'i'";
     let rows = session.read("list what to warm", sql, &[(&names, Type::TEXT_ARRAY)]).await?;
     let total = rows.len() as u64;
-    let sql = format!("SELECT {}.pg_prewarm($1::oid::regclass)", quote_ident(&schema));
+    // With all that it takes, by their exact types: whoever may make functions there could have made one that takes fewer.
+    let sql = format!(
+        "SELECT {}.pg_prewarm($1::oid::regclass, 'buffer'::text, 'main'::text, NULL::int8, NULL::int8)",
+        quote_ident(&schema)
+    );
     for (done, row) in (0..).zip(&rows) {
         progress("warm the caches", done, total);
         let (oid, name): (u32, &str) = (cell(row, 0)?, cell(row, 1)?);

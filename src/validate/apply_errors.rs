@@ -2,7 +2,8 @@
 
 use super::{Difference, Findings, Progress, Validator, violations};
 use crate::postgres::Server;
-use crate::postgres::client::{Session, SessionOptions};
+use crate::postgres::client::SessionOptions;
+use crate::postgres::content;
 use crate::schema::TableFlow;
 use crate::word::{Clock, Endpoint, PortError};
 use async_trait::async_trait;
@@ -83,9 +84,9 @@ impl ApplyErrors {
         {
             return Ok(found.clone());
         }
-        let options = SessionOptions::ours(&self.application_name, SEARCH_LIMIT, Duration::from_secs(2)).read_only();
-        let blue = Session::open(&self.at[0], &options, "blue").await?;
-        let green = Session::open(&self.at[1], &options, "green").await?;
+        let options = || SessionOptions::ours(&self.application_name, SEARCH_LIMIT, Duration::from_secs(2));
+        let blue = content::open(&self.at[0], options(), "blue").await?;
+        let green = content::open(&self.at[1], options(), "green").await?;
         let found = violations::find(&blue, &green, &self.tables).await?;
         *searched = Some((now, found.clone()));
         Ok(found)

@@ -1,10 +1,16 @@
 //! The playbook's own assertions, on green or on a restored server: a query's one value, as text.
+//!
+//! A query calls what the applications' roles made: functions, views, and whatever its names and operators are found to be. In our
+//! session that would run with our rights, and no `SET ROLE` keeps it from taking them back. So the query is run by a function
+//! that is made for it and belongs to `pg_read_all_data`: nobody can become another role inside it, the transaction only reads
+//! by then, and it is taken back with all that was left for its end. A server in recovery cannot make a function: there the query
+//! runs as it is, which the plan says.
 
 use super::{Difference, Findings, Progress, Validator};
 use crate::plan::AssertionSpec;
 use crate::postgres::client::{Session, SessionOptions};
 use crate::postgres::failure::{self, Effect};
-use crate::word::{Endpoint, PortError};
+use crate::word::{Endpoint, PortError, quote_literal};
 use async_trait::async_trait;
 use std::time::Duration;
 use tokio_postgres::SimpleQueryMessage;
@@ -46,17 +52,60 @@ impl Assertions {
         // The query is the playbook's: names resolve as they do for applications, and nothing is written.
         let options = SessionOptions::for_applications(&self.application_name, LIMIT).with("lock_timeout", "10s").read_only();
         let session = Session::open(&self.at, &options, self.on).await?;
-        let answer = session.client().simple_query(&assertion.query).await;
-        let answer = answer.map_err(|error| failure::of_call(attempted(), Effect::Read, &error))?;
+        let recovers = session.read(&attempted(), "SELECT pg_catalog.pg_is_in_recovery()", &[]).await?;
+        let sql =
+            if recovers.iter().any(|row| row.get(0)) { value_of(&assertion.query) } else { with_few_rights(&assertion.query) };
+        let answer = session.client().simple_query(&sql).await;
+        let answer = answer.map_err(|error| failed(attempted(), &error))?;
         let mut rows = answer.into_iter().filter_map(|message| match message {
             SimpleQueryMessage::Row(row) => Some(row),
             _ => None,
         });
-        match (rows.next(), rows.next()) {
-            (Some(row), None) if row.len() == 1 => Ok(row.get(0).map(str::to_owned)),
-            _ => Err(PortError::refused(attempted())
-                .because("its query must give one row of one value")
-                .hint("mend the assertion's query in the playbook")),
-        }
+        Ok(rows.next().and_then(|row| row.get(0).map(str::to_owned)))
+    }
+}
+
+/// The one value of a query, as text; null when it has no row.
+fn value_of(query: &str) -> String {
+    let query = query.trim().trim_end_matches(';');
+    // A comment at the query's end ends with its line.
+    format!(
+        "SELECT CASE WHEN value IS NOT DISTINCT FROM NULL THEN NULL ELSE pg_catalog.format('%s', value) END \
+         FROM (SELECT ({query}\n) AS value) AS asserted"
+    )
+}
+
+fn with_few_rights(query: &str) -> String {
+    let query = quote_literal(&value_of(query));
+    format!(
+        "BEGIN; SET LOCAL transaction_read_only = off;
+         CREATE FUNCTION pg_temp.greenlight_assertion(query pg_catalog.text) RETURNS pg_catalog.text LANGUAGE plpgsql SECURITY DEFINER
+             AS $$ DECLARE value pg_catalog.text; BEGIN EXECUTE query INTO value; RETURN value; END $$;
+         ALTER FUNCTION pg_temp.greenlight_assertion(pg_catalog.text) OWNER TO pg_read_all_data;
+         SET LOCAL transaction_read_only = on;
+         SELECT pg_temp.greenlight_assertion({query}); ROLLBACK"
+    )
+}
+
+fn failed(attempted: String, error: &tokio_postgres::Error) -> PortError {
+    let error = failure::of_call(attempted, Effect::Read, error);
+    match failure::sqlstate(&error) {
+        Some("42601" | "21000") => error.hint("its query must give one row of one value: mend it in the playbook"),
+        Some("42501" | "25006") => error.hint(
+            "assertions run as `pg_read_all_data` and only read; what needs more, such as a table with row level security, is asked \
+             through a function of its owner's that is SECURITY DEFINER",
+        ),
+        _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::value_of;
+
+    #[test]
+    fn a_query_may_end_with_a_semicolon_or_a_comment() {
+        assert!(value_of("SELECT 1; ").contains("(SELECT (SELECT 1\n) AS value)"));
+        assert!(value_of("SELECT 1 -- one").contains("-- one\n) AS value"));
     }
 }

@@ -7,13 +7,19 @@
 use super::{Difference, Findings, Progress, Validator, crossing::Crossing, query::Comparison};
 use crate::plan::ValidateSpec;
 use crate::postgres::client::{Session, SessionOptions};
+use crate::postgres::content::{self, Content, Key};
 use crate::schema::{Flow, SharedColumns, TableFlow};
 use crate::word::{Endpoint, PortError, RelationName};
 use async_trait::async_trait;
-use futures_util::{StreamExt, TryStreamExt, future::BoxFuture, stream};
+use futures_util::{
+    StreamExt, TryStreamExt,
+    future::{BoxFuture, try_join},
+    stream,
+};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_postgres::Row;
 
 /// Differences of one table that are shown by key.
 const SHOWN_MAX: usize = 20;
@@ -22,9 +28,6 @@ const LOOKS_MAX: u32 = 30;
 /// Keys in one look.
 const KEYS_MAX: usize = 500;
 const STATEMENT_LIMIT: Duration = Duration::from_mins(10);
-
-/// A row's key as texts, in the order of the key's columns.
-pub(super) type Key = Vec<String>;
 
 #[derive(Debug)]
 pub(super) struct Rows {
@@ -39,12 +42,19 @@ pub(super) struct Rows {
 
 /// One table, on both sides.
 struct Pair<'a> {
-    blue: Session,
-    green: Session,
+    blue: One,
+    green: One,
     crossing: &'a Crossing,
     table: &'a RelationName,
-    compare: Comparison,
+    /// The names of its columns.
+    key: &'a [String],
     chunk_rows: u64,
+}
+
+/// The table on one of them.
+struct One {
+    session: Session,
+    compare: Comparison,
 }
 
 #[async_trait]
@@ -85,20 +95,25 @@ impl Rows {
     }
 
     async fn check_table(&self, table: &RelationName, shared: &SharedColumns) -> Result<Findings, PortError> {
-        let pair = Pair {
-            blue: self.session(&self.blue, "blue").await?,
-            green: self.session(&self.green, "green").await?,
-            crossing: &self.crossing,
-            table,
-            compare: Comparison::new(table, shared),
-            chunk_rows: self.spec.chunk_rows.max(1),
-        };
+        let (blue, green) =
+            try_join(self.one((&self.blue, "blue"), table, shared, true), self.one((&self.green, "green"), table, shared, false))
+                .await?;
+        let chunk_rows = self.spec.chunk_rows.max(1);
+        let pair = Pair { blue, green, crossing: &self.crossing, table, key: &shared.key, chunk_rows };
         if shared.key.is_empty() { pair.compare_whole().await } else { pair.compare_by_key().await }
     }
 
-    async fn session(&self, at: &Endpoint, name: &str) -> Result<Session, PortError> {
+    async fn one(
+        &self,
+        (at, name): (&Endpoint, &str),
+        table: &RelationName,
+        shared: &SharedColumns,
+        cast: bool,
+    ) -> Result<One, PortError> {
         let options = SessionOptions::ours(&self.application_name, STATEMENT_LIMIT, Duration::from_secs(30));
-        Session::open(at, &options.with_same_texts().read_only(), name).await
+        let session = content::open(at, options, name).await?;
+        let content = Content::look(&session, table, &shared.key).await?;
+        Ok(One { session, compare: Comparison::new(content, shared, cast) })
     }
 }
 
@@ -109,13 +124,13 @@ impl Pair<'_> {
         loop {
             let blue = self.chunk_on_blue(after.as_ref()).await?;
             let until = if blue.rows < self.chunk_rows { None } else { blue.last.clone() };
-            let green = self.range_on_green(after.as_ref(), until.as_ref()).await?;
+            let green = self.sum(&self.green, after.as_ref(), until.as_ref()).await?;
             findings.rows += blue.rows;
             if (blue.rows, &blue.hash) != (green.rows, &green.hash) {
                 for (key, what) in self.differing_rows(after.as_ref(), until.as_ref()).await? {
                     found += 1;
                     if findings.differences.len() < SHOWN_MAX {
-                        let key = Some(self.compare.key_text(&key));
+                        let key = Some(self.key_text(&key));
                         findings.differences.push(Difference { object: self.table.to_string(), key, what });
                     }
                 }
@@ -135,12 +150,11 @@ impl Pair<'_> {
     /// Tables that are identified by the whole row have no order to go by: one hash over everything, looked at again while
     /// blue moves.
     async fn compare_whole(&self) -> Result<Findings, PortError> {
-        let sql = self.compare.whole_on_blue();
-        let mut seen = self.sum(&self.blue, &sql).await?;
+        let mut seen = self.sum(&self.blue, None, None).await?;
         for _ in 0..LOOKS_MAX {
             self.crossing.cross().await?;
-            let green = self.sum(&self.green, &self.compare.whole_on_green()).await?;
-            let again = self.sum(&self.blue, &sql).await?;
+            let green = self.sum(&self.green, None, None).await?;
+            let again = self.sum(&self.blue, None, None).await?;
             let findings = Findings { tables: 1, rows: again.rows, differences: Vec::new() };
             if green == again || green == seen {
                 return Ok(findings);
@@ -161,27 +175,27 @@ impl Pair<'_> {
     }
 
     async fn chunk_on_blue(&self, after: Option<&Key>) -> Result<Chunk, PortError> {
-        let rows = self.blue.read(&self.attempted(), &self.compare.chunk_on_blue(after, self.chunk_rows), &[]).await?;
+        let rows = self.rows(&self.blue, &self.blue.compare.chunk(after, self.chunk_rows)).await?;
         let row = rows.first().ok_or_else(|| self.no_answer())?;
-        let keys = 2..2 + self.compare.key_len();
+        let keys = 2..2 + self.key.len();
         let last = keys.map(|at| row.get::<_, Option<String>>(at)).collect::<Option<Key>>();
         Ok(Chunk { rows: count(row.get(0)), hash: row.get(1), last })
     }
 
-    async fn range_on_green(&self, after: Option<&Key>, until: Option<&Key>) -> Result<Chunk, PortError> {
-        self.sum(&self.green, &self.compare.range_on_green(after, until)).await
-    }
-
-    async fn sum(&self, on: &Session, sql: &str) -> Result<Chunk, PortError> {
-        let rows = on.read(&self.attempted(), sql, &[]).await?;
+    async fn sum(&self, on: &One, after: Option<&Key>, until: Option<&Key>) -> Result<Chunk, PortError> {
+        let rows = self.rows(on, &on.compare.range(after, until)).await?;
         let row = rows.first().ok_or_else(|| self.no_answer())?;
         Ok(Chunk { rows: count(row.get(0)), hash: row.get(1), last: None })
     }
 
+    async fn rows(&self, on: &One, sql: &str) -> Result<Vec<Row>, PortError> {
+        on.compare.content().read(&on.session, &format!("compare table `{}`", self.table), sql).await
+    }
+
     /// The rows of a range that really differ, each with what is wrong.
     async fn differing_rows(&self, after: Option<&Key>, until: Option<&Key>) -> Result<Vec<(Key, String)>, PortError> {
-        let blue = self.hashes(&self.blue, &self.compare.hashes_on_blue(after, until)).await?;
-        let green = self.hashes(&self.green, &self.compare.hashes_on_green(after, until)).await?;
+        let blue = self.hashes(&self.blue, &self.blue.compare.hashes(after, until)).await?;
+        let green = self.hashes(&self.green, &self.green.compare.hashes(after, until)).await?;
         let keys = blue.keys().chain(green.keys().filter(|key| !blue.contains_key(*key)));
         let suspects: Vec<Key> = keys.filter(|key| blue.get(*key) != green.get(*key)).cloned().collect();
         let mut differing = Vec::new();
@@ -198,10 +212,10 @@ impl Pair<'_> {
             if suspects.is_empty() {
                 return Ok(differing);
             }
-            let before = self.hashes(&self.blue, &self.compare.keys_on_blue(&suspects)).await?;
+            let before = self.hashes(&self.blue, &self.blue.compare.keys(&suspects)).await?;
             self.crossing.cross().await?;
-            let green = self.hashes(&self.green, &self.compare.keys_on_green(&suspects)).await?;
-            let after = self.hashes(&self.blue, &self.compare.keys_on_blue(&suspects)).await?;
+            let green = self.hashes(&self.green, &self.green.compare.keys(&suspects)).await?;
+            let after = self.hashes(&self.blue, &self.blue.compare.keys(&suspects)).await?;
             suspects.retain(|key| {
                 let (was, now, there) = (before.get(key), after.get(key), green.get(key));
                 if there == was || there == now {
@@ -226,18 +240,20 @@ impl Pair<'_> {
         Ok(differing)
     }
 
-    async fn hashes(&self, on: &Session, sql: &str) -> Result<BTreeMap<Key, String>, PortError> {
-        let rows = on.read(&self.attempted(), sql, &[]).await?;
-        let keys = self.compare.key_len();
+    async fn hashes(&self, on: &One, sql: &str) -> Result<BTreeMap<Key, String>, PortError> {
+        let rows = self.rows(on, sql).await?;
+        let keys = self.key.len();
         Ok(rows.iter().map(|row| ((0..keys).map(|at| row.get::<_, String>(at)).collect(), row.get(keys))).collect())
     }
 
-    fn attempted(&self) -> String {
-        format!("compare table `{}`", self.table)
+    /// A key for people.
+    fn key_text(&self, key: &Key) -> String {
+        let parts = self.key.iter().zip(key).map(|(name, value)| format!("{name}={value}"));
+        parts.collect::<Vec<_>>().join(", ")
     }
 
     fn no_answer(&self) -> PortError {
-        PortError::transient(self.attempted()).because("a sum had no row")
+        PortError::transient(format!("compare table `{}`", self.table)).because("a sum had no row")
     }
 }
 

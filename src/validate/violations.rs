@@ -1,21 +1,60 @@
 //! Rows of blue that rules which only green has refuse: why green's apply worker is stuck, by key.
 //!
-//! Foreign keys are left out: an apply worker runs with the replica role, for which they are not checked.
+//! Foreign keys are left out: an apply worker runs with the replica role, for which they are not checked. So are rules that call
+//! something of the user's own, or look at a value of such a type: they would be worked out here with our rights.
 
 use super::Difference;
 use crate::postgres::catalog;
 use crate::postgres::client::Session;
+use crate::postgres::content::{Content, text_of};
 use crate::schema::{Catalog, Flow, Index, Table, TableFlow};
 use crate::word::{PortError, quote_ident, quote_literal};
+use std::collections::BTreeSet;
+use tokio_postgres::types::Type;
 
 /// Rows of one rule that are shown.
 const SHOWN_MAX: usize = 5;
 
-/// A rule of green's, and which rows of blue break it, as a query's `FROM` and `WHERE`.
+/// A rule of green's, and which rows of blue break it.
 struct Rule {
+    /// Of the constraint or index; empty for that of a column.
+    name: String,
     what: String,
-    rows: String,
+    broken: Broken,
 }
+
+enum Broken {
+    /// Where this is so.
+    Where(String),
+    /// Several rows have the same of these, of those for which the condition holds.
+    Twice { columns: String, condition: String },
+}
+
+impl Rule {
+    /// A query's `FROM` and `WHERE`.
+    fn rows(&self, table: &str) -> String {
+        match &self.broken {
+            Broken::Where(condition) => format!("{table} WHERE {condition}"),
+            Broken::Twice { columns, condition } => format!(
+                "(SELECT *, count(*) OVER (PARTITION BY {columns}) AS \"greenlight count\" FROM {table} \
+                 WHERE ROW({columns}) IS NOT NULL{condition}) AS grouped WHERE \"greenlight count\" > 1"
+            ),
+        }
+    }
+
+    /// It names no column of which blue's type is one of the user's own.
+    fn is_plain(&self, blue: &Table) -> bool {
+        let text = self.rows("");
+        blue.columns.iter().all(|column| column.builtin_type || !text.contains(&column.name))
+    }
+}
+
+/// Constraints and indexes of green's that name, by themselves, a function, an operator or a type that is not PostgreSQL's own.
+const OF_OTHERS: &str = "SELECT DISTINCT coalesce(k.conname, c.relname)::text FROM pg_depend d
+    LEFT JOIN pg_constraint k ON d.classid = 'pg_constraint'::regclass AND k.oid = d.objid
+    LEFT JOIN pg_class c ON d.classid = 'pg_class'::regclass AND c.oid = d.objid AND c.relkind IN ('i', 'I')
+    WHERE coalesce(k.conrelid, (SELECT i.indrelid FROM pg_index i WHERE i.indexrelid = c.oid)) = to_regclass($1)
+      AND d.refclassid NOT IN ('pg_class'::regclass, 'pg_constraint'::regclass, 'pg_namespace'::regclass)";
 
 /// # Errors
 /// When a catalogue cannot be read. A rule that cannot be put to blue (it speaks of a column that blue has not) is passed over.
@@ -25,9 +64,19 @@ pub(super) async fn find(blue: &Session, green: &Session, tables: &[TableFlow]) 
     for flow in tables.iter().filter(|flow| matches!(flow.flow, Flow::Both(_))) {
         let of = |catalog: &'_ Catalog| catalog.tables.values().find(|table| table.name == flow.table).cloned();
         let (Some(before), Some(after)) = (of(&on_blue), of(&on_green)) else { continue };
-        for rule in new_rules(&before, &after) {
-            let sql = format!("SELECT {} FROM {} LIMIT {SHOWN_MAX}", key_text(&before), rule.rows);
-            match blue.read("look for rows that green refuses", &sql, &[]).await {
+        let attempted = "look for rows that green refuses";
+        let rows = green.read(attempted, OF_OTHERS, &[(&flow.table.sql(), Type::TEXT)]).await?;
+        let of_others: BTreeSet<String> = rows.iter().map(|row| row.get(0)).collect();
+        let rules = new_rules(&before, &after);
+        let rules: Vec<Rule> =
+            rules.into_iter().filter(|rule| !of_others.contains(&rule.name) && rule.is_plain(&before)).collect();
+        if rules.is_empty() {
+            continue;
+        }
+        let content = Content::look(blue, &flow.table, &[]).await?;
+        for rule in rules {
+            let sql = format!("SELECT {} FROM {} LIMIT {SHOWN_MAX}", key_text(&before), rule.rows(content.from()));
+            match content.read(blue, attempted, &sql).await {
                 Ok(rows) => found.extend(rows.iter().map(|row| Difference {
                     object: flow.table.to_string(),
                     key: row.get(0),
@@ -41,30 +90,26 @@ pub(super) async fn find(blue: &Session, green: &Session, tables: &[TableFlow]) 
 }
 
 fn new_rules(before: &Table, after: &Table) -> Vec<Rule> {
-    let table = before.name.sql();
     let known = |definition: &str| before.constraints.iter().any(|constraint| constraint.definition == definition);
     let checks = after.constraints.iter().filter(|c| c.kind == "c" && !known(&c.definition)).map(|c| {
         let condition = c.definition.trim_start_matches("CHECK ").trim_end_matches(" NOT VALID").trim_end_matches(" NO INHERIT");
-        Rule { what: format!("constraint `{}`, {}", c.name, c.definition), rows: format!("{table} WHERE NOT ({condition})") }
+        let what = format!("constraint `{}`, {}", c.name, c.definition);
+        Rule { name: c.name.clone(), what, broken: Broken::Where(format!("NOT ({condition})")) }
     });
     let not_nulls = after.columns.iter().filter(|column| column.not_null).filter_map(|column| {
         let nullable = !before.column(&column.name)?.not_null;
         nullable.then(|| Rule {
+            name: String::new(),
             what: format!("column `{}` is NOT NULL", column.name),
-            rows: format!("{table} WHERE {} IS NULL", quote_ident(&column.name)),
+            broken: Broken::Where(format!("{} IS NOT DISTINCT FROM NULL", quote_ident(&column.name))),
         })
     });
     let is_new = |index: &&Index| index.unique && before.indexes.iter().all(|known| known.definition != index.definition);
     let unique = after.indexes.iter().filter(is_new).filter_map(|index| {
         let (columns, condition) = columns_of(&index.definition)?;
         let condition = condition.map(|condition| format!(" AND ({condition})")).unwrap_or_default();
-        Some(Rule {
-            what: format!("unique index `{}`, ({columns})", index.name),
-            rows: format!(
-                "(SELECT *, count(*) OVER (PARTITION BY {columns}) AS \"greenlight count\" FROM {table} \
-                 WHERE ROW({columns}) IS NOT NULL{condition}) AS grouped WHERE \"greenlight count\" > 1"
-            ),
-        })
+        let what = format!("unique index `{}`, ({columns})", index.name);
+        Some(Rule { name: index.name.clone(), what, broken: Broken::Twice { columns: columns.to_owned(), condition } })
     });
     checks.chain(not_nulls).chain(unique).collect()
 }
@@ -83,10 +128,11 @@ fn columns_of(definition: &str) -> Option<(&str, Option<&str>)> {
 /// `id=7, line=1`; without a key the row's place in the table.
 fn key_text(table: &Table) -> String {
     if table.primary_key.is_empty() {
-        return "'ctid=' || ctid::text".to_owned();
+        return "pg_catalog.format('ctid=%s', ctid)".to_owned();
     }
-    let part = |name: &String| format!("{} || {}::text", quote_literal(&format!("{name}=")), quote_ident(name));
-    format!("concat_ws(', ', {})", table.primary_key.iter().map(part).collect::<Vec<_>>().join(", "))
+    let part =
+        |name: &String| format!("pg_catalog.concat({}::pg_catalog.text, {})", quote_literal(&format!("{name}=")), text_of(name));
+    format!("pg_catalog.concat_ws(', ', {})", table.primary_key.iter().map(part).collect::<Vec<_>>().join(", "))
 }
 
 #[cfg(test)]

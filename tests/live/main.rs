@@ -13,6 +13,7 @@ mod batches;
 mod crashes;
 mod freeze;
 mod hazards;
+mod hostile;
 mod inplace;
 mod kills;
 mod provisional;

@@ -27,11 +27,11 @@ const SCHEMA: &str = "
     CREATE SUBSCRIPTION prices CONNECTION 'host=127.0.0.1 port=1' PUBLICATION x WITH (connect = false);
     ANALYZE orders";
 
-async fn look(at: &Endpoint) -> ServerSurvey {
+pub(crate) async fn look(at: &Endpoint) -> ServerSurvey {
     survey::read(at, "the server").await.unwrap()
 }
 
-fn plan(blue: ServerSurvey, green: ServerSurvey) -> Plan {
+pub(crate) fn plan(blue: ServerSurvey, green: ServerSurvey) -> Plan {
     let url = |host: &str| ServerSpec { url: Template(format!("postgresql://{host}/shop")), peer_url: None };
     let input = PlanInput {
         strategy: greenlight::plan::Strategy::Sync,

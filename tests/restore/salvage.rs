@@ -62,7 +62,7 @@ async fn rows_after_the_point_are_listed_written_and_applied() {
     // Written as SQL it can be run by hand, twice.
     let mut statements = Vec::new();
     salvage::compare(numbered, &damaged, &restored, async |change: salvage::Change| {
-        statements.push(salvage::sql(numbered, &change.values, OnConflict::Keep));
+        statements.push(salvage::sql(numbered, &[&change.values], OnConflict::Keep));
         Ok(())
     })
     .await
@@ -121,29 +121,56 @@ async fn rows_are_carried_a_bounded_number_at_a_time_also_into_the_server_that_t
 async fn a_file_that_was_not_written_to_its_end_is_not_called_as_a_whole_one() {
     let Some(world) = World::up(15, Kind::Archive).await else { return };
     let (damaged, restored) = two_sides(&world).await;
-    let cast = |body: &str| {
-        format!(
-            "CREATE OR REPLACE FUNCTION shown(odd) RETURNS text LANGUAGE plpgsql AS $$ BEGIN {body} RETURN ($1).n::text; END $$"
-        )
-    };
-    for at in [&damaged, &restored] {
-        ask(at, "CREATE TYPE odd AS (n int)").await;
-        ask(at, &cast("IF ($1).n = 7 THEN RAISE 'cannot be read'; END IF;")).await;
-        ask(at, "CREATE CAST (odd AS text) WITH FUNCTION shown(odd)").await;
-        ask(at, "CREATE TABLE shaky (id int PRIMARY KEY, o odd)").await;
-    }
-    ask(&damaged, "INSERT INTO shaky SELECT n, row(n)::odd FROM generate_series(1, 9) n").await;
     let url = |at: &Endpoint| format!("postgresql://postgres:${{env:BLUE_PASSWORD}}@127.0.0.1:{}/{}", at.port, at.database);
     let (of_damaged, of_restored, folder) = (url(&damaged), url(&restored), world.path("out"));
     let out = folder.display().to_string();
-    let words = ["salvage", "--damaged", &of_damaged, "--restored", &of_restored, "--table", "public.shaky", "--out", &out];
-    let run = async || greenlight::process::output(&mut world.bare_command(&words), LIMIT).await.unwrap();
-    let failed = run().await;
-    assert!(!failed.status.success() && String::from_utf8_lossy(&failed.stderr).contains("cannot be read"));
-    assert!(folder.join("public.shaky.sql.unfinished").exists() && !folder.join("public.shaky.sql").exists());
-    ask(&damaged, &cast("")).await;
-    let whole = run().await;
+    let words = ["salvage", "--damaged", &of_damaged, "--restored", &of_restored, "--table", "public.many", "--out", &out];
+    // No file may become larger than this.
+    let whole = world.bare_command(&words);
+    let whole = whole.as_std();
+    let mut small = tokio::process::Command::new("sh");
+    small.args(["-c", "trap '' XFSZ; ulimit -f 16; exec \"$0\" \"$@\""]).arg(whole.get_program()).args(whole.get_args());
+    small.envs(whole.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let failed = greenlight::process::output(&mut small, LIMIT).await.unwrap();
+    let said = String::from_utf8_lossy(&failed.stderr).into_owned();
+    assert!(!failed.status.success() && said.contains("public.many.sql"), "{said}");
+    assert!(folder.join("public.many.sql.unfinished").exists() && !folder.join("public.many.sql").exists());
+    let whole = greenlight::process::output(&mut world.bare_command(&words), LIMIT).await.unwrap();
     assert!(whole.status.success(), "{}", String::from_utf8_lossy(&whole.stderr));
-    assert_eq!(fs::read_to_string(folder.join("public.shaky.sql")).unwrap().lines().count(), 9);
-    assert!(!folder.join("public.shaky.sql.unfinished").exists());
+    assert_eq!(fs::read_to_string(folder.join("public.many.sql")).unwrap().lines().count(), 4500);
+    assert!(!folder.join("public.many.sql.unfinished").exists());
+}
+
+/// What is called when a value is written as text, read, or compared; and for each row that is put in.
+const STRANGERS: &str = "CREATE ROLE app LOGIN PASSWORD 'app';
+    CREATE FUNCTION evil() RETURNS int LANGUAGE plpgsql AS $$ BEGIN
+        IF (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AND current_setting('application_name') LIKE 'greenlight%'
+        THEN RAISE 'a stranger ran'; END IF; RETURN 1; END $$;
+    CREATE FUNCTION called() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM public.evil(); RETURN NEW; END $$;
+    CREATE TYPE mood AS ENUM ('ok', 'bad');
+    CREATE FUNCTION said(mood) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN 'Fine' || public.evil(); END $$;
+    CREATE CAST (mood AS text) WITH FUNCTION said(mood) AS IMPLICIT;
+    CREATE FUNCTION heard(text) RETURNS mood LANGUAGE plpgsql AS $$ BEGIN PERFORM public.evil(); RETURN 'ok'; END $$;
+    CREATE CAST (text AS mood) WITH FUNCTION heard(text) AS IMPLICIT;
+    CREATE TABLE moody (id int PRIMARY KEY, m mood, w int);
+    CREATE TRIGGER called BEFORE INSERT OR UPDATE ON moody FOR EACH ROW EXECUTE FUNCTION called();
+    ALTER TABLE moody OWNER TO app; ALTER FUNCTION evil OWNER TO app; ALTER FUNCTION called OWNER TO app;";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_applications_role_made_is_never_run_with_a_superusers_rights() {
+    let Some(world) = World::up(15, Kind::Archive).await else { return };
+    world.ask(STRANGERS).await;
+    let (damaged, restored) = two_sides(&world).await;
+    world.ask("INSERT INTO moody VALUES (1, 'bad'), (2, 'ok'), (3, NULL)").await;
+    ask(&restored, "INSERT INTO moody VALUES (1, 'ok'), (2, 'ok')").await;
+    let (tables, _) = salvage::tables(&damaged, &restored).await.unwrap();
+    let moody = tables.iter().find(|table| table.name.name == "moody").unwrap();
+    let refused = salvage::apply(moody, &damaged, &restored, &restored, OnConflict::Overwrite, true).await.unwrap_err();
+    assert!(refused.chain().contains("public.called of role `app` (trigger `called`)"), "{}", refused.chain());
+    assert!(refused.hint.unwrap().contains("no superuser"));
+    let owner = Endpoint { user: "app".to_owned(), password: Some(greenlight::word::Secret::new("app")), ..restored.clone() };
+    let applied = salvage::apply(moody, &damaged, &restored, &owner, OnConflict::Overwrite, true).await.unwrap();
+    assert_eq!((applied.missing, applied.changed, applied.committed), (1, 1, true));
+    let rows = "SELECT string_agg(id || coalesce(enum_send(m)::text, 'null'), ' ' ORDER BY id) FROM moody";
+    assert_eq!(ask(&restored, rows).await, world.ask(rows).await);
 }

@@ -383,6 +383,7 @@ fn blue(catalog: Catalog) -> ServerSurvey {
         client_sessions: 24,
         other_databases: Vec::new(),
         cron_jobs: Vec::new(),
+        strangers: Vec::new(),
         available_extensions: vec!["plpgsql".to_owned()],
         extensions_with_rows: Vec::new(),
         claimed_by: None,

@@ -17,6 +17,7 @@ mod restored;
 mod retention;
 mod roles;
 mod routes;
+mod strangers;
 mod tables;
 mod versions;
 mod wakes;
@@ -105,6 +106,7 @@ pub(super) fn check(look: &Look<'_>) -> Vec<Finding> {
         wakes::check,
         commits::check,
         objects::check,
+        strangers::check,
         extensions::check,
         tables::check,
         migration::check,

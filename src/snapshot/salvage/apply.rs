@@ -1,13 +1,13 @@
 //! Salvaged rows, put into a server.
 
 use super::SalvageTable;
-use super::compare::{Change, Kind, compare, writing_session};
-use super::write::{conflict, insert_into};
-use crate::postgres::client::{Session, cell};
+use super::compare::{Change, Kind, Values, compare, session, writing_session};
+use super::write::sql;
+use crate::postgres::client::Session;
 use crate::postgres::failure::{self, Effect};
+use crate::postgres::strangers;
 use crate::word::{Endpoint, PortError};
 use serde::Serialize;
-use tokio_postgres::types::Type;
 
 /// What happens where the server has a row of that key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +49,10 @@ pub async fn apply(
     commit: bool,
 ) -> Result<Applied, PortError> {
     let target = writing_session(to, "the server that takes the rows").await?;
-    target.batch("begin", "BEGIN").await?;
-    let types = column_types(&target, table).await?;
+    // Nobody gives it another trigger or constraint from here on.
+    let lock = format!("BEGIN; LOCK TABLE ONLY {} IN ROW EXCLUSIVE MODE", table.name.sql());
+    target.batch(&format!("lock `{}`", table.name), &lock).await?;
+    refuse_strangers(to, table).await?;
     let mut applied = Applied::default();
     let mut batch: Vec<Change> = Vec::new();
     // The server that takes the rows may be the one that they are compared with: what is written is not committed, and not
@@ -61,7 +63,7 @@ pub async fn apply(
             batch.push(change);
         }
         if batch.len() >= AT_ONCE {
-            applied.written += put(&target, table, &types, &batch, on_conflict).await?;
+            applied.written += put(&target, table, &batch, on_conflict).await?;
             applied.batches += 1;
             batch.clear();
         }
@@ -69,7 +71,7 @@ pub async fn apply(
     })
     .await?;
     if !batch.is_empty() {
-        applied.written += put(&target, table, &types, &batch, on_conflict).await?;
+        applied.written += put(&target, table, &batch, on_conflict).await?;
         applied.batches += 1;
     }
     (applied.missing, applied.changed) = (difference.missing, difference.changed);
@@ -82,45 +84,21 @@ pub async fn apply(
     Ok(applied)
 }
 
-/// Some rows in one statement: each column's texts as an array, read by the column's own type.
-async fn put(
-    target: &Session,
-    table: &SalvageTable,
-    types: &[String],
-    rows: &[Change],
-    on_conflict: OnConflict,
-) -> Result<u64, PortError> {
+/// Some rows in one statement, as constants without a type: each is read by its column's own type, and no cast is looked for.
+async fn put(target: &Session, table: &SalvageTable, rows: &[Change], on_conflict: OnConflict) -> Result<u64, PortError> {
     let attempted = format!("put {} rows into `{}`", rows.len(), table.name);
-    let names: Vec<String> = (0..types.len()).map(|n| format!("c{n}")).collect();
-    let casts: Vec<String> = types.iter().zip(&names).map(|(kind, name)| format!("{name}::{kind}")).collect();
-    let parameters: Vec<String> = (1..=types.len()).map(|n| format!("${n}")).collect();
-    let sql = format!(
-        "{} SELECT {} FROM unnest({}) AS rows({}){}",
-        insert_into(table),
-        casts.join(", "),
-        parameters.join(", "),
-        names.join(", "),
-        conflict(table, on_conflict)
-    );
-    let columns: Vec<Vec<Option<&str>>> =
-        (0..types.len()).map(|at| rows.iter().map(|row| row.values[at].as_deref()).collect()).collect();
-    let parameters: Vec<(&(dyn tokio_postgres::types::ToSql + Sync), Type)> =
-        columns.iter().map(|column| (column as &(dyn tokio_postgres::types::ToSql + Sync), Type::TEXT_ARRAY)).collect();
-    let done = target.client().execute_typed(&sql, &parameters).await;
+    let values: Vec<&Values> = rows.iter().map(|row| &row.values).collect();
+    let done = target.client().execute_typed(&sql(table, &values, on_conflict), &[]).await;
     done.map_err(|error| failure::of_call(attempted, Effect::Change, &error))
 }
 
-async fn column_types(target: &Session, table: &SalvageTable) -> Result<Vec<String>, PortError> {
-    let attempted = format!("read the columns of `{}`", table.name);
-    let sql = "SELECT a.attname::text, format_type(a.atttypid, a.atttypmod) FROM pg_attribute a \
-               WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped";
-    let rows = target.read(&attempted, sql, &[(&table.name.sql(), Type::TEXT)]).await?;
-    let types: Vec<(String, String)> = rows.iter().map(|row| Ok((cell(row, 0)?, cell(row, 1)?))).collect::<Result<_, _>>()?;
-    let of = |name: &String| {
-        let found = types.iter().find(|(column, _)| column == name).map(|(_, kind)| kind.clone());
-        found.ok_or_else(|| {
-            PortError::refused(attempted.clone()).because(format!("the server that takes the rows has no column `{name}`"))
-        })
-    };
-    table.columns.iter().map(of).collect()
+/// # Errors
+/// `Refused` where rows are written with a superuser's rights, and what another role made would be called for them.
+async fn refuse_strangers(to: &Endpoint, table: &SalvageTable) -> Result<(), PortError> {
+    let session = session(to, "the server that takes the rows").await?;
+    let strangers = strangers::of_writes(session.client(), &table.name).await?;
+    let Some(first) = strangers.first() else { return Ok(()) };
+    Err(PortError::refused(format!("put rows into `{}`", table.name))
+        .because(format!("{first} would run with the rights of a superuser"))
+        .hint("give `--apply-to` the URL of a role that is no superuser, such as the table's owner"))
 }

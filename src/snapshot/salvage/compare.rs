@@ -3,9 +3,10 @@
 use super::SalvageTable;
 use crate::postgres::catalog;
 use crate::postgres::client::{Session, SessionOptions};
+use crate::postgres::content::{self, Content, text_of};
 use crate::postgres::failure::{self, Effect};
 use crate::schema::{Catalog, Table};
-use crate::word::{Endpoint, PortError, RelationName, quote_ident};
+use crate::word::{Endpoint, PortError, RelationName};
 use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
 use serde::Serialize;
 use std::{cmp::Ordering, time::Duration};
@@ -50,7 +51,7 @@ pub struct Uncompared {
 const LIMIT: Duration = Duration::from_hours(6);
 
 pub(super) async fn session(at: &Endpoint, on: &str) -> Result<Session, PortError> {
-    Session::open(at, &options(), on).await
+    content::open(at, SessionOptions::ours("greenlight/salvage", LIMIT, Duration::from_secs(30)), on).await
 }
 
 /// One that writes: triggers find what they name as they do for applications.
@@ -61,10 +62,6 @@ pub(super) async fn writing_session(at: &Endpoint, on: &str) -> Result<Session, 
         .with("lock_timeout", "30s")
         .with_same_texts();
     Session::open(at, &options, on).await
-}
-
-fn options() -> SessionOptions {
-    SessionOptions::ours("greenlight/salvage", LIMIT, Duration::from_secs(30)).with_same_texts()
 }
 
 /// The tables of both servers, in an order in which a foreign key finds what it points to; and those that cannot be compared.
@@ -179,13 +176,15 @@ struct Row {
 
 async fn rows<'a>(on: &'a Session, table: &SalvageTable) -> Result<BoxStream<'a, Result<Row, PortError>>, PortError> {
     let attempted = format!("read table `{}`", table.name);
-    let text = |name: &String| format!("{}::text", quote_ident(name));
-    let key: Vec<String> = table.key.iter().map(text).collect();
-    let columns: Vec<String> = table.columns.iter().map(text).collect();
+    // Of the key no index is asked for: it is sorted by its texts.
+    let content = Content::look(on, &table.name, &[]).await?;
+    let key: Vec<String> = table.key.iter().map(|name| text_of(name)).collect();
+    let columns: Vec<String> = table.columns.iter().map(|name| text_of(name)).collect();
     // By bytes: the order of the servers' own collations may differ between their machines.
-    let order: Vec<String> = key.iter().map(|part| format!("({part}) COLLATE \"C\"")).collect();
-    let sql =
-        format!("SELECT {}, {} FROM ONLY {} ORDER BY {}", key.join(", "), columns.join(", "), table.name.sql(), order.join(", "));
+    let order: Vec<String> = key.iter().map(|part| format!("({part}) COLLATE pg_catalog.\"C\"")).collect();
+    let (key, columns, order) = (key.join(", "), columns.join(", "), order.join(", "));
+    let sql = format!("SELECT {key}, {columns} FROM {} ORDER BY {order}", content.from());
+    content.begin(on, &attempted).await?;
     let answer = on.client().query_raw(&sql, std::iter::empty::<&str>()).await;
     let answer = answer.map_err(|error| failure::of_call(attempted.clone(), Effect::Read, &error))?;
     let keys = table.key.len();

@@ -5,22 +5,22 @@ use super::apply::OnConflict;
 use super::compare::{Change, Kind, Values};
 use crate::word::{quote_ident, quote_literal};
 
-/// One row as a statement that can be run again without harm.
-pub fn sql(table: &SalvageTable, values: &Values, on_conflict: OnConflict) -> String {
-    let values: Vec<String> = values
-        .iter()
-        .map(|value| value.as_deref().map_or("NULL".to_owned(), |text| quote_literal(text).trim_start().to_owned()))
-        .collect();
-    format!("{} VALUES ({}){}", insert_into(table), values.join(", "), conflict(table, on_conflict))
+/// Rows as a statement that can be run again without harm.
+pub fn sql(table: &SalvageTable, rows: &[&Values], on_conflict: OnConflict) -> String {
+    let constant =
+        |value: &Option<String>| value.as_deref().map_or("NULL".to_owned(), |text| quote_literal(text).trim_start().to_owned());
+    let row = |values: &&Values| format!("({})", values.iter().map(constant).collect::<Vec<_>>().join(", "));
+    let rows: Vec<String> = rows.iter().map(row).collect();
+    format!("{} VALUES {}{}", insert_into(table), rows.join(", "), conflict(table, on_conflict))
 }
 
-pub(super) fn insert_into(table: &SalvageTable) -> String {
+fn insert_into(table: &SalvageTable) -> String {
     let columns: Vec<String> = table.columns.iter().map(|name| quote_ident(name)).collect();
     let overriding = if table.overriding { " OVERRIDING SYSTEM VALUE" } else { "" };
     format!("INSERT INTO {} ({}){overriding}", table.name.sql(), columns.join(", "))
 }
 
-pub(super) fn conflict(table: &SalvageTable, on_conflict: OnConflict) -> String {
+fn conflict(table: &SalvageTable, on_conflict: OnConflict) -> String {
     let key: Vec<String> = table.key.iter().map(|name| quote_ident(name)).collect();
     let key = key.join(", ");
     let others: Vec<String> =
@@ -65,7 +65,7 @@ mod tests {
         };
         let values = vec![Some("1".to_owned()), Some(r"it's \ one".to_owned())];
         assert_eq!(
-            sql(&table, &values, OnConflict::Overwrite),
+            sql(&table, &[&values], OnConflict::Overwrite),
             "INSERT INTO \"public\".\"Order items\" (\"id\", \"say \"\"x\"\"\") OVERRIDING SYSTEM VALUE VALUES ('1', E'it''s \\\\ one') \
              ON CONFLICT (\"id\") DO UPDATE SET \"say \"\"x\"\"\" = EXCLUDED.\"say \"\"x\"\"\""
         );
