@@ -1,11 +1,13 @@
 //! Parse, run, exit code.
 
-use clap::Parser;
-use greenlight::cli::{self, Arguments};
+use greenlight::cli;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match cli::arguments() {
+        Ok(arguments) => arguments,
+        Err(exit) => return exit,
+    };
     cli::start_logging(&arguments.shared);
     // One provider for all of TLS, chosen before anything connects.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();

@@ -7,7 +7,7 @@ use crate::plan::{Plan, render};
 use crate::run::{Fact, Run};
 use crate::step::{self, Observed, Records, StepContext};
 use crate::wire;
-use crate::word::PortError;
+use crate::word::{PortError, shown};
 use async_trait::async_trait;
 use serde::Serialize;
 use std::fmt::Write;
@@ -60,7 +60,7 @@ fn text(seen: &[Seen]) -> String {
         "What is done by the journal, and what is there by looking\n---------------------------------------------------------\n",
     );
     for step in seen {
-        let why = step.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        let why = step.why.as_ref().map(|why| format!(": {}", shown(why))).unwrap_or_default();
         let _ = writeln!(text, "  {:>2}  {:<18} {}; {}{why}", step.number, step.name, step.state, step.there);
     }
     text

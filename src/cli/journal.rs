@@ -4,6 +4,7 @@ use super::arguments::{JournalCommand, Output, Shared, WhichRun};
 use super::{Exit, print, screen, state};
 use crate::journal::{Journal, RunEntry};
 use crate::run::Outcome;
+use crate::word::shown;
 use std::fmt::Write;
 
 pub(super) async fn run(shared: &Shared, command: &JournalCommand) -> anyhow::Result<Exit> {
@@ -58,7 +59,7 @@ async fn runs(shared: &Shared) -> anyhow::Result<Exit> {
     } else {
         for (entry, outcome) in &rows {
             let outcome = outcome.map_or("open", Outcome::in_words);
-            print::data(&format!("{}  {:.0}  {outcome:<11}  {}", entry.run, entry.created_at, entry.name));
+            print::data(&format!("{}  {:.0}  {outcome:<11}  {}", entry.run, entry.created_at, shown(&entry.name)));
         }
     }
     print::say(&format!("{} in `{}`, {open} open", super::screen::count(rows.len(), "run"), shared.state.display()));

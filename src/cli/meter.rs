@@ -1,13 +1,13 @@
 //! How far a long copy or replay has come, with the time left; to standard error.
 
+use super::print::Spinner;
 use crate::word::{Clock, SystemClock};
-use indicatif::{ProgressBar, ProgressStyle};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 #[derive(Debug)]
 pub(super) struct Meter {
-    bar: ProgressBar,
+    bar: Spinner,
     clock: SystemClock,
     /// What is being done now, and since when.
     phase: Mutex<(String, Duration)>,
@@ -15,11 +15,8 @@ pub(super) struct Meter {
 
 impl Meter {
     pub(super) fn new() -> Meter {
-        let bar = ProgressBar::new_spinner();
-        if let Ok(style) = ProgressStyle::with_template("  {spinner} {wide_msg}") {
-            bar.set_style(style);
-        }
-        bar.enable_steady_tick(Duration::from_millis(120));
+        let bar = Spinner::new();
+        bar.turn();
         Meter { bar, clock: SystemClock::new(), phase: Mutex::default() }
     }
 
@@ -32,11 +29,11 @@ impl Meter {
             }
             phase.1
         };
-        self.bar.set_message(line(what, done, all, now.saturating_sub(since)));
+        self.bar.say(&line(what, done, all, now.saturating_sub(since)));
     }
 
     pub(super) fn clear(&self) {
-        self.bar.finish_and_clear();
+        self.bar.clear();
     }
 }
 

@@ -31,7 +31,7 @@ pub use exit::Exit;
 use crate::engine::EngineError;
 use crate::journal::JournalError;
 use crate::migrate::shadow::ShadowError;
-use crate::word::{EndpointError, PortError};
+use crate::word::{EndpointError, PortError, shown};
 use arguments::{Command, Output};
 use clap::CommandFactory;
 use std::error::Error;
@@ -65,15 +65,38 @@ pub async fn run(arguments: Arguments) -> Exit {
     result.unwrap_or_else(|error| fault(&shared, &error))
 }
 
+/// The command line, or the exit code after what was said of it. What clap says may repeat a URL with a password in it.
+pub fn arguments() -> Result<Arguments, std::process::ExitCode> {
+    use clap::Parser;
+    let error = match Arguments::try_parse() {
+        Ok(arguments) => return Ok(arguments),
+        Err(error) => error,
+    };
+    let exit = std::process::ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1));
+    let said = error.render().to_string();
+    let words: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    let values = words.iter().flat_map(|word| word.split_once('=').map(|(_, value)| value).into_iter().chain([word.as_str()]));
+    let masked = values
+        .filter(|value| value.contains('@') || value.contains("://") || value.contains("password"))
+        .fold(said.clone(), |said, value| said.replace(value, "<URL>"));
+    if masked == said {
+        let _ = error.print();
+    } else {
+        print::complain(&masked);
+    }
+    Err(exit)
+}
+
 /// Says an error once, with its causes and, where one is known, what to do; and the exit code it comes to.
 pub fn fault(shared: &Shared, error: &anyhow::Error) -> Exit {
     let exit = error.chain().find_map(exit_of).unwrap_or(Exit::Fault);
     let causes: Vec<String> = error.chain().map(in_words).collect();
+    let lines: Vec<String> = causes.iter().map(|cause| shown(cause)).collect();
     let hint = error.chain().find_map(hint_of);
-    let mut text = format!("error: {}", causes.join("\n  because: "));
+    let mut text = format!("error: {}", lines.join("\n  because: "));
     if let Some(hint) = &hint {
         text.push_str("\n  try: ");
-        text.push_str(hint);
+        text.push_str(&shown(hint));
     }
     if shared.output == Output::Json {
         let (error, because) = (&causes[0], &causes[1..]);
@@ -151,7 +174,8 @@ pub fn start_logging(shared: &Shared) {
         (1, _) => "greenlight=info,warn",
         _ => "greenlight=debug,info",
     };
-    let builder = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(level)).with_writer(std::io::stderr);
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(EnvFilter::new(level)).with_writer(std::io::stderr).with_ansi(print::colours());
     let started = match shared.log {
         LogFormat::Text => builder.with_target(false).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),

@@ -31,7 +31,7 @@ pub(super) fn load_or_say(shared: &Shared, path: &Path) -> Option<Playbook> {
             if shared.output == Output::Json {
                 print::json(&problems);
             }
-            print::complain(&problems.render(std::io::IsTerminal::is_terminal(&std::io::stderr())));
+            print::complain_in_colours(&problems.render(print::colours()));
             print::say(&format!(
                 "\n{problems}; no server was asked. Next: mend them, and `greenlight check {}` again",
                 path.display()

@@ -4,7 +4,7 @@ use super::arguments::{Output, ReportArgs, Shared};
 use super::{Exit, print, screen, state};
 use crate::plan::Plan;
 use crate::run::{Event, Fact, Outcome, Record, Run, WindowPhase};
-use crate::word::{Side, Timestamp};
+use crate::word::{Side, Timestamp, shown};
 use serde::Serialize;
 use std::fmt::Write;
 
@@ -141,12 +141,13 @@ fn deviation(plan: &Plan, event: &Event) -> Option<String> {
 }
 
 fn text(report: &Report) -> String {
-    let mut text = format!("run {} of `{}`: {}; {} serves\n", report.run, report.name, report.outcome_words(), report.serving);
+    let mut text =
+        format!("run {} of `{}`: {}; {} serves\n", report.run, shown(&report.name), report.outcome_words(), report.serving);
     let _ = writeln!(text, "{}\nplan {}", times(report), report.plan);
     for window in &report.windows {
         let _ = writeln!(text, "\nwindow at {:.3}: {}", window.at, window_words(window));
         for phase in &window.phases {
-            let _ = writeln!(text, "  {:<14} {:>8.1} ms", phase.name, phase.ms);
+            let _ = writeln!(text, "  {:<14} {:>8.1} ms", shown(&phase.name), phase.ms);
         }
     }
     for (title, lines) in sections(report) {
@@ -176,22 +177,22 @@ fn sections(report: &Report) -> [(&'static str, Vec<String>); 4] {
         }
         format!("{:.3}  {} tables, {} rows equal, in {} ms", line.at, line.tables, line.rows, line.took_ms)
     };
-    let migrated = |line: &MigrationLine| format!("{} {} in {} ms", line.version, line.name, line.took_ms);
+    let migrated = |line: &MigrationLine| shown(&format!("{} {} in {} ms", line.version, line.name, line.took_ms));
     [
         ("validation", or(report.validations.iter().map(validated).collect(), "not yet")),
         ("migrations", or(report.migrations.iter().map(migrated).collect(), "none")),
         ("deviations from the plan", or(report.deviations.iter().map(line).collect(), "none")),
-        ("left behind", or(report.left_behind.clone(), "nothing")),
+        ("left behind", or(report.left_behind.iter().map(|left| shown(left)).collect(), "nothing")),
     ]
 }
 
 fn line(moment: &Moment) -> String {
-    format!("{:.3}  {}", moment.at, moment.what.replace('\n', " "))
+    format!("{:.3}  {}", moment.at, shown(&moment.what.replace("\n        ", "; ")))
 }
 
 fn window_words(window: &WindowLine) -> String {
     let guard = if window.by_guard { ", closed by the guard" } else { "" };
-    let reason = window.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    let reason = window.reason.as_ref().map(|reason| format!(": {}", shown(reason))).unwrap_or_default();
     if window.moved {
         let client = window.client_wait_ms.map(|ms| format!(", a client waited {ms:.1} ms at most")).unwrap_or_default();
         format!("{} serves after a pause of {:.1} ms{client}{guard}{reason}", window.serving, window.pause_ms)
@@ -202,9 +203,9 @@ fn window_words(window: &WindowLine) -> String {
 
 fn markdown(report: &Report) -> String {
     let mut text = format!(
-        "# Run {} of `{}`: {}\n\n{} serves; {}. Plan `{}`.\n\n## Windows\n\n",
+        "# Run {} of {}: {}\n\n{} serves; {}. Plan `{}`.\n\n## Windows\n\n",
         report.run,
-        report.name,
+        plain(&report.name),
         report.outcome_words(),
         capital(&report.serving.to_string()),
         times(report),
@@ -216,15 +217,16 @@ fn markdown(report: &Report) -> String {
         text.push_str("| when | what | phases (ms) |\n| --- | --- | --- |\n");
     }
     for window in &report.windows {
-        let phases: Vec<String> = window.phases.iter().map(|phase| format!("{} {:.1}", phase.name, phase.ms)).collect();
-        let _ = writeln!(text, "| {:.3} | {} | {} |", window.at, cell(&window_words(window)), phases.join(", "));
+        let phases: Vec<String> = window.phases.iter().map(|phase| format!("{} {:.1}", plain(&phase.name), phase.ms)).collect();
+        let _ = writeln!(text, "| {:.3} | {} | {} |", window.at, plain(&window_words(window)), phases.join(", "));
     }
     for (title, lines) in sections(report) {
+        let lines: Vec<String> = lines.iter().map(|line| plain(line)).collect();
         let _ = writeln!(text, "\n## {}\n\n- {}", capital(title), lines.join("\n- "));
     }
     text.push_str("\n## Timeline\n\n| when | what |\n| --- | --- |\n");
     for moment in &report.timeline {
-        let _ = writeln!(text, "| {:.3} | {} |", moment.at, cell(&moment.what));
+        let _ = writeln!(text, "| {:.3} | {} |", moment.at, plain(&moment.what.replace("\n        ", "; ")));
     }
     text
 }
@@ -234,6 +236,69 @@ fn capital(text: &str) -> String {
     chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 
-fn cell(text: &str) -> String {
-    text.replace('|', "\\|").replace('\n', " ")
+/// Text in Markdown that is text, whatever is in it: no link, no picture, no HTML, no other cell.
+fn plain(text: &str) -> String {
+    let mark = |c: char| match c {
+        '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '~' | '#' | '!' | '$' => format!("\\{c}"),
+        '<' => "&lt;".to_owned(),
+        '>' => "&gt;".to_owned(),
+        '&' => "&amp;".to_owned(),
+        // Neither an address nor somebody's name is made a link of.
+        '@' => "&#64;".to_owned(),
+        c => c.to_string(),
+    };
+    let marked: String = shown(text).chars().map(mark).collect();
+    marked.replace("://", "&#58;//")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOSTILE: &str = "x\u{1b}[31m|\r\nError: fake\n# Title\u{202e} <img src=x> [a](http://b) `c` @d";
+
+    fn report() -> Report {
+        let moment = || Moment { at: Timestamp::UNIX_EPOCH, what: HOSTILE.to_owned() };
+        let phases = vec![WindowPhase { name: HOSTILE.to_owned(), ms: 1.0 }];
+        let (at, serving, reason) = (Timestamp::UNIX_EPOCH, Side::Blue, Some(HOSTILE.to_owned()));
+        Report {
+            run: "r1".to_owned(),
+            name: HOSTILE.to_owned(),
+            plan: "0".to_owned(),
+            outcome: None,
+            serving,
+            created_at: None,
+            ended_at: None,
+            timeline: vec![moment()],
+            windows: vec![WindowLine {
+                at,
+                serving,
+                moved: true,
+                by_guard: false,
+                pause_ms: 1.0,
+                phases,
+                client_wait_ms: None,
+                reason,
+            }],
+            validations: Vec::new(),
+            migrations: vec![MigrationLine { version: HOSTILE.to_owned(), name: HOSTILE.to_owned(), took_ms: 1 }],
+            deviations: vec![moment()],
+            left_behind: vec![HOSTILE.to_owned()],
+        }
+    }
+
+    #[test]
+    fn what_others_said_is_text_in_every_form_of_a_report() {
+        for page in [text(&report()), markdown(&report())] {
+            assert!(!page.replace('\n', "").contains(crate::word::is_hidden), "{page:?}");
+            assert!(page.contains("Error: fake"));
+            let forged = |line: &&str| line.trim_start().starts_with("Error") || line.trim_start().starts_with("# Title");
+            assert_eq!(page.lines().filter(forged).count(), 0, "{page}");
+        }
+        let page = markdown(&report());
+        assert!(!["<img", "[a](", "://", "|\\u", " @d"].iter().any(|markup| page.contains(markup)), "{page}");
+        let cells = |line: &str| line.replace("\\|", "").matches('|').count();
+        let rows: Vec<usize> = page.lines().filter(|line| line.starts_with('|')).map(cells).collect();
+        assert_eq!(rows, [4, 4, 4, 3, 3, 3]);
+    }
 }

@@ -6,7 +6,7 @@ use super::{Exit, print, run, screen, state};
 use crate::engine::Stop;
 use crate::journal::{HolderProcess, Journal};
 use crate::run::{Decision, RequestKind, decide};
-use crate::word::{Clock, RunId, SystemClock};
+use crate::word::{Clock, RunId, SystemClock, shown};
 use std::{sync::Arc, time::Duration};
 
 pub(super) async fn approve(shared: &Shared, args: &RequestArgs) -> anyhow::Result<Exit> {
@@ -50,7 +50,7 @@ async fn ask(shared: &Shared, args: &RequestArgs, kind: RequestKind) -> anyhow::
     let held = journal.lease(&stored.id).await?.filter(|lease| !lease.free && lease.expires_at > clock.now());
     match held {
         Some(lease) => {
-            print::say(&format!("asked the coordinator, {}", lease.holder));
+            print::say(&format!("asked the coordinator, {}", shown(&lease.holder)));
             follow(shared, journal, &stored.id, id, stored.run.seq, args.no_wait).await
         }
         None => run::drive(shared, journal, &stored.plan, args.no_wait).await,
@@ -85,7 +85,7 @@ async fn follow(
         }
         seen = stored.run.seq;
         if let Some(refused) = answer.as_ref().filter(|answer| answer.starts_with("refused")) {
-            print::complain(&format!("error: {refused}"));
+            print::complain(&format!("error: {}", shown(refused)));
             print::say(&screen::standing(&stored.plan, &stored.run));
             return Ok(Exit::Usage);
         }

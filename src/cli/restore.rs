@@ -9,7 +9,7 @@ use crate::postgres::catalog;
 use crate::postgres::client::{Session, SessionOptions};
 use crate::snapshot::restore::{self, Place, RestorePlan, Restored, Target};
 use crate::snapshot::{SnapshotStore, note_point};
-use crate::word::{Clock, Endpoint, SystemClock};
+use crate::word::{Clock, Endpoint, SystemClock, shown};
 use crate::{schema, validate, wire};
 use anyhow::{Context, anyhow, bail};
 
@@ -111,7 +111,7 @@ async fn restored(
 
 fn say_plan(plan: &RestorePlan, store: &dyn SnapshotStore) {
     for problem in &plan.problems {
-        print::say(&format!("error: {problem}"));
+        print::say(&format!("error: {}", shown(problem)));
     }
     let Some(backup) = plan.backup.as_ref().filter(|_| plan.problems.is_empty()) else { return };
     let estimate = plan
@@ -130,7 +130,7 @@ fn say_plan(plan: &RestorePlan, store: &dyn SnapshotStore) {
         print::say("going on with what is there");
     }
     for unknown in &plan.unknown {
-        print::say(&format!("note: {unknown}"));
+        print::say(&format!("note: {}", shown(unknown)));
     }
 }
 
@@ -163,7 +163,7 @@ async fn conclude(
     let last = done.last_commit.map_or("none since the backup".to_owned(), |at| at.to_string());
     print::say(&format!("restored up to {} (last commit: {last}), and standing still there, open for reading", done.replayed));
     for difference in &differences {
-        print::say(&format!("differs: {difference}"));
+        print::say(&format!("differs: {}", shown(difference)));
     }
     let folder = args.into.display();
     print::say(&format!(

@@ -160,7 +160,7 @@ pub(super) async fn conclude(shared: &Shared, journal: &dyn Journal, id: &RunId,
             "waits_for": stored.run.note, "exit_code": exit as i32,
         });
         // One line, as the records before it are.
-        print::data(&end.to_string());
+        print::json_line(&end);
     }
     if *stop == Stop::Interrupted {
         print::say("interrupted, in good order: no act is under way");

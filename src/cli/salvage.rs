@@ -4,15 +4,15 @@ use super::arguments::{Conflict, Output, SalvageArgs, SalvageFormat, Shared};
 use super::{Exit, print};
 use crate::snapshot::salvage::{self, OnConflict, SalvageTable, TableDifference};
 use crate::wire;
-use crate::word::{Endpoint, Failure, PortError, Template};
+use crate::word::{Endpoint, Failure, PortError, shown};
 use anyhow::{Context, bail};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 pub(super) async fn run(shared: &Shared, args: &SalvageArgs) -> anyhow::Result<Exit> {
-    let at = |url: &str| wire::endpoint(&Template(url.to_owned()));
-    let (damaged, restored) = (at(&args.damaged)?, at(&args.restored)?);
+    let (damaged, restored) =
+        (wire::typed_endpoint(&args.damaged, "`--damaged`")?, wire::typed_endpoint(&args.restored, "`--restored`")?);
     let (all, uncompared) = salvage::tables(&damaged, &restored).await?;
     let chosen: Vec<&SalvageTable> =
         all.iter().filter(|table| args.table.is_empty() || args.table.contains(&table.name.to_string())).collect();
@@ -20,12 +20,12 @@ pub(super) async fn run(shared: &Shared, args: &SalvageArgs) -> anyhow::Result<E
         bail!("there is no table `{unknown}` that can be compared; write it as `public.orders`");
     }
     let exit = match &args.apply_to {
-        Some(to) => apply(shared, args, &chosen, &damaged, &restored, &at(to)?).await?,
+        Some(to) => apply(shared, args, &chosen, &damaged, &restored, &wire::typed_endpoint(to, "`--apply-to`")?).await?,
         None => list(shared, args, &chosen, &damaged, &restored).await?,
     };
     if args.table.is_empty() {
         for table in &uncompared {
-            print::say(&format!("not compared: {}: {}", table.table, table.why));
+            print::say(&format!("not compared: {}: {}", table.table, shown(&table.why)));
         }
     }
     Ok(exit)
@@ -108,7 +108,7 @@ async fn apply(
                 } else {
                     "nothing of it was written"
                 };
-                print::say(&format!("{}: {sure}: {}", table.name, error.chain()));
+                print::say(&format!("{}: {sure}: {}", table.name, shown(&error.chain())));
             }
         }
     }

@@ -1,19 +1,17 @@
 //! What a person sees while a run goes on: a line for each record that matters, and what is being done now.
 
 use super::arguments::Output;
-use super::print;
+use super::print::{self, Spinner};
 use crate::engine::Tell;
 use crate::plan::{Answer, Plan, SchemaWork, StepName, Strategy};
 use crate::run::{Decision, Direction, Event, Fact, Outcome, Run, StepNo, StepState};
 use crate::run::{cannot_be_taken_back, decide};
-use crate::word::{Clock, Side, SystemClock};
-use indicatif::{ProgressBar, ProgressStyle};
-use std::time::Duration;
+use crate::word::{Clock, Side, SystemClock, shown};
 
 /// Prints records and progress; to standard error, so that standard output stays data.
 #[derive(Debug)]
 pub(super) struct Screen {
-    bar: ProgressBar,
+    bar: Spinner,
     output: Output,
     /// The command waits with the run, so that nobody else says what it waits for.
     waits: bool,
@@ -21,36 +19,32 @@ pub(super) struct Screen {
 
 impl Screen {
     pub(super) fn new(output: Output, waits: bool) -> Screen {
-        let bar = ProgressBar::new_spinner();
-        if let Ok(style) = ProgressStyle::with_template("  {spinner} {wide_msg}") {
-            bar.set_style(style);
-        }
-        Screen { bar, output, waits }
+        Screen { bar: Spinner::new(), output, waits }
     }
 
     pub(super) fn tell(&self, plan: &Plan, run: &Run, tell: Tell<'_>) {
         match tell {
             Tell::Record(event) => {
-                self.bar.set_message("");
+                self.bar.say("");
                 if let Some(line) = line(plan, event) {
-                    self.bar.suspend(|| print::say(&line));
+                    self.bar.aside(|| print::say(&line));
                 }
-                if let (Output::Json, Ok(text)) = (self.output, serde_json::to_string(event)) {
-                    self.bar.suspend(|| print::data(&text));
+                if self.output == Output::Json {
+                    self.bar.aside(|| print::json_line(event));
                 }
                 if self.waits && begins_to_wait(plan, run, event) {
-                    self.bar.suspend(|| print::say(&standing(plan, run)));
+                    self.bar.aside(|| print::say(&standing(plan, run)));
                 }
             }
             Tell::Progress(text) => {
-                self.bar.enable_steady_tick(Duration::from_millis(120));
-                self.bar.set_message(text.to_owned());
+                self.bar.turn();
+                self.bar.say(text);
             }
         }
     }
 
     pub(super) fn clear(&self) {
-        self.bar.finish_and_clear();
+        self.bar.clear();
     }
 }
 
@@ -66,8 +60,16 @@ fn begins_to_wait(plan: &Plan, run: &Run, event: &Event) -> bool {
     }
 }
 
-/// One record as a line for people; `None` for those that only machines need.
+/// One record as lines for people, the second of them what to try; `None` for those that only machines need.
 pub(super) fn line(plan: &Plan, event: &Event) -> Option<String> {
+    let hint = match event {
+        Event::StepFailed { hint: Some(hint), .. } => format!("\n        try: {}", shown(hint)),
+        _ => String::new(),
+    };
+    Some(shown(&words(plan, event)?) + &hint)
+}
+
+fn words(plan: &Plan, event: &Event) -> Option<String> {
     let title = |step: &StepNo| plan.steps.get(step.0).map_or_else(String::new, |planned| planned.name.to_string());
     Some(match event {
         Event::RunCreated { plan, by } => format!("run {} of `{}` created by {by}", plan.run, plan.name),
@@ -79,10 +81,9 @@ pub(super) fn line(plan: &Plan, event: &Event) -> Option<String> {
         Event::FactLearned { fact, .. } => format!("        {}", fact_line(fact)?),
         Event::StepParked { note, .. } if note.is_empty() => "        looked how far it came, and goes on from there".to_owned(),
         Event::StepParked { note, .. } | Event::StepWaiting { note, .. } => format!("        waiting for {note}"),
-        Event::StepFailed { error, hint, retry_at, .. } => {
+        Event::StepFailed { error, retry_at, .. } => {
             let next = if retry_at.is_some() { "; trying again" } else { "" };
-            let hint = hint.as_ref().map(|hint| format!("\n        try: {hint}")).unwrap_or_default();
-            format!("        failed: {error}{next}{hint}")
+            format!("        failed: {error}{next}")
         }
         Event::StepUnsure { error, .. } => format!("        not known whether it happened, looking: {error}"),
         Event::StepReverted { step } => format!("        taken back: {}", title(step)),
@@ -197,15 +198,22 @@ pub(super) fn standing(plan: &Plan, run: &Run) -> String {
         return format!("{serving} serves.\nNext: `greenlight run` goes on with run {name}.");
     };
     let title = plan.steps[step.0].name;
-    let note = run.note.as_deref().map(|note| format!(", waiting for {note}")).unwrap_or_default();
+    let note = run.note.as_deref().map(|note| format!(", waiting for {}", shown(note))).unwrap_or_default();
     let way = if run.direction == Direction::Backward { "is on its way back, at" } else { "is at" };
     let held = match &run.steps[step.0] {
         StepState::Stuck { .. } => {
             let lacking = cannot_be_taken_back(plan, run).filter(|_| run.direction == Direction::Forward);
             let lacking = lacking.map(|file| {
-                format!(".\nNothing is taken back by itself: `{file}` is applied, or a part of it, and has no down migration")
+                format!(
+                    ".\nNothing is taken back by itself: `{}` is applied, or a part of it, and has no down migration",
+                    shown(&file)
+                )
             });
-            format!(".\nHeld for a person: {}{}", run.reason.as_deref().unwrap_or("a step failed"), lacking.unwrap_or_default())
+            format!(
+                ".\nHeld for a person: {}{}",
+                shown(run.reason.as_deref().unwrap_or("a step failed")),
+                lacking.unwrap_or_default()
+            )
         }
         _ => note,
     };

@@ -7,7 +7,7 @@ use crate::journal::Journal;
 use crate::playbook::Playbook;
 use crate::run::{Event, Fact, Outcome};
 use crate::snapshot::{ARCHIVE_LIMIT, Backup, BackupState, Need, SnapshotStore, Source, newest_before, prove, reach, removable};
-use crate::word::{Clock, SystemClock};
+use crate::word::{Clock, SystemClock, shown};
 use crate::{validate, wire};
 use anyhow::bail;
 
@@ -113,14 +113,14 @@ async fn list(shared: &Shared, store: &dyn SnapshotStore) -> anyhow::Result<Exit
         print::json(&serde_json::json!({ "backups": backups, "points": points, "made": made }));
     } else {
         for backup in &backups {
-            print::data(&line(backup));
+            print::data(&shown(&line(backup)));
         }
         for point in &points {
-            print::data(&format!("point {}  {}  {}  timeline {}", point.name, point.at, point.lsn, point.timeline));
+            print::data(&format!("point {}  {}  {}  timeline {}", shown(&point.name), point.at, point.lsn, point.timeline));
         }
     }
     for made in &made {
-        print::say(made);
+        print::say(&shown(made));
     }
     let Some(oldest) = backups.iter().find(|backup| backup.state == BackupState::Whole) else {
         print::say(&format!("there is no whole backup in {}. Next: `greenlight snapshot take`", store.place()));
@@ -162,7 +162,7 @@ async fn verify(args: &VerifyArgs, store: &dyn SnapshotStore) -> anyhow::Result<
             Ok(()) => print::data(&format!("{}  in order", backup.id)),
             Err(error) => {
                 damaged += 1;
-                print::data(&format!("{}  {}", backup.id, error.chain()));
+                print::data(&format!("{}  {}", backup.id, shown(&error.chain())));
             }
         }
     }
@@ -180,10 +180,10 @@ async fn prune(shared: &Shared, args: &PruneArgs, playbook: &Playbook, store: &d
     let needs = needs(shared, store).await?;
     let (gone, kept_for) = removable(&backups, &spec.retention, &needs, SystemClock::new().now());
     for why in &kept_for {
-        print::say(why);
+        print::say(&shown(why));
     }
     for backup in &gone {
-        print::data(&line(backup));
+        print::data(&shown(&line(backup)));
     }
     if !args.remove {
         print::say(&format!(

@@ -7,7 +7,7 @@ use crate::plan::{Plan, Strategy};
 use crate::postgres::Server;
 use crate::run::{Run, StepState};
 use crate::wire;
-use crate::word::{Clock, PortError, Side, SystemClock};
+use crate::word::{Clock, PortError, Side, SystemClock, shown};
 use serde::Serialize;
 use std::sync::{Arc, atomic::AtomicU64};
 use std::{fmt::Write, time::Duration};
@@ -64,15 +64,15 @@ pub(super) async fn run(shared: &Shared, args: &StatusArgs) -> anyhow::Result<Ex
     loop {
         let stored = state::choose(shared, journal.as_ref(), &args.which, false).await?;
         let status = look(journal.as_ref(), &stored, shared, args.offline).await?;
-        let page = match shared.output {
-            // While watching, one line for each change.
-            Output::Json if args.watch => serde_json::to_string(&status)?,
-            Output::Json => serde_json::to_string_pretty(&status)?,
-            Output::Text => text(&status),
-        };
+        let page = text(&status);
         // Again and again the same would hide what changes.
         if page != shown {
-            print::data(&page);
+            match shared.output {
+                // While watching, one line for each change.
+                Output::Json if args.watch => print::json_line(&status),
+                Output::Json => print::json(&status),
+                Output::Text => print::data(&page),
+            }
             print::say(&screen::standing(&stored.plan, &stored.run));
             shown = page;
         }
@@ -152,31 +152,57 @@ pub(super) fn word(state: &StepState, over: bool) -> &'static str {
     }
 }
 
+/// For people. Names, notes and errors are of others.
 fn text(status: &Status) -> String {
     let outcome = status.outcome.map_or("open", crate::run::Outcome::in_words);
-    let mut text = format!("run {} of `{}`: {outcome}; {} serves\n", status.run, status.name, status.serving);
+    let mut text = format!("run {} of `{}`: {outcome}; {} serves\n", status.run, shown(&status.name), status.serving);
     for step in &status.steps {
         let _ = writeln!(text, "  {:>2}  {:<18} {}", step.number, step.name, step.state);
     }
     if let Some(waits_for) = &status.waits_for {
-        let _ = writeln!(text, "waits for {waits_for}");
+        let _ = writeln!(text, "waits for {}", shown(waits_for));
     }
     if let Some(doing) = &status.doing {
-        let _ = writeln!(text, "now: {doing}");
+        let _ = writeln!(text, "now: {}", shown(doing));
     }
     if status.outcome.is_none() {
         let holder = status.held_by.as_deref().unwrap_or("nobody: its limits are watched while `greenlight run` stands");
-        let _ = writeln!(text, "driven by {holder}");
+        let _ = writeln!(text, "driven by {}", shown(holder));
     }
     for left in &status.left_behind {
-        let _ = writeln!(text, "left behind {left}");
+        let _ = writeln!(text, "left behind {}", shown(left));
     }
     let _ = match &status.way_back {
         WayBack::NotNeeded => Ok(()),
         WayBack::Lossless { lag_bytes } => writeln!(text, "a rollback now would lose nothing (blue is {lag_bytes} bytes behind)"),
-        WayBack::Delayed { why } => writeln!(text, "a rollback has to wait, and would then lose nothing: {why}"),
-        WayBack::WouldLose { why } => writeln!(text, "a rollback would LOSE writes: {why}"),
-        WayBack::Unknown { why } => writeln!(text, "whether a rollback would be lossless is not known: {why}"),
+        WayBack::Delayed { why } => writeln!(text, "a rollback has to wait, and would then lose nothing: {}", shown(why)),
+        WayBack::WouldLose { why } => writeln!(text, "a rollback would LOSE writes: {}", shown(why)),
+        WayBack::Unknown { why } => writeln!(text, "whether a rollback would be lossless is not known: {}", shown(why)),
     };
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_said_is_text() {
+        let hostile = || "x\u{1b}[2J\nError: fake\u{202e}".to_owned();
+        let status = Status {
+            run: "r1".to_owned(),
+            name: hostile(),
+            serving: Side::Blue,
+            outcome: None,
+            steps: Vec::new(),
+            waits_for: Some(hostile()),
+            doing: Some(hostile()),
+            held_by: Some(hostile()),
+            way_back: WayBack::Unknown { why: hostile() },
+            left_behind: vec![hostile()],
+        };
+        let page = text(&status);
+        assert!(!page.replace('\n', "").contains(crate::word::is_hidden), "{page:?}");
+        assert!(page.matches("Error: fake").count() == 6 && !page.contains("\nError"), "{page}");
+    }
 }

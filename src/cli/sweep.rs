@@ -6,11 +6,11 @@ use super::{Exit, print, state};
 use crate::journal::Journal;
 use crate::postgres::sweep::{self, Leftover};
 use crate::wire;
-use crate::word::{Endpoint, PortError, Template};
+use crate::word::{Endpoint, PortError, shown};
 use std::collections::BTreeSet;
 
 pub(super) async fn run(shared: &Shared, args: &SweepArgs) -> anyhow::Result<Exit> {
-    let endpoint = wire::endpoint(&Template(args.url.clone()))?;
+    let endpoint = wire::typed_endpoint(&args.url, "the server to look at")?;
     let open_runs = open_runs(shared).await?;
     let leftovers = sweep::list(&endpoint).await?;
     let (ours, lost): (Vec<&Leftover>, Vec<&Leftover>) = leftovers.iter().partition(|leftover| open_runs.contains(&leftover.run));
@@ -19,7 +19,7 @@ pub(super) async fn run(shared: &Shared, args: &SweepArgs) -> anyhow::Result<Exi
         print::json(&serde_json::json!({ "of_open_runs": ours, "leftovers": lost, "removed": args.remove }));
     } else {
         for leftover in &lost {
-            print::data(&leftover.to_string());
+            print::data(&shown(&leftover.to_string()));
         }
     }
     if !ours.is_empty() {
@@ -70,5 +70,5 @@ async fn remove(endpoint: &Endpoint, lost: &[&Leftover]) -> Result<usize, PortEr
 fn runs(leftovers: &[&Leftover]) -> String {
     let names: BTreeSet<&str> = leftovers.iter().map(|leftover| leftover.run.as_str()).filter(|run| !run.is_empty()).collect();
     let names: Vec<&str> = names.into_iter().collect();
-    if names.is_empty() { "a run that is not named".to_owned() } else { format!("run {}", names.join(", ")) }
+    if names.is_empty() { "a run that is not named".to_owned() } else { format!("run {}", shown(&names.join(", "))) }
 }

@@ -5,7 +5,7 @@ use super::{
     Answer, Finding, Gate, GreenSurvey, HistorySpec, LimitsSpec, LongTransactions, OnFailure, PlanInput, ServerSpec,
     ServerSurvey, SoakSpec, Survey, ValidateSpec, WindowSpec, compile,
 };
-use crate::word::{RunId, Template, Timestamp};
+use crate::word::{RunId, Template, Timestamp, is_hidden, shown};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -236,7 +236,7 @@ fn acceptance(findings: &[Finding]) -> String {
 
 /// Names come from the servers and may hold anything; a comment ends with its line.
 fn one_line(text: &str) -> String {
-    text.replace(|c: char| c.is_control(), " ")
+    shown(text)
 }
 
 /// A playbook's name: visible, and not too long.
@@ -250,7 +250,9 @@ fn yaml(text: &str) -> String {
     if text.starts_with(|c: char| c.is_ascii_lowercase()) && text.chars().all(plain) && !WORDS_OF_YAML.contains(&text) {
         return text.to_owned();
     }
-    serde_json::to_string(text).unwrap_or_default()
+    let json = serde_json::to_string(text).unwrap_or_default();
+    let escaped = |c: char| c.encode_utf16(&mut [0; 2]).iter().fold(String::new(), |text, unit| text + &format!("\\u{unit:04x}"));
+    json.chars().map(|c| if is_hidden(c) { escaped(c) } else { c.to_string() }).collect()
 }
 
 const WORDS_OF_YAML: &[&str] = &["true", "false", "null", "yes", "no", "on", "off", "y", "n"];

@@ -21,6 +21,7 @@ mod survey;
 mod touched;
 
 pub use compile::{FailurePhases, PlanInput, compile};
+pub use figures::command_in_short;
 pub use finding::{Answer, Finding};
 pub use gate::{Day, Gate, OpenHours};
 pub use init::{FirstLook, first_playbook};

@@ -5,7 +5,8 @@ use super::figures::count;
 use super::{Plan, RouteKind, SCHEMA, ServerSurvey, StandbySpec, Strategy, shadow_database, sql_for};
 use crate::postgres::{PublishedTable, published_forward, published_reverse, published_whole};
 use crate::schema::{Flow, SharedColumns};
-use crate::word::{RelationName, Side, quote_ident, quote_literal};
+// The same statements as are sent, with names written out that would hide something.
+use crate::word::{RelationName, Side, shown, shown_ident as quote_ident, shown_literal as quote_literal};
 
 const CLOSED: &str = "CREATE OR REPLACE FUNCTION greenlight.fence() RETURNS trigger LANGUAGE plpgsql AS \
                       $$ BEGIN <pass our own sessions>; RAISE EXCEPTION <this server is fenced>; END $$";
@@ -136,7 +137,7 @@ impl<'a> Statements<'a> {
             return Vec::new();
         }
         let mut sql = self.not_null(Side::Green, "DROP", |shared| &shared.relax_on_green);
-        let names = narrowed.iter().map(|table| table.table.sql()).collect::<Vec<_>>().join(", ");
+        let names = narrowed.iter().map(|table| table.table.shown_sql()).collect::<Vec<_>>().join(", ");
         let add = add_tables(&self.forward, &narrowed);
         sql.push(blue(format!("ALTER PUBLICATION {} DROP TABLE {names}; {add}", self.forward)));
         sql.extend(marker(Side::Blue));
@@ -146,7 +147,11 @@ impl<'a> Statements<'a> {
     pub(super) fn migrate_green(&self) -> Vec<String> {
         let mut sql = self.migrate(Side::Green);
         for trigger in &self.plan.sync_triggers {
-            sql.push(green(format!("ALTER TABLE {} ENABLE ALWAYS TRIGGER {}", trigger.table.sql(), quote_ident(&trigger.name))));
+            sql.push(green(format!(
+                "ALTER TABLE {} ENABLE ALWAYS TRIGGER {}",
+                trigger.table.shown_sql(),
+                quote_ident(&trigger.name)
+            )));
         }
         sql
     }
@@ -156,7 +161,7 @@ impl<'a> Statements<'a> {
     }
 
     fn migrate(&self, on: Side) -> Vec<String> {
-        let history = RelationName::new(&self.plan.history.schema, "schema_migrations").sql();
+        let history = RelationName::new(&self.plan.history.schema, "schema_migrations").shown_sql();
         let mut sql = Vec::new();
         for migration in &self.plan.migrations {
             let whole = match migration.batch_rows() {
@@ -164,7 +169,7 @@ impl<'a> Statements<'a> {
                 None if migration.transactional => "in one transaction".to_owned(),
                 None => "without a transaction".to_owned(),
             };
-            let text = format!("-- {} {}, {whole}\n{}", migration.version, migration.name, migration.up.trim_end());
+            let text = format!("-- {} {}, {whole}\n{}", migration.version, shown(&migration.name), migration.up.trim_end());
             sql.push(sql_for(on, &text));
             let row = format!(
                 "INSERT INTO {history} (version, checksum, execution_time_ms) VALUES ({}, {}, <ms>)",
@@ -179,7 +184,7 @@ impl<'a> Statements<'a> {
     pub(super) fn warm_green(&self) -> Vec<String> {
         let mut sql = vec![green(format!("ANALYZE <each of {}>", count(published_whole(&self.plan.tables).len(), "table")))];
         let views = self.blue.catalog.views.values().filter(|view| view.materialized && view.populated);
-        sql.extend(views.map(|view| green(format!("REFRESH MATERIALIZED VIEW {}", view.name.sql()))));
+        sql.extend(views.map(|view| green(format!("REFRESH MATERIALIZED VIEW {}", view.name.shown_sql()))));
         if self.blue.catalog.extensions.contains_key("pg_prewarm") {
             sql.push(green("SELECT pg_prewarm(<each table and index>)"));
         }
@@ -312,7 +317,7 @@ impl<'a> Statements<'a> {
 
     pub(super) fn soak(&self) -> Vec<String> {
         if self.plan.strategy == Strategy::Freeze {
-            return self.plan.analyze.iter().map(|table| green(format!("ANALYZE {}", table.sql()))).collect();
+            return self.plan.analyze.iter().map(|table| green(format!("ANALYZE {}", table.shown_sql()))).collect();
         }
         let slot = quote_literal(&self.plan.names.forward);
         vec![blue(format!("SELECT pg_replication_slot_advance({slot}, <blue's position>), so that a waiting slot keeps no log"))]
@@ -327,7 +332,7 @@ impl<'a> Statements<'a> {
             sql.push(blue(format!("DROP PUBLICATION {}", self.forward)));
         }
         if !self.plan.migrations.is_empty() {
-            let history = RelationName::new(&self.plan.history.schema, "schema_migrations").sql();
+            let history = RelationName::new(&self.plan.history.schema, "schema_migrations").shown_sql();
             let versions: Vec<String> = self.plan.migrations.iter().map(|migration| quote_literal(&migration.version)).collect();
             sql.push(blue(format!(
                 "DELETE FROM {history} WHERE version IN ({}), where there is such a table",
@@ -342,7 +347,7 @@ impl<'a> Statements<'a> {
             sql.push(green(drop_subscription(&self.forward)));
         }
         for trigger in &self.plan.sync_triggers {
-            sql.push(green(format!("ALTER TABLE {} ENABLE TRIGGER {}", trigger.table.sql(), quote_ident(&trigger.name))));
+            sql.push(green(format!("ALTER TABLE {} ENABLE TRIGGER {}", trigger.table.shown_sql(), quote_ident(&trigger.name))));
         }
         sql.push(green(format!("DROP TRIGGER greenlight_fence ON <each table>; DROP SCHEMA {SCHEMA} CASCADE")));
         sql
@@ -374,7 +379,7 @@ impl<'a> Statements<'a> {
             let Flow::Both(shared) = &flow.flow else { continue };
             for column in columns(shared) {
                 let column = quote_ident(column);
-                sql.push(sql_for(side, &format!("ALTER TABLE {} ALTER COLUMN {column} {verb} NOT NULL", flow.table.sql())));
+                sql.push(sql_for(side, &format!("ALTER TABLE {} ALTER COLUMN {column} {verb} NOT NULL", flow.table.shown_sql())));
             }
         }
         sql
@@ -383,7 +388,7 @@ impl<'a> Statements<'a> {
     /// A command for each route's console; `command` without the database's name.
     fn routes(&self, command: &str) -> Vec<String> {
         let routes = self.plan.routes.iter().map(|route| match &route.kind {
-            RouteKind::Pgbouncer { database, .. } => format!("route {}: {command} {}", route.name, quote_ident(database)),
+            RouteKind::Pgbouncer { database, .. } => format!("route {}: {command} {}", shown(&route.name), quote_ident(database)),
         });
         routes.collect()
     }
@@ -391,10 +396,10 @@ impl<'a> Statements<'a> {
 
 fn add_tables(publication: &str, tables: &[PublishedTable]) -> String {
     let listed = tables.iter().map(|table| match &table.columns {
-        None => table.table.sql(),
+        None => table.table.shown_sql(),
         Some(columns) => {
             let columns: Vec<String> = columns.iter().map(|column| quote_ident(column)).collect();
-            format!("{} ({})", table.table.sql(), columns.join(", "))
+            format!("{} ({})", table.table.shown_sql(), columns.join(", "))
         }
     });
     format!("ALTER PUBLICATION {publication} ADD TABLE {}", listed.collect::<Vec<_>>().join(", "))

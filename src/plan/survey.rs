@@ -170,6 +170,7 @@ pub struct ServerSurvey {
     /// `application_name` of each walsender on this server with the physical slot that it uses, if any.
     pub standbys: Vec<StandbySurvey>,
     pub archive_mode: String,
+    /// By `command_in_short`: it may hold keys.
     pub archive_command: String,
     pub wal_keep_bytes: u64,
     /// `max_slot_wal_keep_size` in bytes; `None` when unlimited.
@@ -188,7 +189,7 @@ pub struct ServerSurvey {
     pub client_sessions: u32,
     /// Databases with somebody's data in them: without templates, and without `postgres` while that is as empty as they.
     pub other_databases: Vec<String>,
-    /// Active jobs of `pg_cron` in this database, as `schedule: command`.
+    /// Active jobs of `pg_cron` in this database, as `job 3 (0 4 * * *)`: a command may hold passwords.
     #[serde(default)]
     pub cron_jobs: Vec<String>,
     /// Extensions that could be installed on this server.

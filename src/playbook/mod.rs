@@ -17,7 +17,7 @@ mod shape;
 mod tree;
 
 pub use problem::{Problem, Problems};
-pub use reference::{Environment, resolve_url};
+pub use reference::{Environment, holds_password, resolve_url};
 
 use crate::plan::{
     AssertionSpec, FailurePhases, Gate, HistorySpec, LimitsSpec, OnFailure, OpenHours, RestoreSpec, RetentionSpec, RouteKind,

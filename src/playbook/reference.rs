@@ -119,6 +119,21 @@ fn literal_password(text: &str, references: &[(Range<usize>, Reference)]) -> Opt
     in_login.into_iter().chain(in_query).find(|part| !part.is_empty() && !covered(part))
 }
 
+/// Whether a password, or a part of one, is written out in a URL or in libpq's `key=value` form.
+pub fn holds_password(text: &str) -> bool {
+    let Ok(references) = references(text) else { return false };
+    if is_one_reference(text) {
+        return false;
+    }
+    // What is read of it with another value for all references must be that value, and nothing of its own.
+    let is_only = |digit: char| {
+        let read = Template(text.to_owned()).resolve(|_| Ok(digit.to_string()));
+        let password = read.ok().and_then(|text| Endpoint::parse(text.expose()).ok()).and_then(|endpoint| endpoint.password);
+        password.is_none_or(|password| password.expose().chars().all(|c| c == digit))
+    };
+    literal_password(text, &references).is_some() || !is_only('1') || !is_only('2')
+}
+
 /// The value, or why there is none.
 fn look_up(reference: &Reference, environment: Environment<'_>) -> Result<String, String> {
     let value = match reference {
@@ -198,6 +213,34 @@ mod tests {
         ];
         for url in fine {
             assert_eq!(whats(url), [""; 0], "{url}");
+        }
+    }
+
+    #[test]
+    fn a_password_that_is_typed_is_found_in_every_form() {
+        let clear = [
+            "postgresql://a:b@h/d",
+            "postgresql://a:b%zz@h/d",
+            "postgresql://a:1@h/d",
+            "postgresql://a:${env:X}b@h/d",
+            "postgresql://a@h/d?password=b",
+            "postgresql://a@h/d?pass%77ord=b",
+            "host=h user=a password=b",
+            "host=h user=a password = '${env:X}b'",
+        ];
+        for url in clear {
+            assert!(holds_password(url), "{url}");
+        }
+        let fine = [
+            "postgresql://a@h/d",
+            "postgresql://a:${env:X}@h:1/d",
+            "postgresql://a:${env:X}${file:/y}@h:${env:PORT}/d",
+            "${file:/url}",
+            "host=h user=a password=${env:X}",
+            "host=h user=a passfile=/password",
+        ];
+        for url in fine {
+            assert!(!holds_password(url), "{url}");
         }
     }
 

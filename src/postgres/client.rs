@@ -5,16 +5,20 @@
 //! mistake an old answer for its own.
 
 use super::{
+    auth::{OverTls, Plain, Watched},
     failure::{self, Effect},
     passfile, tls,
 };
 use crate::word::{Endpoint, PortError, TlsMode};
-use std::{fmt, time::Duration};
-use tokio::task::JoinHandle;
+use std::{fmt, path::Path, time::Duration};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::UnixStream,
+    task::JoinHandle,
+};
 use tokio_postgres::{
-    Client, Config, NoTls, Row, Socket,
-    config::SslMode,
-    tls::MakeTlsConnect,
+    Client, Config, Connection, NoTls, Row,
+    config::{SslMode, SslNegotiation},
     types::{FromSql, ToSql, Type},
 };
 
@@ -265,13 +269,22 @@ impl fmt::Debug for Session {
 pub async fn connect(endpoint: &Endpoint, options: &SessionOptions, on: &str) -> Result<(Client, JoinHandle<()>), PortError> {
     let attempted = || format!("connect to {on} as `{endpoint}`");
     let config = config(endpoint, options)?;
-    let connecting = async {
+    let connecting = Box::pin(async {
+        if endpoint.is_socket() {
+            let path = Path::new(&endpoint.host).join(format!(".s.PGSQL.{}", endpoint.port));
+            let stream = UnixStream::connect(path).await.map_err(|error| {
+                let hint = "nothing listens there: is the server running, are host and port right?";
+                PortError::transient(attempted()).because(error).hint(hint)
+            })?;
+            let connected = config.connect_raw(Watched::new(stream, endpoint), NoTls);
+            return drive(connected, options).await.map_err(|error| failure::of_connecting(attempted(), &error));
+        }
         match tls::connector(endpoint)? {
-            Some(tls) => drive(&config, tls, options).await,
-            None => drive(&config, NoTls, options).await,
+            Some(tls) => drive(config.connect(OverTls::new(tls, endpoint)), options).await,
+            None => drive(config.connect(Plain::new(endpoint)), options).await,
         }
         .map_err(|error| failure::of_connecting(attempted(), &error))
-    };
+    });
     #[expect(clippy::disallowed_methods, reason = "a limit around connecting, which changes nothing")]
     let connected = tokio::time::timeout(CONNECT_LIMIT, connecting).await;
     connected.unwrap_or_else(|_| {
@@ -281,12 +294,15 @@ pub async fn connect(endpoint: &Endpoint, options: &SessionOptions, on: &str) ->
     })
 }
 
-async fn drive<T>(config: &Config, tls: T, options: &SessionOptions) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error>
+async fn drive<S, T>(
+    connecting: impl Future<Output = Result<(Client, Connection<S, T>), tokio_postgres::Error>>,
+    options: &SessionOptions,
+) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error>
 where
-    T: MakeTlsConnect<Socket>,
-    T::Stream: Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (client, connection) = config.connect(tls).await?;
+    let (client, connection) = connecting.await?;
     let major = connection.parameter("server_version").and_then(major_of);
     let connection = tokio::spawn(async move {
         if let Err(error) = connection.await {
@@ -309,7 +325,9 @@ fn config(endpoint: &Endpoint, options: &SessionOptions) -> Result<Config, PortE
     let mut config = Config::new();
     config.host(&endpoint.host).port(endpoint.port).user(&endpoint.user).dbname(&endpoint.database);
     config.application_name(&options.application_name).connect_timeout(CONNECT_LIMIT);
-    config.ssl_mode(if endpoint.tls == TlsMode::Disable { SslMode::Disable } else { SslMode::Require });
+    // Without TLS the driver is told that it has it, with nothing to agree on, so that the stream is watched.
+    config.ssl_mode(if endpoint.is_socket() { SslMode::Disable } else { SslMode::Require });
+    config.ssl_negotiation(if endpoint.tls == TlsMode::Disable { SslNegotiation::Direct } else { SslNegotiation::Postgres });
     // A server that has gone without a word is noticed in some ten seconds.
     config.keepalives(true).keepalives_idle(Duration::from_secs(5)).keepalives_interval(Duration::from_secs(2));
     config.keepalives_retries(3).tcp_user_timeout(Duration::from_secs(10));

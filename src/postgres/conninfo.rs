@@ -63,6 +63,7 @@ mod tests {
             root_cert: None,
             client_cert: None,
             client_key: None,
+            require_auth: None,
             passfile: None,
         };
         assert_eq!(

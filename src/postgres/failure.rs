@@ -1,5 +1,6 @@
 //! What a failed call to PostgreSQL means: may it have happened, and what can a person do about it?
 
+use super::auth;
 use crate::word::{Failure, PortError};
 use std::{error::Error as _, fmt};
 use tokio_postgres::error::{DbError, SqlState};
@@ -74,6 +75,10 @@ pub fn of_connecting(attempted: impl Into<String>, error: &tokio_postgres::Error
         };
         let said = PortError::new(failure, attempted).because(server_error(db));
         return PortError { hint: hint.map(str::to_owned), ..said };
+    }
+    let within = error.source().and_then(|source| source.downcast_ref::<std::io::Error>()).and_then(std::io::Error::get_ref);
+    if let Some(refused) = within.and_then(|within| within.downcast_ref::<auth::NotAllowed>()) {
+        return PortError::refused(attempted).because(refused.to_string()).hint(auth::HINT);
     }
     let text = chain(error);
     let (failure, hint) = if text.contains("does not support TLS") {

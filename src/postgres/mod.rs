@@ -15,6 +15,7 @@ pub mod survey;
 pub mod sweep;
 
 mod alter;
+mod auth;
 mod claim;
 pub(crate) mod conninfo;
 mod fence;

@@ -76,17 +76,57 @@ fn error_in_log(log: &str, oid: u32) -> Option<String> {
     Some(detail.map_or(error.clone(), |detail| format!("{error} ({detail})")))
 }
 
+/// Settings of one session: whatever would write its statements down, or show them to other sessions, is off. The text of
+/// CREATE SUBSCRIPTION holds a password, and is neither a plan nor a parameter, so that the server itself never masks it.
+const SAYS_NOTHING: &[(&str, &str)] = &[
+    // Statements, however they were chosen; and at the level at which the server tells of each parse and execution.
+    ("log_statement", "none"),
+    ("log_duration", "off"),
+    ("log_min_duration_statement", "-1"),
+    ("log_min_duration_sample", "-1"),
+    ("log_statement_sample_rate", "0"),
+    ("log_transaction_sample_rate", "0"),
+    ("log_parameter_max_length", "0"),
+    ("log_parameter_max_length_on_error", "0"),
+    ("log_min_messages", "warning"),
+    ("debug_print_parse", "off"),
+    ("debug_print_raw_parse", "off"),
+    ("debug_print_rewritten", "off"),
+    ("debug_print_plan", "off"),
+    // The statement in which an error, or any other line of the log, came up.
+    ("log_min_error_statement", "panic"),
+    // `pg_stat_activity`; from there also what the log says of a deadlock's other side, and of a session that crashed.
+    ("track_activities", "off"),
+    // Event triggers that keep `current_query()`: ordinary ones, and those that fire always.
+    ("session_replication_role", "replica"),
+    ("event_triggers", "off"),
+    // Modules that write statements down.
+    ("pg_stat_statements.track", "none"),
+    ("pg_stat_statements.track_utility", "off"),
+    ("auto_explain.log_min_duration", "-1"),
+    ("pgaudit.log", "none"),
+    ("pgaudit.log_statement", "off"),
+    ("pg_stat_monitor.pgsm_track", "none"),
+    ("pg_stat_monitor.pgsm_track_utility", "off"),
+];
+
 pub(super) async fn ensure(server: &PgServer, name: &str) -> Result<(), PortError> {
     let attempted = format!("create subscription `{name}`");
-    let conninfo = server.options.peer.to_conninfo_for_subscription(name);
     let session = server.own_session(REMOTE_LIMIT, Duration::from_secs(2)).await?;
-    let sql = "SELECT subconninfo = $2 FROM pg_subscription \
+    say_nothing(&session).await?;
+    let rows =
+        session.read("read the server's version", "SELECT current_setting('server_version_num')::int / 10000", &[]).await?;
+    let major = u32::try_from(cell::<i32>(one(&rows)?, 0)?).unwrap_or(0);
+    let conninfo = server.options.peer.to_conninfo_for_subscription(name, major);
+    // Read and compared here: what is sent can be logged, what is answered cannot.
+    let sql = "SELECT subconninfo FROM pg_subscription \
                WHERE subname = $1 AND subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())";
-    let rows = session.read(&attempted, sql, &[(&name, Type::NAME), (&conninfo.expose(), Type::TEXT)]).await?;
+    let rows = session.read(&attempted, sql, &[(&name, Type::NAME)]).await?;
+    let there = rows.first().map(|row| cell::<String>(row, 0).map(Secret::new)).transpose()?;
     let (quoted, connection) = (quote_ident(name), Secret::new(quote_literal(conninfo.expose())));
-    let statement = match rows.first().map(|row| cell(row, 0)).transpose()? {
-        Some(true) => return Ok(()),
-        Some(false) => Secret::new(format!("ALTER SUBSCRIPTION {quoted} CONNECTION {}", connection.expose())),
+    let statement = match there {
+        Some(there) if there == conninfo => return Ok(()),
+        Some(_) => Secret::new(format!("ALTER SUBSCRIPTION {quoted} CONNECTION {}", connection.expose())),
         // It connects to the other side, once, to learn its tables. As text, since the types of a column may differ; not
         // streamed, so that one worker does everything in the order of commits.
         None => Secret::new(format!(
@@ -96,7 +136,6 @@ pub(super) async fn ensure(server: &PgServer, name: &str) -> Result<(), PortErro
             quote_literal(name),
         )),
     };
-    keep_out_of_logs(&session).await;
     // Sent as a query and not as a batch, whose text the driver would show to whoever listens to its debug messages.
     let result = session.change(&attempted, statement.expose(), &[]).await;
     result.map(drop).map_err(|error| {
@@ -109,20 +148,15 @@ pub(super) async fn ensure(server: &PgServer, name: &str) -> Result<(), PortErro
     })
 }
 
-/// The statement holds the connection's password where there is no passfile. Best effort: who may not change these settings
-/// has them as they are.
-async fn keep_out_of_logs(session: &Session) {
-    for setting in [
-        "log_statement = 'none'",
-        "log_min_duration_statement = -1",
-        "log_min_error_statement = 'panic'",
-        "pg_stat_statements.track_utility = off",
-        "pgaudit.log = 'none'",
-    ] {
-        if let Err(error) = session.batch("keep a password out of the server's log", &format!("SET {setting}")).await {
-            tracing::debug!(setting, %error, "a setting could not be changed");
-        }
-    }
+/// Without it nothing with a password in it is sent. A setting that this version or the server's modules do not have is
+/// left out; one that is there and may not be set is an error.
+async fn say_nothing(session: &Session) -> Result<(), PortError> {
+    let wanted = SAYS_NOTHING.iter().map(|(name, value)| format!("({}, {})", quote_literal(name), quote_literal(value)));
+    let sql = format!(
+        "SELECT set_config(s.name, wanted.value, false) FROM pg_settings s JOIN (VALUES {}) AS wanted(name, value) ON s.name = wanted.name",
+        wanted.collect::<Vec<_>>().join(", ")
+    );
+    session.change("keep a connection's password out of the server's log", &sql, &[]).await.map(drop)
 }
 
 /// The parser of libpq quotes what it cannot read.

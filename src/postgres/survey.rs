@@ -6,7 +6,7 @@
 use super::client::{Session, SessionOptions, cell};
 use super::failure::{Effect, of_call};
 use super::{catalog, locks, strangers, trust};
-use crate::plan::{SETTINGS_COMPARED, SETTINGS_READ, ServerSurvey, TableSize};
+use crate::plan::{SETTINGS_COMPARED, SETTINGS_READ, ServerSurvey, TableSize, command_in_short};
 use crate::process;
 use crate::word::{Endpoint, PortError, RelationName};
 use serde_json::Value;
@@ -58,6 +58,7 @@ async fn read_here(client: &Client, endpoint: &Endpoint) -> Result<ServerSurvey,
     let mut survey: ServerSurvey = serde_json::from_value(seen.clone())
         .map_err(|e| PortError::refused("read the answer of the server's survey").because(e))?;
     survey.endpoint = endpoint.to_string();
+    survey.archive_command = command_in_short(&survey.archive_command);
     if survey.in_recovery {
         let upstream = Upstream::seen(&seen);
         survey.upstream = Some(upstream.shown);
@@ -100,8 +101,7 @@ async fn cron_jobs(client: &Client) -> Result<Vec<String>, PortError> {
     if client.query_opt(there, &[]).await.map_err(could_not(attempted))?.is_none() {
         return Ok(Vec::new());
     }
-    let sql =
-        "select format('%s: %s', schedule, command) from cron.job where active and database = current_database() order by jobid";
+    let sql = "select format('job %s (%s)', jobid, schedule) from cron.job where active and database = current_database() order by jobid";
     texts(client, sql, attempted).await
 }
 

@@ -1,6 +1,6 @@
 //! Planning: everything is looked at, and nothing is changed. What must be tried is tried on a throwaway server.
 
-use super::{endpoint, ports};
+use super::{endpoint, ports, typed_endpoint};
 use crate::lab::Watcher;
 use crate::migrate::{self, Migration, ShadowReport};
 use crate::plan::{
@@ -257,11 +257,11 @@ async fn shadow_on(
 /// When one of them cannot be looked at.
 pub async fn first_playbook(blue: &str, green: &str, pgbouncer: Option<&str>) -> anyhow::Result<String> {
     let (blue_url, green_url) = (Template(blue.to_owned()), Template(green.to_owned()));
-    let blue = look_at(&endpoint(&blue_url)?, "blue").await?;
-    let green = look_at(&endpoint(&green_url)?, "green").await?;
+    let blue = look_at(&typed_endpoint(blue, "`--blue`")?, "blue").await?;
+    let green = look_at(&typed_endpoint(green, "`--green`")?, "green").await?;
     let (config, entries) = match pgbouncer {
         None => (None, Vec::new()),
-        Some(url) => look_at_pgbouncer(&endpoint(&Template(url.to_owned()))?, &blue.database).await?,
+        Some(url) => look_at_pgbouncer(&typed_endpoint(url, "`--pgbouncer`")?, &blue.database).await?,
     };
     Ok(plan::first_playbook(&plan::FirstLook {
         blue: &blue,

@@ -11,7 +11,7 @@ pub use store::{host, restore_place, store, store_of};
 
 use crate::playbook;
 use crate::postgres::programs::Installed;
-use crate::word::{Endpoint, Secret, Template};
+use crate::word::{Endpoint, EndpointError, Secret, Template};
 use anyhow::{Context, anyhow};
 use std::ffi::OsString;
 
@@ -24,15 +24,32 @@ pub fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// Resolves a URL's references and reads it.
+/// Resolves the references of a playbook's URL and reads it.
 ///
 /// # Errors
 /// Says which reference leads nowhere or what is wrong with the URL; never shows a secret.
 pub fn endpoint(url: &Template) -> anyhow::Result<Endpoint> {
-    let resolved: Secret = playbook::resolve_url(url, &environment)
-        .map_err(|why| anyhow!("{why}"))
-        .with_context(|| format!("could not use the URL `{url}`"))?;
-    Endpoint::parse(resolved.expose()).with_context(|| format!("could not use the URL `{url}`"))
+    resolved(url).context("could not use a URL of the playbook")
+}
+
+/// As `endpoint`, of a URL that was typed, as `argument`: every user of the machine can read that.
+///
+/// # Errors
+/// As `endpoint`, and for a password that is written out in it. The URL itself is in no error.
+pub fn typed_endpoint(url: &str, argument: &str) -> anyhow::Result<Endpoint> {
+    let read = if playbook::holds_password(url) {
+        let problem = "a password stands in it, in the clear, where the list of processes and the shell's history show it; keep it in a \
+                       file or in the environment, and write `${file:/path/to/it}` or `${env:NAME}` in its place, in single quotes";
+        Err(EndpointError { problem: problem.to_owned() }.into())
+    } else {
+        resolved(&Template(url.to_owned()))
+    };
+    read.with_context(|| format!("could not use the URL that was given as {argument}"))
+}
+
+fn resolved(url: &Template) -> anyhow::Result<Endpoint> {
+    let text: Secret = playbook::resolve_url(url, &environment).map_err(|why| anyhow!("{why}"))?;
+    Ok(Endpoint::parse(text.expose())?)
 }
 
 /// The PostgreSQL programs of this machine.

@@ -12,7 +12,7 @@ use std::{
 pub enum TlsMode {
     /// No TLS. For loopback and sockets only.
     Disable,
-    /// TLS, and nothing is verified (libpq's own meaning of `require`). A loud, separate choice.
+    /// TLS, and nothing is verified. A loud, separate choice; with `sslrootcert` it is `verify-ca`, as with libpq.
     Require,
     /// TLS, and the certificate must come from a known authority.
     VerifyCa,
@@ -33,6 +33,46 @@ impl TlsMode {
     }
 }
 
+/// The ways to prove who we are that a server may ask for; libpq's `require_auth`.
+#[expect(clippy::struct_excessive_bools, reason = "a set of four")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AuthMethods {
+    /// The password itself.
+    pub password: bool,
+    /// A hash of it, from which it can be guessed.
+    pub md5: bool,
+    pub scram: bool,
+    /// None at all.
+    pub none: bool,
+}
+
+impl AuthMethods {
+    const NAMES: [&str; 4] = ["password", "md5", "scram-sha-256", "none"];
+
+    /// What is allowed, or with a `!` before each what is not.
+    fn parse(text: &str) -> Result<AuthMethods, EndpointError> {
+        let words: Vec<&str> = text.split(',').map(str::trim).collect();
+        let negated = words.iter().filter(|word| word.starts_with('!')).count();
+        let known = |word: &&str| AuthMethods::NAMES.contains(&word.trim_start_matches('!'));
+        if !words.iter().all(known) || ![0, words.len()].contains(&negated) {
+            let problem = "`require_auth` is a list of `password`, `md5`, `scram-sha-256` and `none`, or of those that are not allowed, \
+                           each with a `!`";
+            return Err(EndpointError::new(problem));
+        }
+        let named = AuthMethods::NAMES.map(|name| words.iter().any(|word| word.trim_start_matches('!') == name));
+        let [password, md5, scram, none] = named.map(|named| named == (negated == 0));
+        Ok(AuthMethods { password, md5, scram, none })
+    }
+
+    /// Those that are not allowed, as libpq is told.
+    fn forbidden(self) -> Option<String> {
+        let allowed = [self.password, self.md5, self.scram, self.none];
+        let forbidden = AuthMethods::NAMES.iter().zip(allowed).filter(|(_, allowed)| !allowed);
+        let words: Vec<String> = forbidden.map(|(name, _)| format!("!{name}")).collect();
+        (!words.is_empty()).then(|| words.join(","))
+    }
+}
+
 /// One database of one server, and how to log in there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
@@ -47,6 +87,8 @@ pub struct Endpoint {
     pub root_cert: Option<PathBuf>,
     pub client_cert: Option<PathBuf>,
     pub client_key: Option<PathBuf>,
+    /// How the server may have us prove who we are; by `auth_methods` when it is not said.
+    pub require_auth: Option<AuthMethods>,
     /// A password file in libpq's format, looked up by the *server* when it subscribes, and by us when no password is given.
     pub passfile: Option<PathBuf>,
 }
@@ -93,6 +135,7 @@ impl Endpoint {
             root_cert: None,
             client_cert: None,
             client_key: None,
+            require_auth: None,
             passfile: None,
         }
     }
@@ -108,10 +151,21 @@ impl Endpoint {
         self.host.starts_with('/')
     }
 
-    /// libpq's `key='value'` text with which another server follows this one. PostgreSQL stores it, readable by superusers:
+    /// How the server may have us prove who we are. Where nothing proves who answers, no password goes there in the clear. Its
+    /// md5 hash, from which a weak one can be guessed, goes no further than this machine, where consoles of PgBouncer still
+    /// ask for it.
+    pub fn auth_methods(&self) -> AuthMethods {
+        self.require_auth.unwrap_or_else(|| {
+            let verified = !self.is_socket() && matches!(self.tls, TlsMode::VerifyCa | TlsMode::VerifyFull);
+            let near = self.is_socket() || is_loopback(&self.host);
+            AuthMethods { password: verified, md5: verified || near, scram: true, none: true }
+        })
+    }
+
+    /// libpq's `key='value'` text with which another server, of version `major`, follows this one. PostgreSQL stores it, readable by superusers:
     /// so a passfile, which lies on the *following* server, goes before the password. **Holds a secret** when there is no
     /// passfile: never log it.
-    pub fn to_conninfo_for_subscription(&self, application_name: &str) -> Secret {
+    pub fn to_conninfo_for_subscription(&self, application_name: &str, major: u32) -> Secret {
         let path = |path: &Option<PathBuf>| path.as_deref().map(|path| path.to_string_lossy().into_owned());
         let password = if self.passfile.is_some() { None } else { self.password.as_ref().map(|p| p.expose().to_owned()) };
         let pairs = [
@@ -125,6 +179,7 @@ impl Endpoint {
             ("sslrootcert", path(&self.root_cert)),
             ("sslcert", path(&self.client_cert)),
             ("sslkey", path(&self.client_key)),
+            ("require_auth", self.auth_methods().forbidden().filter(|_| major >= 16)),
             ("application_name", Some(application_name.to_owned())),
             // Without it a subscriber hangs for minutes on a publisher that has gone without a word.
             ("connect_timeout", Some("10".to_owned())),
@@ -151,7 +206,15 @@ impl fmt::Display for Endpoint {
     }
 }
 
-const KNOWN: &str = "known: host, port, dbname, user, password, sslmode, sslrootcert, sslcert, sslkey and passfile";
+const KNOWN: &str = "known: host, port, dbname, user, password, sslmode, sslrootcert, sslcert, sslkey, require_auth and passfile";
+
+/// libpq's own that are not taken here.
+const OF_LIBPQ: &str = "application_name channel_binding client_encoding connect_timeout fallback_application_name gssdelegation \
+    gssencmode gsslib hostaddr keepalives keepalives_count keepalives_idle keepalives_interval krbsrvname load_balance_hosts \
+    max_protocol_version min_protocol_version oauth_client_id oauth_client_secret oauth_issuer oauth_scope options \
+    replication requirepeer scram_client_key scram_server_key service servicefile ssl_max_protocol_version \
+    ssl_min_protocol_version sslcertmode sslcompression sslcrl sslcrldir sslkeylogfile sslnegotiation sslpassword sslsni \
+    target_session_attrs tcp_user_timeout tty";
 
 /// What has been read so far, by libpq's names.
 #[derive(Default)]
@@ -165,6 +228,7 @@ struct Parts {
     root_cert: Option<PathBuf>,
     client_cert: Option<PathBuf>,
     client_key: Option<PathBuf>,
+    require_auth: Option<AuthMethods>,
     passfile: Option<PathBuf>,
 }
 
@@ -180,8 +244,13 @@ impl Parts {
             "sslrootcert" => self.root_cert = Some(value.into()),
             "sslcert" => self.client_cert = Some(value.into()),
             "sslkey" => self.client_key = Some(value.into()),
+            "require_auth" => self.require_auth = Some(AuthMethods::parse(&value)?),
             "passfile" => self.passfile = Some(value.into()),
-            _ => return Err(EndpointError::new(format!("the parameter `{key}` is not known here ({KNOWN})"))),
+            // No other is repeated: what stands before a `=` may be a part of a password.
+            _ if OF_LIBPQ.split(' ').any(|known| known == key) => {
+                return Err(EndpointError::new(format!("the parameter `{key}` is not known here ({KNOWN})")));
+            }
+            _ => return Err(EndpointError::new(format!("it holds a parameter that is not known here ({KNOWN})"))),
         }
         Ok(())
     }
@@ -201,6 +270,17 @@ impl Parts {
         } else {
             self.tls.unwrap_or(if is_loopback(&host) { TlsMode::Disable } else { TlsMode::VerifyFull })
         };
+        // By libpq's rules: an authority that is named is one that is asked.
+        let of_system = self.root_cert.as_deref() == Some(Path::new("system"));
+        let tls = match tls {
+            TlsMode::Require | TlsMode::VerifyCa if of_system => {
+                return Err(EndpointError::new(
+                    "with `sslrootcert=system` `sslmode` must be `verify-full`: anybody gets a certificate there",
+                ));
+            }
+            TlsMode::Require if self.root_cert.is_some() => TlsMode::VerifyCa,
+            tls => tls,
+        };
         Ok(Endpoint {
             port: self.port.unwrap_or(5432),
             database: self.database.filter(|name| !name.is_empty()).unwrap_or_else(|| user.clone()),
@@ -211,6 +291,7 @@ impl Parts {
             root_cert: self.root_cert,
             client_cert: self.client_cert,
             client_key: self.client_key,
+            require_auth: self.require_auth,
             passfile: self.passfile,
         })
     }
@@ -228,8 +309,11 @@ fn read_url(rest: &str, parts: &mut Parts) -> Result<(), EndpointError> {
             parts.set("password", decode(password, "the password")?)?;
         }
     }
-    if login.is_none() && rest.contains('@') {
-        return Err(EndpointError::new("in the password, write `/` as `%2F`, `?` as `%3F` and `%` as `%25`"));
+    // What stands there would be shown as the name of a host or a database: it may be the rest of a password.
+    if rest[authority.len()..].contains('@') {
+        let problem =
+            "an `@` stands behind the host; write it as `%40`, and in the password `/` as `%2F`, `?` as `%3F` and `%` as `%25`";
+        return Err(EndpointError::new(problem));
     }
     let (host, port) = host_and_port(address)?;
     if !host.is_empty() {
@@ -432,6 +516,19 @@ mod tests {
             "postgresql://a:s3cret?rest@h/x",
             "postgresql://a:x?s3cret@h/x",
             "postgresql://a:1?s3cret=1@h/x",
+            "postgresql://a:b@c?s3cret=1@h/x",
+            "postgresql://a:b@c/s3cret@h/x",
+            "postgresql://a:b@h/x?sslmode=s3cret",
+            "postgresql://a:b@h:s3cret/x",
+            "postgresql://a:b@h/x?port=s3cret",
+            "postgresql://a:b@h,s3cret/x",
+            "postgresql://a:b@[s3cret/x",
+            "postgresql://a:b@h/x?s3cret",
+            "postgresql://a:b@h/x?s3cret=1",
+            "postgresql://a:b@h/x?%73s3cret=1",
+            "postgresql://a:b@c@s3cret:1:2/x",
+            "host=h user=a password=1 port=s3cret",
+            "host=h user=a password='1's3cret'",
             "mysql://a:s3cret@h/x",
             "postgresql://a:s3cret",
             "host=h user=a password='s3cret",
@@ -439,9 +536,8 @@ mod tests {
             "and s3cret=2",
             "s3cret",
         ] {
-            if let Err(error) = Endpoint::parse(url) {
-                assert!(!error.to_string().contains("s3cret"), "{url}: {error}");
-            }
+            let said = Endpoint::parse(url).map_or_else(|error| error.to_string(), |endpoint| format!("{endpoint} {endpoint:?}"));
+            assert!(!said.contains("s3cret"), "{url}: {said}");
         }
         let endpoint = Endpoint::parse("postgresql://a:s3cret@h/x").unwrap();
         assert!(!format!("{endpoint} {endpoint:?}").contains("s3cret"));
@@ -450,14 +546,44 @@ mod tests {
     #[test]
     fn a_subscription_s_conninfo_is_quoted_and_prefers_the_passfile() {
         let endpoint = Endpoint::parse(r"postgresql://o'brien:p%20\'x@db1/my%20db?sslrootcert=/ca.pem").unwrap();
-        let text = endpoint.to_conninfo_for_subscription("greenlight_r1_fwd");
+        let text = endpoint.to_conninfo_for_subscription("greenlight_r1_fwd", 16);
         assert_eq!(
             text.expose(),
             r"host='db1' port='5432' dbname='my db' user='o\'brien' password='p \\\'x' sslmode='verify-full' sslrootcert='/ca.pem' application_name='greenlight_r1_fwd' connect_timeout='10'"
         );
         let with_file = Endpoint { passfile: Some("/etc/pass".into()), ..endpoint };
-        let text = with_file.to_conninfo_for_subscription("s");
+        let text = with_file.to_conninfo_for_subscription("s", 15);
         assert!(text.expose().contains("passfile='/etc/pass'") && !text.expose().contains("password="));
+    }
+
+    #[test]
+    fn a_named_authority_is_asked_as_libpq_would() {
+        let tls = |text: &str| Endpoint::parse(&format!("postgresql://a@h/x?{text}")).map(|endpoint| endpoint.tls);
+        assert_eq!(tls("sslmode=require&sslrootcert=/ca.pem"), Ok(TlsMode::VerifyCa));
+        assert_eq!(tls("sslrootcert=/ca.pem&sslmode=require"), Ok(TlsMode::VerifyCa));
+        assert_eq!(tls("sslmode=require"), Ok(TlsMode::Require));
+        assert_eq!(tls("sslrootcert=system"), Ok(TlsMode::VerifyFull));
+        for weak in ["require", "verify-ca"] {
+            assert!(tls(&format!("sslrootcert=system&sslmode={weak}")).unwrap_err().problem.contains("verify-full"));
+        }
+        for refused in ["sslcrl=/c", "channel_binding=require", "sslnegotiation=direct", "requirepeer=postgres"] {
+            assert!(tls(refused).unwrap_err().problem.contains("is not known here"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn what_a_server_may_ask_for_is_said_as_to_libpq() {
+        let text = |url: &str| Endpoint::parse(url).unwrap().to_conninfo_for_subscription("s", 16).expose().to_owned();
+        assert!(!text("postgresql://a@h/x").contains("require_auth"));
+        assert!(text("postgresql://a@h/x?sslmode=require").contains("require_auth='!password,!md5'"));
+        assert!(text("postgresql://a@127.0.0.1/x").contains("require_auth='!password'"));
+        assert!(text("postgresql://a@h/x?require_auth=scram-sha-256").contains("require_auth='!password,!md5,!none'"));
+        assert!(text("postgresql://a@h/x?require_auth=!none,!md5").contains("require_auth='!md5,!none'"));
+        let older = Endpoint::parse("postgresql://a@127.0.0.1/x").unwrap().to_conninfo_for_subscription("s", 15);
+        assert!(!older.expose().contains("require_auth"), "older releases of libpq do not know it");
+        for wrong in ["gss", "password,!md5", "", "!"] {
+            assert!(problem(&format!("postgresql://a@h/x?require_auth={wrong}")).contains("is a list of"), "{wrong}");
+        }
     }
 
     #[test]

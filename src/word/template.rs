@@ -43,11 +43,11 @@ impl Template {
             let reference = match inner[..end].split_once(':') {
                 Some(("env", name)) if !name.is_empty() => Reference::Env(name.to_owned()),
                 Some(("file", path)) if !path.is_empty() => Reference::File(path.to_owned()),
+                // Not repeated: it may be a part of a password.
                 _ => {
-                    return Err(format!(
-                        "`${{{}}}` is not a reference; write `${{env:NAME}}` or `${{file:/path}}`",
-                        &inner[..end]
-                    ));
+                    return Err(
+                        "what stands between `${` and `}` is not a reference; write `${env:NAME}` or `${file:/path}`".to_owned()
+                    );
                 }
             };
             text.push_str(&look_up(&reference)?);

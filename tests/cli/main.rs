@@ -187,3 +187,70 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     let output = command.arg("schema").current_dir(folder.path()).stdout(writer).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
+
+#[test]
+fn a_url_that_cannot_be_used_is_repeated_nowhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("url");
+    let wrong = [
+        "postgresql://gl:S3cretWord%zz@h/x",
+        "postgresql://gl:a/S3cretWord@h/x",
+        "postgresql://gl:b@c/S3cretWord@h/x",
+        "postgresql://gl:b@h:S3cretWord/x",
+        "postgresql://gl:b@h/x?S3cretWord=1",
+        "postgresql://gl:b S3cretWord@h,i/x",
+        "mysql://gl:S3cretWord@h/x",
+        "host=h user=gl password='S3cretWord",
+        "host=h user=gl password=a S3cretWord=b",
+        "postgresql://gl:${S3cretWord}@h:0/x",
+        "postgresql://gl:${env:S3cretWord",
+        "gl:S3cretWord@h/x",
+    ];
+    for url in wrong {
+        std::fs::write(&file, url).unwrap();
+        let by_file = format!("${{file:{}}}", file.display());
+        for url in [url, &by_file] {
+            for words in [
+                &["sweep", url][..],
+                &["salvage", "--damaged", url, "--restored", url],
+                &["salvage", "--damaged", "postgresql://u@127.0.0.1:1/x", "--restored", url],
+                &["init", "--blue", url, "--green", url],
+                &["sweep", "postgresql://u@h/x", url],
+                &["sweep", url, "--verbos"],
+                &["--output", "json", "-vv", "sweep", url],
+                &["--log", "json", "init", "--green", url, "--blue", url],
+            ] {
+                let output = greenlight(folder.path(), words).env("RUST_LOG", "trace").output().unwrap();
+                let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+                assert!(!said.contains("S3cretWord") && !said.is_empty(), "{words:?}: {said}");
+                assert!(!output.status.success(), "{words:?}");
+            }
+        }
+    }
+    let typed = shown(folder.path(), &["salvage", "--damaged", "postgresql://gl:S3cretWord@h/x", "--restored", "x"]);
+    let remedy = ["given as `--damaged`", "a password stands in it, in the clear", "`${env:NAME}`", "exit code 2"];
+    assert!(remedy.iter().all(|part| typed.contains(part)), "{typed}");
+}
+
+#[test]
+fn nothing_is_painted_but_on_a_terminal_that_takes_it() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("bad.yaml"), "version: 7\nname: \"a\\e[31mb\"\nno\u{9b}thing: \u{202e}x\n").unwrap();
+    let on_terminal = |variables: &[(&str, &str)]| {
+        let mut command = std::process::Command::new("script");
+        let greenlight = assert_cmd::cargo::cargo_bin!("greenlight").display().to_string();
+        command.args(["-qec", &format!("{greenlight} check bad.yaml; true"), "/dev/null"]).current_dir(folder.path());
+        command.env_remove("NO_COLOR").env_remove("CLICOLOR").env_remove("CLICOLOR_FORCE").env("TERM", "xterm");
+        command.envs(variables.iter().copied()).stdin(std::process::Stdio::null());
+        String::from_utf8(command.output().unwrap().stdout).unwrap()
+    };
+    let painted = on_terminal(&[]);
+    assert!(painted.contains("\u{1b}[") && painted.contains("version"), "a terminal is painted: {painted:?}");
+    assert!(!painted.contains("\u{1b}[31mb") && !painted.contains(['\u{9b}', '\u{202e}']), "but not by the file: {painted:?}");
+    for variable in [("NO_COLOR", "1"), ("TERM", "dumb"), ("CLICOLOR", "0")] {
+        let plain = on_terminal(&[variable]);
+        assert!(plain.contains("version") && !plain.contains('\u{1b}'), "{variable:?}: {plain:?}");
+    }
+    let piped = shown(folder.path(), &["check", "bad.yaml"]);
+    assert!(piped.contains("version") && !piped.contains('\u{1b}'), "{piped:?}");
+}

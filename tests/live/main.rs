@@ -19,5 +19,6 @@ mod kills;
 mod provisional;
 mod ready;
 mod restored;
+mod secrets;
 mod versions;
 mod world;

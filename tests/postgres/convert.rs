@@ -1,6 +1,6 @@
 //! A physical standby becomes a logical follower under a writer, serves, and is followed back: no row twice, none missing.
 
-use crate::world::{DATABASE, PASSWORD, World, app, ask, sql, try_app, until};
+use crate::world::{DATABASE, PASSWORD, SHARE_OF_PASSWORD, World, app, ask, sql, try_app, until};
 use greenlight::plan::Names;
 use greenlight::postgres::{Fence, FenceProbe, PgServer, PgServerOptions, PublishedTable, Server};
 use greenlight::process;
@@ -216,7 +216,7 @@ async fn take_down(world: &World, blue: &PgServer, green: &PgServer, names: &Nam
         + (SELECT count(*) FROM pg_namespace WHERE nspname = 'greenlight') + (SELECT count(*) FROM pg_trigger)";
     for side in [Side::Blue, Side::Green] {
         assert_eq!(sql(&world.endpoint(side), left).await, ["0"], "{side}");
-        assert!(!world.log(side).contains(PASSWORD), "{side}'s log holds the password");
+        assert!(!world.log(side).contains(SHARE_OF_PASSWORD), "{side}'s log holds the password");
     }
 }
 
@@ -228,7 +228,7 @@ async fn an_inherited_subscription_is_stopped_and_leaves_its_slot_alone() {
     let upstream = at_blue.with_database("postgres");
     sql(&upstream, "CREATE TABLE fed (id int PRIMARY KEY); CREATE PUBLICATION feed FOR TABLE fed").await;
     sql(&upstream, "SELECT pg_create_logical_replication_slot('feed', 'pgoutput')").await;
-    let conninfo = greenlight::word::quote_literal(upstream.to_conninfo_for_subscription("feed").expose());
+    let conninfo = greenlight::word::quote_literal(upstream.to_conninfo_for_subscription("feed", 15).expose());
     sql(&at_blue, "CREATE TABLE fed (id int PRIMARY KEY)").await;
     sql(&at_blue, &format!("CREATE SUBSCRIPTION \"the Feed\" CONNECTION {conninfo} PUBLICATION feed WITH (create_slot = false, slot_name = feed, copy_data = false)")).await;
     sql(&at_blue, "SELECT pg_create_physical_replication_slot('standby', true)").await;
@@ -310,7 +310,7 @@ async fn a_subscription_goes_by_the_passfile_when_there_is_one() {
     });
     let error = nowhere.ensure_subscription("greenlight_r1234567_x").await.unwrap_err();
     assert_eq!(error.failure, Failure::Transient, "{}", error.chain());
-    assert!(!format!("{error:?}").contains(PASSWORD));
+    assert!(!format!("{error:?}").contains(SHARE_OF_PASSWORD));
     assert_eq!(nowhere.subscription("greenlight_r1234567_x").await.unwrap(), None);
     assert!(try_app(&at_green).await.is_ok());
     let client = app(&at_green).await;

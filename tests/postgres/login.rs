@@ -6,6 +6,7 @@ use greenlight::postgres::{PgServer, PgServerOptions, Server};
 use greenlight::process;
 use greenlight::word::{Endpoint, Failure, PortError, Secret, Side, TlsMode};
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 async fn not_let_in(endpoint: &Endpoint) -> PortError {
     let error = Session::open(endpoint, &SessionOptions::reading("test"), "blue").await.unwrap_err();
@@ -52,6 +53,50 @@ async fn whoever_is_not_let_in_is_told_why_and_what_to_do() {
     let error = not_let_in(&mute).await;
     assert_eq!(error.failure, Failure::Transient);
     assert!(error.chain().contains("no answer within"));
+}
+
+/// A server that asks for a proof by `request`, and gives back what it is sent then.
+async fn asks_for(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: u8) -> Vec<u8> {
+    let startup = stream.read_u32().await.unwrap() as usize - 4;
+    stream.read_exact(&mut vec![0; startup]).await.unwrap();
+    stream.write_all(&[b'R', 0, 0, 0, if request == 5 { 12 } else { 8 }, 0, 0, 0, request]).await.unwrap();
+    if request == 5 {
+        stream.write_all(b"salt").await.unwrap();
+    }
+    let mut given = Vec::new();
+    let _ = stream.take(20).read_to_end(&mut given).await;
+    given
+}
+
+/// What a stranger who listens where the server should be is given.
+async fn given_to_a_stranger(request: u8, auth: &str) -> Vec<u8> {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let stranger = tokio::spawn(async move { asks_for(listener.accept().await.unwrap().0, request).await });
+    let endpoint = Endpoint::parse(&format!("postgresql://u:s3cret@127.0.0.1:{port}/x{auth}")).unwrap();
+    let error = not_let_in(&endpoint).await;
+    let given = stranger.await.unwrap();
+    if given.is_empty() {
+        assert_eq!(error.failure, Failure::Refused, "{}", error.chain());
+        assert!(error.hint.unwrap().contains("require_auth"));
+    }
+    given
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_who_listens_in_the_server_s_place_is_given_no_password() {
+    const IN_THE_CLEAR: u8 = 3;
+    const MD5: u8 = 5;
+    assert_eq!(given_to_a_stranger(IN_THE_CLEAR, "").await, b"");
+    assert_eq!(given_to_a_stranger(IN_THE_CLEAR, "?require_auth=password").await, b"p\0\0\0\x0bs3cret\0");
+    assert_eq!(given_to_a_stranger(MD5, "?require_auth=scram-sha-256").await, b"");
+    assert!(given_to_a_stranger(MD5, "").await.starts_with(b"p\0\0\0\x28md5"));
+    let folder = tempfile::tempdir().unwrap();
+    let listener = tokio::net::UnixListener::bind(folder.path().join(".s.PGSQL.5432")).unwrap();
+    let stranger = tokio::spawn(async move { asks_for(listener.accept().await.unwrap().0, IN_THE_CLEAR).await });
+    let endpoint = Endpoint::parse(&format!("postgresql://u:s3cret@/x?host={}", folder.path().display())).unwrap();
+    assert!(not_let_in(&endpoint).await.chain().contains("in the clear"));
+    assert_eq!(stranger.await.unwrap(), b"");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -199,4 +244,14 @@ async fn tls_verifies_what_its_mode_says() {
         assert!(error.hint.unwrap().contains("sslrootcert"));
     }
     assert_eq!(ask(&app(&plain).await, encrypted).await, ["f"]);
+
+    // One who asks for the password in the clear is given it where he is known, and only there.
+    fs::write(world.blue.data_dir.join("pg_hba.conf"), "host all all all password\n").unwrap();
+    sql(&plain, "SELECT pg_reload_conf()").await;
+    let asks = "SELECT count(*) FROM pg_hba_file_rules WHERE auth_method = 'password'";
+    assert_eq!(ask(&app(&by("127.0.0.1", TlsMode::VerifyCa, &ca)).await, asks).await, ["1"]);
+    for unknown in [&plain, &Endpoint { root_cert: None, ..by("localhost", TlsMode::Require, &ca) }] {
+        let error = not_let_in(unknown).await;
+        assert!(error.failure == Failure::Refused && error.chain().contains("in the clear"), "{}", error.chain());
+    }
 }

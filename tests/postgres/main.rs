@@ -8,6 +8,7 @@ mod convert;
 mod fences;
 mod flow;
 mod login;
+mod secrets;
 mod small;
 mod survey;
 mod world;

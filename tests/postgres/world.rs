@@ -22,6 +22,8 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 pub(crate) const LIMIT: Duration = Duration::from_mins(1);
 pub(crate) const RUN: &str = "r1234567";
 pub(crate) const PASSWORD: &str = r"p@:/a\s's %wörd";
+/// A part of it that no kind of quoting changes: what is looked for where it must not be.
+pub(crate) const SHARE_OF_PASSWORD: &str = "p@:/a";
 /// A name that needs every kind of quoting.
 pub(crate) const DATABASE: &str = r#"My "Shop" it's \ é"#;
 

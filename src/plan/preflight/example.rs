@@ -97,13 +97,17 @@ impl World {
     /// Tables `table_0` and so on, that no migration touches.
     pub(in crate::plan) fn add_tables(&mut self, number: usize) {
         for at in 0..number {
-            let table = table(&format!("table_{at}"));
-            let key = table.name.to_string();
-            self.survey.blue.catalog.tables.insert(key.clone(), table.clone());
-            let shadow = self.survey.shadow.as_mut().unwrap();
-            shadow.before.tables.insert(key.clone(), table.clone());
-            shadow.after.tables.insert(key, table);
+            self.add_table(&format!("table_{at}"));
         }
+    }
+
+    pub(in crate::plan) fn add_table(&mut self, name: &str) {
+        let table = table(name);
+        let key = table.name.to_string();
+        self.survey.blue.catalog.tables.insert(key.clone(), table.clone());
+        let shadow = self.survey.shadow.as_mut().unwrap();
+        shadow.before.tables.insert(key.clone(), table.clone());
+        shadow.after.tables.insert(key, table);
     }
 
     pub(in crate::plan) fn plan(&self) -> Plan {
@@ -371,7 +375,7 @@ fn blue(catalog: Catalog) -> ServerSurvey {
             sync_state: "async".to_owned(),
         }],
         archive_mode: "on".to_owned(),
-        archive_command: "pgbackrest --stanza=shop archive-push %p".to_owned(),
+        archive_command: crate::plan::command_in_short("pgbackrest --stanza=shop archive-push %p"),
         wal_keep_bytes: 0,
         slot_wal_keep_bytes_max: None,
         disk_free_bytes: None,
@@ -411,7 +415,7 @@ fn green(catalog: Catalog) -> ServerSurvey {
         senders_used: 0,
         slots: Vec::new(),
         standbys: Vec::new(),
-        archive_command: "pgbackrest --stanza=shop-green archive-push %p".to_owned(),
+        archive_command: crate::plan::command_in_short("pgbackrest --stanza=shop-green archive-push %p"),
         client_sessions: 0,
         replay_lsn: Some(Lsn(0x16_B374_D800)),
         ..blue(catalog)

@@ -28,7 +28,7 @@ pub(super) mod example;
 use super::{Answer, Finding, GreenSurvey, PlanInput, ServerSurvey, StepName, Strategy, Survey, SyncTrigger};
 use crate::migrate::Migration;
 use crate::schema::{Flow, SharedColumns, TableFlow};
-use crate::word::{RelationName, Side, Timestamp};
+use crate::word::{RelationName, Side, Timestamp, shown};
 use std::collections::BTreeSet;
 
 /// What is lost for good needs the name of what loses it: a word for all such objects would cover those not thought of.
@@ -177,18 +177,24 @@ fn covers(word: &str, code: &str) -> bool {
     whole || word == code
 }
 
+// Names of the servers stand in all of these texts, and whoever may make an object chooses its name.
+
 fn fine(code: impl Into<String>, seen: impl Into<String>) -> Finding {
-    Finding { code: code.into(), seen: seen.into(), answer: Answer::Fine }
+    Finding { code: shown(&code.into()), seen: shown(&seen.into()), answer: Answer::Fine }
 }
 
 fn handled(code: impl Into<String>, seen: impl Into<String>, by: StepName, how: impl Into<String>) -> Finding {
-    Finding { code: code.into(), seen: seen.into(), answer: Answer::Handled { by, how: how.into() } }
+    Finding { code: shown(&code.into()), seen: shown(&seen.into()), answer: Answer::Handled { by, how: shown(&how.into()) } }
 }
 
 fn refused(code: impl Into<String>, seen: impl Into<String>, remedy: impl Into<String>) -> Finding {
-    Finding { code: code.into(), seen: seen.into(), answer: Answer::Refused { remedy: remedy.into() } }
+    Finding { code: shown(&code.into()), seen: shown(&seen.into()), answer: Answer::Refused { remedy: shown(&remedy.into()) } }
 }
 
 fn needs_accept(code: impl Into<String>, seen: impl Into<String>, consequence: impl Into<String>) -> Finding {
-    Finding { code: code.into(), seen: seen.into(), answer: Answer::NeedsAccept { consequence: consequence.into() } }
+    Finding {
+        code: shown(&code.into()),
+        seen: shown(&seen.into()),
+        answer: Answer::NeedsAccept { consequence: shown(&consequence.into()) },
+    }
 }

@@ -64,9 +64,11 @@ fn peers(look: &Look<'_>) -> Vec<Finding> {
         findings.push(if has_password(url) {
             let seen = format!(
                 "{peer}'s subscription keeps the connection string to {side}, password and all, in `pg_subscription`, where superusers can \
-                 read it. A `passfile` or a client certificate on {peer}'s machine avoids that."
+                 read it; and so do the WAL, the archives and the base backups that are made of {peer} until `finish`, for as long as they \
+                 are kept. A `passfile` or a client certificate on {peer}'s machine avoids that; or name a role of its own in \
+                 `{side}.peer_url`, and give it another password after `finish`."
             );
-            handled(code, capital(&seen), StepName::Finish, "removed with the subscription")
+            handled(code, capital(&seen), StepName::Finish, "removed with the subscription, but not from backups and archives")
         } else {
             fine(code, capital(&format!("{peer}'s subscription keeps no password.")))
         });

@@ -132,7 +132,8 @@ fn event_triggers(blue: &ServerSurvey) -> Vec<Finding> {
     let findings = blue.event_triggers.iter().map(|name| {
         let consequence =
             "it fires for the DDL of the run on both servers and for the migration on green, with Greenlight's rights, and can \
-             refuse or change it";
+             refuse or change it; where it is enabled ALWAYS, before PostgreSQL 17, it can also read the connection string of the \
+             run's subscription";
         needs_accept(format!("event-triggers:{name}"), format!("Blue has an event trigger `{name}`."), consequence)
     });
     let findings: Vec<Finding> = findings.collect();
@@ -158,7 +159,7 @@ mod tests {
     #[test]
     fn jobs_that_would_run_twice_need_a_word() {
         assert_answers(&World::new(), "pg-cron", "fine");
-        assert_answers(&World::with(|w| w.blue().cron_jobs = vec!["* * * * *: select 1".to_owned()]), "pg-cron", "needs_accept");
+        assert_answers(&World::with(|w| w.blue().cron_jobs = vec!["job 1 (* * * * *)".to_owned()]), "pg-cron", "needs_accept");
         let elsewhere = |w: &mut World| {
             w.green().shared_preload_libraries = "pg_cron".to_owned();
             w.blue().set("cron.database_name", "postgres");

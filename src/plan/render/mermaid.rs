@@ -1,5 +1,6 @@
 use super::{address, asks_for};
 use crate::plan::{Plan, PlannedStep, StepName, Strategy};
+use crate::word::shown;
 
 /// The steps as a Mermaid flowchart, with gates, commit point, ways back and the point of no return.
 pub fn mermaid(plan: &Plan) -> String {
@@ -81,7 +82,10 @@ impl Chart {
     }
 }
 
-/// Text inside a quoted label.
+/// Text inside a quoted label: plain, whatever is in it.
 fn escaped(text: &str) -> String {
-    text.replace('"', "#quot;")
+    let marks = [('#', "#35;"), ('"', "#quot;"), ('<', "#lt;"), ('>', "#gt;"), ('&', "#amp;"), ('`', "#96;"), ('\\', "#92;")];
+    let written =
+        |c: char| marks.iter().find(|(mark, _)| *mark == c).map_or_else(|| c.to_string(), |(_, code)| (*code).to_owned());
+    shown(text).chars().map(written).collect()
 }

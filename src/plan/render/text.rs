@@ -2,6 +2,7 @@ use super::{address, asks_for};
 use crate::plan::figures::{bytes, capital, count, few, milliseconds};
 use crate::plan::{Answer, Finding, OnFailure, Plan, PlannedStep, Reversal, StepName, Strategy};
 use crate::schema::{TableFlow, Verdict};
+use crate::word::{shown, shown_lines};
 use std::collections::BTreeMap;
 
 /// Columns of text that is wrapped. Statements are not.
@@ -18,7 +19,7 @@ const OF_A_KIND_MAX: usize = 20;
 /// whole, however many there are; otherwise long statements are cut, and tables that are lossless both ways are counted.
 pub fn text(plan: &Plan, all_tables: bool) -> String {
     let mut page = Page { text: String::new(), all_tables };
-    page.line(0, &format!("Plan `{}`, run {}", plan.name, plan.run));
+    page.line(0, &format!("Plan `{}`, run {}", shown(&plan.name), plan.run));
     page.line(2, &format!("blue   {}", address(&plan.blue)));
     match (plan.strategy, &plan.restore_into) {
         (Strategy::InPlace, None) => {}
@@ -54,7 +55,7 @@ struct Page {
 impl Page {
     fn line(&mut self, indent: usize, text: &str) {
         self.text.push_str(&" ".repeat(indent));
-        self.text.push_str(text);
+        self.text.push_str(&shown_lines(text));
         self.text.push('\n');
     }
 
@@ -364,6 +365,32 @@ mod tests {
         let from = page.find("Preflight").unwrap();
         let until = page.find("  Handled by the run").unwrap();
         insta::assert_snapshot!("obstacles", format!("{}\n{}", &page[from..until], page.lines().rev().nth(1).unwrap()));
+    }
+
+    /// Everything that a role of the database, or of a file, may choose: none of it may look like a line of ours, move the
+    /// cursor, paint, or close a label.
+    #[test]
+    fn a_hostile_name_is_seen_as_what_it_is() {
+        let hostile = "x\u{1b}[31mRED\u{1b}]0;t\u{7}\r\nError: fake\u{202e}\u{200b}\"]; s1 --> back";
+        let mut world = World::migrating();
+        world.input.name = hostile.to_owned();
+        world.input.migrations[0].name = hostile.to_owned();
+        for server in [&mut world.survey.blue, world.survey.green.standby_mut()] {
+            hostile.clone_into(&mut server.database);
+            server.event_triggers.push(hostile.to_owned());
+            server.prepared_transactions.push(hostile.to_owned());
+        }
+        world.add_table(hostile);
+        world.input.blue.url.0 = format!("postgresql://u@h/{hostile}");
+        let plan = world.plan();
+        assert!(plan.tables.iter().any(|flow| flow.table.name == hostile), "the table is in the plan");
+        for page in [text(&plan, false), text(&plan, true), mermaid(&plan)] {
+            let hidden: Vec<&str> = page.lines().filter(|line| line.contains(crate::word::is_hidden)).collect();
+            assert!(hidden.is_empty(), "{hidden:?}");
+            let forged: Vec<&str> = page.lines().filter(|line| line.trim_start().starts_with("Error")).collect();
+            assert!(forged.is_empty() && !page.contains("\"]; s1"), "{forged:?} in {page}");
+            assert!(page.contains("Error: fake"), "it is shown");
+        }
     }
 
     #[test]

@@ -200,8 +200,8 @@ impl Place {
             HostSpec::Local => "127.0.0.1".to_owned(),
             HostSpec::Ssh { host, .. } => host.clone(),
         };
-        // Its certificate names the other server.
-        let tls = if like.tls == TlsMode::Disable { TlsMode::Disable } else { TlsMode::Require };
+        // Its certificate is a copy too, of the same authority, and names the other server.
+        let tls = if like.tls == TlsMode::VerifyFull { TlsMode::VerifyCa } else { like.tls };
         Endpoint { host, port: self.port, tls, ..like.clone() }
     }
 
