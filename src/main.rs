@@ -4,6 +4,8 @@ use greenlight::cli;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // What this process was given is for no other process of the same user to read, nor for a core file.
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     let arguments = match cli::arguments() {
         Ok(arguments) => arguments,
         Err(exit) => return exit,

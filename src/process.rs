@@ -1,10 +1,15 @@
-//! The one place that starts other programs: PostgreSQL's own, PgBouncer, the guard.
+//! The one place that starts other programs: PostgreSQL's own, PgBouncer, ssh, the guard.
 //!
-//! Passwords go by environment or passfile, never by argument, where every user of the machine could read them.
+//! **Invariant:** a program begins with an empty environment, but for where programs are (`PATH`), plain messages
+//! (`LC_ALL=C`) and what is put there by name. So nothing that this process was given reaches it: no secret, and no
+//! `PGPASSWORD`, `PGSERVICE` or `PGOPTIONS`. Passwords go by file, by standard input or by the environment of the one
+//! program that needs it, never by argument, where every user of the machine could read them.
+
+pub mod files;
 
 use crate::word::{Failure, PortError};
+use rustix::process::{Pid, Signal, kill_process};
 use std::{
-    ffi::OsStr,
     io,
     path::{Path, PathBuf},
     process::{Output, Stdio},
@@ -12,15 +17,61 @@ use std::{
 };
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
-/// A command for one of PostgreSQL's server programs or PgBouncer, which refuse to run as root: as the user `postgres`
-/// when this process is root, as this user otherwise. Its folder is `/`, which every user can read.
+/// Where programs are when this process was not told.
+const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// What another process of this program does by: where it finds the operator's files, the machine's certificates, the
+/// servers' programs, and how it speaks. None of them is a secret.
+const OWN: [&str; 9] = [
+    "HOME",
+    "TMPDIR",
+    "TZ",
+    "RUST_LOG",
+    "NO_COLOR",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "GREENLIGHT_PG_DIRS",
+    // Read by builds for tests only.
+    "GREENLIGHT_FAILPOINT",
+];
+/// What ssh and its agent are found by.
+pub const FOR_SSH: [&str; 5] = ["HOME", "USER", "LOGNAME", "SSH_AUTH_SOCK", "KRB5CCNAME"];
+
+/// As whom a server program runs. PostgreSQL's and PgBouncer refuse to run as root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerUser {
+    /// The user `postgres` when this process is root, this process's user otherwise.
+    Usual,
+    /// A number that belongs to nobody, for what is not trusted: no file is its own, nothing was lent to it, and no program
+    /// gives it more rights. Only where this process is root.
+    Spare(u32),
+}
+
+/// A command for one of PostgreSQL's server programs or PgBouncer. Its folder is `/`, which every user can read.
 pub fn server_command(program: &Path) -> tokio::process::Command {
-    let mut command = if running_as_root() {
-        let mut command = new_command(Path::new("setpriv"));
-        command.args(["--reuid=postgres", "--regid=postgres", "--init-groups", "--"]).arg(program);
-        command
-    } else {
+    command_as(ServerUser::Usual, program)
+}
+
+/// The same as a user of choice.
+pub fn command_as(user: ServerUser, program: &Path) -> tokio::process::Command {
+    let words = match user {
+        ServerUser::Spare(id) => vec![
+            format!("--reuid={id}"),
+            format!("--regid={id}"),
+            "--clear-groups".to_owned(),
+            "--inh-caps=-all".to_owned(),
+            "--no-new-privs".to_owned(),
+        ],
+        ServerUser::Usual if running_as_root() => {
+            ["--reuid=postgres", "--regid=postgres", "--init-groups"].map(str::to_owned).to_vec()
+        }
+        ServerUser::Usual => Vec::new(),
+    };
+    let mut command = if words.is_empty() {
         new_command(program)
+    } else {
+        let mut command = new_command(Path::new("setpriv"));
+        command.args(words).arg("--").arg(program);
+        command
     };
     command.current_dir("/");
     command
@@ -30,42 +81,96 @@ pub fn server_command(program: &Path) -> tokio::process::Command {
 #[expect(clippy::disallowed_methods, reason = "the one place that starts programs")]
 pub fn new_command(program: &Path) -> tokio::process::Command {
     let mut command = tokio::process::Command::new(program);
-    command.stdin(Stdio::null()).kill_on_drop(true).env("LC_ALL", "C");
+    let path = variable("PATH").unwrap_or_else(|| USUAL_PATH.into());
+    command.stdin(Stdio::null()).kill_on_drop(true).env_clear().env("PATH", path).env("LC_ALL", "C");
     command
 }
 
-/// A command that lives on when this process dies: in a process group of its own, so that a terminal's Ctrl-C does not
-/// reach it, with pipes to and from it.
-pub fn detached_command(program: &Path) -> tokio::process::Command {
+/// Another process of this program. It is given what it does by, and the variables `named`: those that a playbook names.
+pub fn own_command(program: &Path, named: &[String]) -> tokio::process::Command {
     let mut command = new_command(program);
+    pass_on(&mut command, OWN.into_iter().chain(named.iter().map(String::as_str)));
+    command
+}
+
+/// Lets these variables of this process through, where they are set.
+pub fn pass_on<'a>(command: &mut tokio::process::Command, names: impl IntoIterator<Item = &'a str>) {
+    for name in names {
+        if let Some(value) = variable(name) {
+            command.env(name, value);
+        }
+    }
+}
+
+/// The variables of this process whose names begin so.
+pub fn named_like(prefix: &str) -> Vec<String> {
+    std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).filter(|name| name.starts_with(prefix)).collect()
+}
+
+#[expect(clippy::disallowed_methods, reason = "what is passed on to other programs, by name")]
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// A command that lives on when this process dies: in a process group of its own, so that a terminal's Ctrl-C does not
+/// reach it, with pipes to and from it. `named` as in `own_command`.
+pub fn detached_command(program: &Path, named: &[String]) -> tokio::process::Command {
+    let mut command = own_command(program, named);
     command.kill_on_drop(false).process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
     command
+}
+
+/// Sends a signal. A process that is gone, or may not be reached, is none to complain about here.
+pub fn signal(pid: u32, signal: Signal) {
+    // 0 and negative numbers would mean whole groups of processes.
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        let _ = kill_process(pid, signal);
+    }
 }
 
 /// Ends a process at once, as `kill -9` does; also one that is stopped.
 ///
 /// # Errors
 /// `Refused` when there is no such process, or it may not be ended by this user.
-pub async fn kill(pid: u32) -> Result<(), PortError> {
-    let mut command = new_command(Path::new("sh"));
-    run(command.args(["-c", &format!("kill -9 {pid}")]), Duration::from_secs(5)).await.map(|_| ())
+pub fn kill(pid: u32) -> Result<(), PortError> {
+    let attempted = || PortError::refused(format!("end process {pid}"));
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(attempted)?;
+    kill_process(pid, Signal::KILL).map_err(|e| attempted().because(e))
 }
 
 /// Whether this process is root's.
 pub fn running_as_root() -> bool {
-    std::fs::metadata("/proc/self").is_ok_and(|meta| std::os::unix::fs::MetadataExt::uid(&meta) == 0)
+    rustix::process::geteuid().is_root()
 }
 
-/// Gives a file or folder to the user that server programs run as; nothing to do when that is this user.
+/// Number and group of the user that server programs run as.
 ///
 /// # Errors
-/// `Refused` when `chown` fails.
-pub async fn give_to_server_user(path: &Path) -> Result<(), PortError> {
-    if running_as_root() {
-        run(new_command(Path::new("chown")).args([OsStr::new("postgres:postgres"), path.as_os_str()]), Duration::from_secs(10))
-            .await?;
+/// `Refused` when this process is root and there is no user `postgres`.
+pub async fn server_ids() -> Result<(u32, u32), PortError> {
+    if !running_as_root() {
+        return Ok((rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()));
     }
-    Ok(())
+    let ask = async |flag: &str| {
+        let said = run(new_command(Path::new("id")).args([flag, "postgres"]), Duration::from_secs(10)).await?;
+        let number = String::from_utf8_lossy(&said.stdout).trim().parse::<u32>();
+        number.map_err(|e| PortError::refused("read the number of the user `postgres`").because(e))
+    };
+    Ok((ask("-u").await?, ask("-g").await?))
+}
+
+/// Gives a file or folder that this process has made to the user that server programs run as; nothing to do when that is
+/// this user, or it has it already. What is given is what was opened, and no link is followed to it.
+///
+/// # Errors
+/// `Refused` when it is a link, is another's, has a second name, or cannot be given.
+pub async fn give_to_server_user(path: &Path) -> Result<(), PortError> {
+    if !running_as_root() {
+        return Ok(());
+    }
+    let (user, group) = server_ids().await?;
+    files::give(path, user, group)
+        .map_err(|e| PortError::refused(format!("give `{}` to the server's user", path.display())).because(e))
 }
 
 /// Runs a command to its end and returns what it printed.
@@ -189,4 +294,35 @@ fn program_name(command: &tokio::process::Command) -> String {
     PathBuf::from(program.unwrap_or(std.get_program()))
         .file_name()
         .map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn variables(mut command: tokio::process::Command) -> Vec<String> {
+        let said = run(&mut command, Duration::from_secs(10)).await.unwrap();
+        let mut names: Vec<String> = String::from_utf8(said.stdout)
+            .unwrap()
+            .lines()
+            .map(|line| line.split('=').next().unwrap_or_default().to_owned())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[tokio::test]
+    async fn a_program_is_given_no_variable_but_by_name() {
+        let env = Path::new("env");
+        assert!(variable("CARGO_PKG_NAME").is_some(), "this process has variables that could be handed on");
+        assert_eq!(variables(new_command(env)).await, ["LC_ALL", "PATH"]);
+        assert_eq!(variables(server_command(env)).await, ["LC_ALL", "PATH"]);
+        let named = ["CARGO_PKG_NAME".to_owned(), "NO_SUCH_VARIABLE".to_owned()];
+        for names in [variables(own_command(env, &named)).await, variables(detached_command(env, &named)).await] {
+            assert!(names.contains(&"CARGO_PKG_NAME".to_owned()), "{names:?}");
+            let known =
+                |name: &String| OWN.contains(&name.as_str()) || ["CARGO_PKG_NAME", "LC_ALL", "PATH"].contains(&name.as_str());
+            assert!(names.iter().all(known), "{names:?}");
+        }
+    }
 }

@@ -106,6 +106,54 @@ fn has_password(folder: &Path) -> Vec<PathBuf> {
     files.filter(|path| fs::read_to_string(path).is_ok_and(|text| text.contains("wörd"))).collect()
 }
 
+/// The user of the server's folder puts links into it while the copy runs, to what belongs to root.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_folders_user_puts_in_the_way_leads_nowhere() {
+    if !process::running_as_root() {
+        return;
+    }
+    let blue = Blue::up().await;
+    let data_dir = blue.folder.path().join("green");
+    let mut provider = blue.provider("r0000007", &data_dir);
+    let roots = tempfile::tempdir().unwrap();
+    let victim = roots.path().join("victim");
+    fs::write(&victim, "as it was").unwrap();
+    fs::set_permissions(&victim, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let as_postgres = |script: &str, path: &Path| {
+        let mut command = process::server_command(Path::new("sh"));
+        command.as_std_mut().args(["-c", script, "sh"]).arg(path).arg(&victim).status().unwrap()
+    };
+    let names =
+        "greenlight.run.new greenlight.pass.new standby.signal standby.signal.new postgresql.auto.conf.new pg_hba.conf.new";
+    let plant = format!("for name in {names}; do ln -sfn \"$2\" \"$1/$name\"; done");
+    let planted = |_, _| assert!(as_postgres(&plant, &data_dir).success());
+    provider.make_standby(&planted).await.unwrap();
+    let untouched = || {
+        use std::os::unix::fs::MetadataExt;
+        let about = fs::symlink_metadata(&victim).unwrap();
+        assert_eq!((about.uid(), about.mode() & 0o7777, about.is_file()), (0, 0o600, true));
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "as it was");
+        assert_eq!(fs::read_dir(roots.path()).unwrap().count(), 1);
+    };
+    untouched();
+    assert_eq!(provider.standby().await.unwrap(), StandbyState::Running);
+    assert_eq!(blue.ask(provider.spec.port, "SELECT pg_is_in_recovery()::text").await, ["true"]);
+    // The folder itself is exchanged for a link before it is removed.
+    as_postgres(
+        "mv \"$1\" \"$1.aside\" && mkdir \"$1.lure\" && cp \"$1.aside/greenlight.run\" \"$1.lure/\" && ln -s \"${2%/*}\" \"$1\"",
+        &data_dir,
+    );
+    assert!(provider.remove_standby().await.is_err(), "a link that another user made is not the folder");
+    untouched();
+    as_postgres("rm \"$1\" && mv \"$1.aside\" \"$1\"", &data_dir);
+    provider.remove_standby().await.unwrap();
+    // A link above the folder that is to be made.
+    as_postgres("ln -s \"${2%/*}\" \"$1.above\"", &data_dir);
+    provider.spec.data_dir = blue.folder.path().join("green.above/data");
+    assert!(provider.make_standby(&|_, _| ()).await.is_err());
+    untouched();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_is_made_follows_blue_and_is_removed_without_a_trace() {
     let blue = Blue::up().await;

@@ -257,6 +257,19 @@ fn nothing_unfinished_silenced_or_of_one_machine_is_committed() {
 }
 
 #[test]
+fn only_one_place_starts_programs() {
+    let mut complaints = Vec::new();
+    for file in rust_files("src").into_iter().filter(|file| file != "src/process.rs") {
+        let text = production_text(&file);
+        let found = ["Command::new(", ".env(", ".env_clear(", ".env_remove("].into_iter().filter(|word| text.contains(word));
+        complaints.extend(
+            found.map(|word| format!("{file}: `{word}`; `process::new_command` gives a program nothing of our environment")),
+        );
+    }
+    none(&complaints);
+}
+
+#[test]
 fn only_the_printing_file_of_the_command_line_prints() {
     let mut complaints = Vec::new();
     for file in rust_files("src").into_iter().filter(|file| file != "src/cli/print.rs") {

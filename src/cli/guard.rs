@@ -32,7 +32,7 @@ pub(super) async fn run(shared: &Shared, args: &GuardArgs) -> anyhow::Result<Exi
         Word::Gone => "the coordinator died inside the window",
         Word::Silence => {
             // Alive, and stuck: it may wake up in the middle of an act at any time, so it must not.
-            process::kill(args.parent).await?;
+            process::kill(args.parent)?;
             "the coordinator stalled inside the window, and its guard ended it"
         }
     };

@@ -5,6 +5,7 @@ use super::{Exit, print};
 use crate::plan::{Answer, Finding, Plan, render};
 use crate::playbook::Playbook;
 use crate::wire;
+use crate::word::shell_word;
 use std::fmt::Write;
 
 pub(super) async fn run(shared: &Shared, args: &PlanArgs) -> anyhow::Result<Exit> {
@@ -22,7 +23,10 @@ pub(super) async fn run(shared: &Shared, args: &PlanArgs) -> anyhow::Result<Exit
         return Ok(Exit::Refused);
     }
     let digest = &plan.digest()[..12];
-    print::say(&format!("nothing was changed. Next: `greenlight run {} --plan {digest}`", args.playbook.display()));
+    print::say(&format!(
+        "nothing was changed. Next: `greenlight run {} --plan {digest}`",
+        shell_word(&args.playbook.display().to_string())
+    ));
     Ok(Exit::Completed)
 }
 

@@ -4,6 +4,7 @@ use super::arguments::{CheckArgs, Output, Shared};
 use super::{Exit, print};
 use crate::playbook::{self, Playbook};
 use crate::wire;
+use crate::word::shell_word;
 use std::path::Path;
 
 pub(super) fn check(shared: &Shared, args: &CheckArgs) -> Exit {
@@ -14,7 +15,8 @@ pub(super) fn check(shared: &Shared, args: &CheckArgs) -> Exit {
         print::json(&serde_json::json!({ "file": args.playbook, "problems": [], "more": 0 }));
     }
     let path = args.playbook.display();
-    print::say(&format!("{path} is in order. Next: `greenlight plan {path}` looks at the servers and changes nothing"));
+    let word = shell_word(&path.to_string());
+    print::say(&format!("{path} is in order. Next: `greenlight plan {word}` looks at the servers and changes nothing"));
     Exit::Completed
 }
 
@@ -34,7 +36,7 @@ pub(super) fn load_or_say(shared: &Shared, path: &Path) -> Option<Playbook> {
             print::complain_in_colours(&problems.render(print::colours()));
             print::say(&format!(
                 "\n{problems}; no server was asked. Next: mend them, and `greenlight check {}` again",
-                path.display()
+                shell_word(&path.display().to_string())
             ));
             None
         }

@@ -5,9 +5,10 @@ use super::arguments::{AbandonArgs, MarkDoneArgs, RequestArgs, Shared};
 use super::{Exit, print, run, screen, state};
 use crate::engine::Stop;
 use crate::journal::{HolderProcess, Journal};
+use crate::process;
 use crate::run::{Decision, RequestKind, decide};
 use crate::word::{Clock, RunId, SystemClock, shown};
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 pub(super) async fn approve(shared: &Shared, args: &RequestArgs) -> anyhow::Result<Exit> {
     ask(shared, args, RequestKind::Approve).await
@@ -38,7 +39,10 @@ async fn ask(shared: &Shared, args: &RequestArgs, kind: RequestKind) -> anyhow::
     let journal = state::open(shared)?;
     let stored = state::choose(shared, journal.as_ref(), &args.which, true).await?;
     let clock = SystemClock::new();
-    let by = args.by.clone().unwrap_or_else(this_person);
+    let by = match &args.by {
+        Some(claimed) => format!("{claimed} (as claimed by {})", this_person().await),
+        None => this_person().await,
+    };
     let request = crate::run::Request { id: 0, at: clock.now(), by, reason: args.reason.clone(), kind };
     // Said here where it is plain already; the coordinator judges again when it comes to it.
     if let Err(why_not) = crate::run::answer(&stored.plan, &stored.run, &request) {
@@ -57,11 +61,32 @@ async fn ask(shared: &Shared, args: &RequestArgs, kind: RequestKind) -> anyhow::
     }
 }
 
-/// Who types, as far as the environment says; behind `sudo`, who typed that.
-fn this_person() -> String {
-    let names = ["SUDO_USER", "USER", "LOGNAME"];
-    let user = names.iter().find_map(|name| crate::wire::environment(name).filter(|user| !user.is_empty()));
-    format!("{} on {}", user.as_deref().unwrap_or("somebody"), HolderProcess::this().host)
+/// Who types: the user of this process, which nobody can claim; and who became that user, by the system's record of the login,
+/// or as `sudo` says.
+async fn this_person() -> String {
+    let user = rustix::process::getuid().as_raw();
+    let logged_in = std::fs::read_to_string("/proc/self/loginuid").ok().and_then(|text| text.trim().parse::<u32>().ok());
+    // The largest number: nobody has logged in.
+    let logged_in = logged_in.filter(|id| *id != u32::MAX && *id != user);
+    let claimed = crate::wire::environment("SUDO_UID").and_then(|id| id.parse::<u32>().ok()).filter(|id| *id != user);
+    let name = name_of(user).await;
+    let name = match (logged_in, claimed) {
+        (Some(id), _) => format!("{name} (logged in as {})", name_of(id).await),
+        (None, Some(id)) => format!("{name} (sudo by {}, as the environment claims)", name_of(id).await),
+        (None, None) => name,
+    };
+    format!("{name} on {}", HolderProcess::this().host)
+}
+
+/// The name of a user's number, where the system knows one.
+async fn name_of(user: u32) -> String {
+    let mut command = process::new_command(Path::new("getent"));
+    let known = process::run(command.args(["passwd", &user.to_string()]), Duration::from_secs(10)).await;
+    let line = known.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    match line.split(':').next().filter(|name| !name.is_empty()) {
+        Some(name) => name.to_owned(),
+        None => format!("user {user}"),
+    }
 }
 
 /// Shows what another coordinator does until it has carried the request out and waits, or is over.

@@ -9,7 +9,7 @@ use crate::postgres::catalog;
 use crate::postgres::client::{Session, SessionOptions};
 use crate::snapshot::restore::{self, Place, RestorePlan, Restored, Target};
 use crate::snapshot::{SnapshotStore, note_point};
-use crate::word::{Clock, Endpoint, SystemClock, shown};
+use crate::word::{Clock, Endpoint, SystemClock, shell_word, shown};
 use crate::{schema, validate, wire};
 use anyhow::{Context, anyhow, bail};
 
@@ -24,7 +24,7 @@ pub(super) async fn run(shared: &Shared, args: &RestoreArgs) -> anyhow::Result<E
             wire::host(&spec, ssh_config, args.bin_dir.clone()).await
         }
     };
-    let place = Place { host, data_dir: args.into.clone(), port: args.port.unwrap_or(0) };
+    let place = Place { host, data_dir: args.into.clone(), port: args.port.unwrap_or(0), throwaway: false };
     if args.discard {
         restore::discard(store.as_ref(), &place, &source.at).await?;
         print::say(&format!("the restored server in `{}` is stopped and removed", args.into.display()));
@@ -165,11 +165,11 @@ async fn conclude(
     for difference in &differences {
         print::say(&format!("differs: {}", shown(difference)));
     }
-    let folder = args.into.display();
+    let folder = shell_word(&args.into.display().to_string());
     print::say(&format!(
         "Next: look at it; `greenlight salvage` lists what the damaged server has beyond it; \
          `greenlight restore {} --into {folder} --promote` opens it, `--discard` removes it",
-        args.playbook.display()
+        shell_word(&args.playbook.display().to_string())
     ));
     Ok(if differences.is_empty() { Exit::Completed } else { Exit::Held })
 }

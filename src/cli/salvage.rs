@@ -2,12 +2,14 @@
 
 use super::arguments::{Conflict, Output, SalvageArgs, SalvageFormat, Shared};
 use super::{Exit, print};
+use crate::process::files;
 use crate::snapshot::salvage::{self, OnConflict, SalvageTable, TableDifference};
 use crate::wire;
 use crate::word::{Endpoint, Failure, PortError, shown};
 use anyhow::{Context, bail};
 use std::fs::File;
 use std::io::{BufWriter, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 pub(super) async fn run(shared: &Shared, args: &SalvageArgs) -> anyhow::Result<Exit> {
@@ -133,7 +135,12 @@ struct Target {
 impl Target {
     fn open(args: &SalvageArgs, table: &SalvageTable) -> anyhow::Result<Target> {
         let Some(folder) = &args.out else { return Ok(Target { path: None, file: None, format: args.format }) };
-        std::fs::create_dir_all(folder).with_context(|| format!("could not make the folder `{}`", folder.display()))?;
+        // Rows of a database: for this user only.
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)
+            .with_context(|| format!("could not make the folder `{}`", folder.display()))?;
         let ending = if args.format == SalvageFormat::Sql { "sql" } else { "csv" };
         let name = format!("{}.{ending}", table.name).replace('/', "%2f");
         Ok(Target { path: Some(folder.join(name)), file: None, format: args.format })
@@ -150,7 +157,7 @@ impl Target {
                     return Err(attempted().because("it is there already").hint("name another folder"));
                 }
                 // Half of one is of no use to anybody.
-                let mut file = BufWriter::new(File::create(unfinished(path)).map_err(|e| attempted().because(e))?);
+                let mut file = BufWriter::new(files::create_private(&unfinished(path)).map_err(|e| attempted().because(e))?);
                 if self.format == SalvageFormat::Csv {
                     writeln!(file, "{}", salvage::csv(table, None)).map_err(|e| attempted().because(e))?;
                 }

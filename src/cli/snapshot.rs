@@ -7,7 +7,7 @@ use crate::journal::Journal;
 use crate::playbook::Playbook;
 use crate::run::{Event, Fact, Outcome};
 use crate::snapshot::{ARCHIVE_LIMIT, Backup, BackupState, Need, SnapshotStore, Source, newest_before, prove, reach, removable};
-use crate::word::{Clock, SystemClock, shown};
+use crate::word::{Clock, SystemClock, shell_word, shown};
 use crate::{validate, wire};
 use anyhow::bail;
 
@@ -35,7 +35,8 @@ pub(super) async fn run(shared: &Shared, command: &SnapshotCommand) -> anyhow::R
             let point = source.create_restore_point(&args.name).await?;
             store.notes().record(&point).await?;
             print::say(&format!("restore point `{}` at {} on timeline {}", point.name, point.lsn, point.timeline));
-            print::say(&format!("Next: `greenlight restore {} --to point:{}` goes back to it", path.display(), point.name));
+            let (path, point) = (shell_word(&path.display().to_string()), shell_word(&format!("point:{}", point.name)));
+            print::say(&format!("Next: `greenlight restore {path} --to {point}` goes back to it"));
             Ok(Exit::Completed)
         }
         SnapshotCommand::Forget(args) => {
@@ -83,7 +84,7 @@ async fn take(
     }
     print::say(&format!(
         "Next: `greenlight restore {}` restores it to any point from {} on",
-        args.playbook.display(),
+        shell_word(&args.playbook.display().to_string()),
         backup.ended_at
     ));
     Ok(Exit::Completed)

@@ -4,6 +4,7 @@ use super::Shared;
 use super::arguments::WhichRun;
 use crate::journal::{FILE, Journal, SqliteJournal};
 use crate::plan::Plan;
+use crate::process::files;
 use crate::run::{self, Event, Record, Run};
 use crate::word::RunId;
 use anyhow::{Context, bail};
@@ -32,8 +33,24 @@ pub(super) fn approved<'a>(plan: &'a Plan, records: &'a [Record]) -> &'a Plan {
 #[error("{0}")]
 pub(super) struct Unknown(pub String);
 
-/// The journal, made where there is none.
+/// The journal, made where there is none. Folder and files are for this user only: whoever could write there could say what
+/// a run has done, and plans tell much of a database.
 pub(super) fn make(shared: &Shared) -> anyhow::Result<Arc<SqliteJournal>> {
+    let state = &shared.state;
+    files::make_private_folder(state, FILE)
+        .with_context(|| format!("could not use the state directory `{}`", state.display()))?;
+    let journal = state.join(FILE);
+    match files::create_private(&journal) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(error).with_context(|| format!("could not make the journal `{}`", journal.display()));
+        }
+        _ => (),
+    }
+    // SQLite gives the files beside it the mode of the first.
+    for name in [FILE.to_owned(), format!("{FILE}-wal"), format!("{FILE}-shm")] {
+        let path = state.join(name);
+        files::close(&path).with_context(|| format!("could not close `{}` to others", path.display()))?;
+    }
     Ok(Arc::new(SqliteJournal::open(&shared.state)?))
 }
 

@@ -21,13 +21,15 @@ pub struct ProcessGuard {
     program: PathBuf,
     state_dir: PathBuf,
     run: RunId,
+    /// The variables that the plan's URLs name: the guard logs in as the coordinator does, and is given no others.
+    secrets: Vec<String>,
     child: Mutex<Option<Child>>,
 }
 
 impl ProcessGuard {
-    /// `program`: this binary. `state_dir`: where the journal is.
-    pub fn new(program: PathBuf, state_dir: PathBuf, run: RunId) -> ProcessGuard {
-        ProcessGuard { program, state_dir, run, child: Mutex::new(None) }
+    /// `program`: this binary. `state_dir`: where the journal is. `secrets`: the variables that the plan's URLs name.
+    pub fn new(program: PathBuf, state_dir: PathBuf, run: RunId, secrets: Vec<String>) -> ProcessGuard {
+        ProcessGuard { program, state_dir, run, secrets, child: Mutex::new(None) }
     }
 }
 
@@ -36,7 +38,7 @@ impl Guard for ProcessGuard {
     async fn stand_by(&self, within: Duration) -> Result<(), PortError> {
         self.stand_down().await?;
         let failed = |what: &str| PortError::transient(format!("start the guard of the window: {what}"));
-        let mut command = process::detached_command(&self.program);
+        let mut command = process::detached_command(&self.program, &self.secrets);
         let within_ms = within.as_millis().to_string();
         command.arg("--state").arg(&self.state_dir).arg("guard").args(["--run", self.run.as_str(), "--within-ms", &within_ms]);
         command.args(["--parent", &std::process::id().to_string()]);

@@ -1,15 +1,10 @@
 //! One PgBouncer of a world: its folder, its configuration, its process.
 
 use super::session;
-use crate::process;
+use crate::process::{self, files};
 use crate::provider::processes::{self, Signal};
 use crate::word::{Clock, Endpoint, PortError, Secret};
-use std::{
-    ffi::OsStr,
-    fs,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{ffi::OsStr, fs, path::PathBuf, time::Duration};
 
 /// A user and its password, as PgBouncer knows them.
 #[derive(Clone, Copy)]
@@ -65,10 +60,10 @@ impl Pooler {
         );
         let quoted = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
         let lines = users.iter().map(|user| format!("{} {}\n", quoted(user.name), quoted(user.password.expose())));
-        fs::create_dir_all(&self.folder).map_err(|e| self.error("make").because(e))?;
-        process::give_to_server_user(&self.folder).await?;
+        let (user, group) = process::server_ids().await?;
+        files::make_folder_for(&self.folder, user, group).map_err(|e| self.error("make").because(e))?;
         for (file, text) in [(self.config(), ini), (self.folder.join("users.txt"), lines.collect())] {
-            write_private(&file, &text).map_err(|e| self.error("configure").because(e))?;
+            files::write_private(&file, text.as_bytes()).map_err(|e| self.error("configure").because(e))?;
             process::give_to_server_user(&file).await?;
         }
         Ok(())
@@ -133,11 +128,4 @@ impl Pooler {
     fn error(&self, verb: &str) -> PortError {
         PortError::refused(format!("{verb} the PgBouncer in `{}`", self.folder.display()))
     }
-}
-
-/// Writes a file that only its owner can read.
-pub(super) fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
-    use std::{io::Write, os::unix::fs::OpenOptionsExt};
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(text.as_bytes())
 }

@@ -1,5 +1,6 @@
 # Removes the world in the folder $0 when the process that holds the other end of our standard input has ended without a
-# word, however it ended. With a word: leaves everything as it is.
+# word, however it ended. With a word: leaves everything as it is. $1, where it is given: the number of a user that is only
+# there for this world; with it goes whatever runs as that user.
 read -r _ && exit
 
 end_servers() {
@@ -19,12 +20,13 @@ end_servers() {
             *) false ;;
             esac
         } && kill -s KILL "${process#/proc/}"
+        [ -n "$1" ] && grep -q "^Uid:.*[[:space:]]$1[[:space:]]" "$process/status" && kill -s KILL "${process#/proc/}"
     done
 }
 
 # One that was only about to start is found in a later round.
 for _ in 1 2 3; do
-    end_servers
+    end_servers "$1"
     sleep 1
 done 2>/dev/null
 rm -rf -- "$0"

@@ -1,10 +1,10 @@
 //! A blue primary, its standby green, and PgBouncers before them: brought up, broken, mended and removed.
 
-use super::pooler::{Pooler, User, write_private};
+use super::pooler::{Pooler, User};
 use super::watcher::Watcher;
 use super::{session, shop};
 use crate::postgres::programs::{Installed, Programs};
-use crate::process;
+use crate::process::{self, ServerUser, files};
 use crate::provider::{LocalServer, Login, NewServer, StopMode, crash_in};
 use crate::word::{Clock, Endpoint, PortError, Secret, Side, SystemClock, quote_ident, quote_literal};
 use serde::{Deserialize, Serialize};
@@ -104,6 +104,8 @@ impl World {
     /// `Refused` when the folder holds none.
     pub fn load(dir: &Path) -> Result<World, PortError> {
         let error = |e: io::Error| PortError::refused(format!("read the lab in `{}`", dir.display())).because(e);
+        // As its processes were told: they are known by their arguments.
+        let dir = &dir.canonicalize().map_err(error)?;
         let text = fs::read_to_string(dir.join(DESCRIPTION)).map_err(error)?;
         let description = serde_json::from_str(&text).map_err(|e| error(e.into()))?;
         let read = |user| fs::read_to_string(password_file(dir, user)).map(|text| Secret::new(text.trim_end())).map_err(error);
@@ -296,13 +298,13 @@ impl World {
             },
             passwords: [new_password(), new_password(), new_password()],
             clock: Arc::new(SystemClock::new()),
-            watcher: Some(Watcher::over(&dir)?),
+            watcher: Some(Watcher::over(&dir, ServerUser::Usual)?),
             dir,
         };
         world.describe()?;
         fs::DirBuilder::new().mode(0o700).create(world.dir.join("passwords")).map_err(error)?;
         for (user, password) in [SUPERUSER, APPLICATION, POOLER_ADMIN].iter().zip(&world.passwords) {
-            write_private(&password_file(&world.dir, user), password.expose()).map_err(error)?;
+            files::write_private(&password_file(&world.dir, user), password.expose().as_bytes()).map_err(error)?;
         }
         Ok(world)
     }
@@ -310,7 +312,7 @@ impl World {
     fn describe(&self) -> Result<(), PortError> {
         let path = self.dir.join(DESCRIPTION);
         let written = serde_json::to_string_pretty(&self.description).map_err(io::Error::from);
-        let written = written.and_then(|text| fs::write(&path, text + "\n"));
+        let written = written.and_then(|text| files::write_private(&path, (text + "\n").as_bytes()));
         written.map_err(|e| PortError::refused(format!("write `{}`", path.display())).because(e))
     }
 

@@ -3,8 +3,8 @@
 //! **Invariant:** a value that was looked up is in no message.
 
 use super::problem::{Flaw, reason};
-use crate::word::{Endpoint, Reference, Secret, Template};
-use std::ops::Range;
+use crate::word::{Endpoint, Reference, Secret, Template, shell_word};
+use std::{fs::File, io::Read, ops::Range, os::unix::fs::MetadataExt, path::Path};
 
 /// The environment of the process, or a test's stand-in.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -140,7 +140,7 @@ fn look_up(reference: &Reference, environment: Environment<'_>) -> Result<String
         Reference::Env(name) => environment(name).ok_or_else(|| format!("the variable `{name}` is not set"))?,
         Reference::File(path) if !path.starts_with('/') => return Err(format!("`{path}` is no absolute path")),
         Reference::File(path) => {
-            let text = std::fs::read_to_string(path).map_err(|error| format!("`{path}` cannot be read: {}", reason(&error)))?;
+            let text = read_secret(Path::new(path))?;
             let line = text.strip_suffix('\n').unwrap_or(&text);
             line.strip_suffix('\r').unwrap_or(line).to_owned()
         }
@@ -150,6 +150,41 @@ fn look_up(reference: &Reference, environment: Environment<'_>) -> Result<String
         (true, Reference::Env(name)) => Err(format!("the variable `{name}` is empty")),
         (true, Reference::File(path)) => Err(format!("the file `{path}` is empty")),
     }
+}
+
+/// The content of a file that holds a secret: only its owner may read or write it, as libpq asks of its own. A link counts
+/// as what it leads to, and nobody else may be able to put another file there.
+fn read_secret(path: &Path) -> Result<String, String> {
+    let name = path.display();
+    let unreadable = |error: std::io::Error| format!("`{name}` cannot be read: {}", reason(&error));
+    let mut file = File::open(path).map_err(unreadable)?;
+    let meta = file.metadata().map_err(unreadable)?;
+    if !meta.is_file() {
+        return Err(format!("`{name}` is no plain file"));
+    }
+    let mode = meta.mode() & 0o7777;
+    // As libpq has it for keys: one of root's may be lent to a group.
+    let forbidden = if meta.uid() == 0 { 0o037 } else { 0o077 };
+    if mode & forbidden != 0 {
+        return Err(format!(
+            "`{name}` can be read or written by others than its owner (mode {mode:04o}); try `chmod 0600 {}`",
+            shell_word(&name.to_string())
+        ));
+    }
+    let target = path.canonicalize().map_err(unreadable)?;
+    for folder in [path.parent(), target.parent()].into_iter().flatten() {
+        let mode = std::fs::metadata(folder).map_err(unreadable)?.mode();
+        if mode & 0o1002 == 0o0002 {
+            let folder = folder.display().to_string();
+            return Err(format!(
+                "anybody can put another file into the place of `{name}`; try `chmod o-w {}`",
+                shell_word(&folder)
+            ));
+        }
+    }
+    let mut text = String::new();
+    file.read_to_string(&mut text).map_err(unreadable)?;
+    Ok(text)
 }
 
 fn percent_encoded(value: &str) -> String {
@@ -192,6 +227,31 @@ mod tests {
         std::fs::write(file.path(), "geheim\n").unwrap();
         let url = Template(format!("postgresql://ada:${{file:{}}}@db1/shop", file.path().display()));
         assert_eq!(resolve_url(&url, &environment).unwrap().expose(), "postgresql://ada:geheim@db1/shop");
+    }
+
+    #[test]
+    fn a_file_that_others_can_read_or_write_is_refused_with_the_remedy() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, link) = (folder.path().join("pass word"), folder.path().join("link"));
+        std::fs::write(&path, "geheim\n").unwrap();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let set = |path: &Path, mode| std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        let said = |path: &Path| resolve_url(&Template(format!("postgresql://a:${{file:{}}}@h/d", path.display())), &environment);
+        for mode in [0o644, 0o660, 0o602, 0o606] {
+            set(&path, mode);
+            for name in [&path, &link] {
+                let why = said(name).unwrap_err();
+                assert!(why.contains(&format!("(mode {mode:04o}); try `chmod 0600 ")), "{why}");
+                assert!(!why.contains("geheim"));
+            }
+        }
+        set(&path, 0o600);
+        assert!(said(&path).is_ok() && said(&link).is_ok());
+        set(folder.path(), 0o777);
+        assert!(said(&path).unwrap_err().contains("chmod o-w"));
+        set(folder.path(), 0o1777);
+        assert!(said(&path).is_ok(), "with the sticky bit only its owner can replace it");
+        assert!(said(folder.path()).unwrap_err().contains("no plain file"));
     }
 
     #[test]

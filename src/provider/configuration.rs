@@ -1,10 +1,11 @@
 //! What a copy of a server lacks when the server keeps its configuration outside its data folder, as Debian's do.
 
-use super::server::{LocalServer, setting_line, write_for_server};
+use super::as_server;
+use super::server::{LocalServer, setting_line};
 use super::sql::texts;
 use crate::postgres::client::Session;
 use crate::word::PortError;
-use std::path::Path;
+use std::{fs, io, path::Path};
 
 /// Settings that say where something lies on blue's machine, or that the copy has its own value for.
 const NOT_CARRIED: &str = "data_directory|config_file|hba_file|ident_file|external_pid_file|port";
@@ -34,17 +35,17 @@ impl Configuration {
     /// Gives the copy what it lacks.
     pub(super) async fn complete(&self, copy: &LocalServer) -> Result<(), PortError> {
         let conf = copy.data_dir.join("postgresql.conf");
-        if !conf.exists() {
-            write_for_server(&conf, &self.settings).await?;
+        if fs::symlink_metadata(&conf).is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+            as_server::write(&conf, &self.settings).await?;
         }
         let mut moved = Vec::new();
         for (setting, file, text) in [("hba_file", "pg_hba.conf", &self.hba), ("ident_file", "pg_ident.conf", &self.ident)] {
             let Some(text) = text else { continue };
             let path = copy.data_dir.join(file);
-            write_for_server(&path, text).await?;
+            as_server::write(&path, text).await?;
             moved.push((setting.to_owned(), path.display().to_string()));
         }
-        copy.append_settings("postgresql.auto.conf", &moved)
+        copy.append_settings("postgresql.auto.conf", &moved).await
     }
 }
 

@@ -5,13 +5,15 @@
 //! and is the last thing to go.
 
 use super::configuration::Configuration;
-use super::server::{CopyProgress, LocalServer, OWN, StopMode, write_for_server};
-use super::{Provider, StandbyState, processes};
+use super::server::{CopyProgress, LocalServer, OWN, StopMode};
+use super::{Provider, StandbyState, as_server, processes};
 use crate::plan::StandbySpec;
 use crate::postgres::programs::{Installed, Programs};
-use crate::word::{Clock, Endpoint, PortError, RunId};
+use crate::process::files;
+use crate::word::{Clock, Endpoint, PortError, RunId, misread_path};
 use async_trait::async_trait;
 use std::{
+    ffi::OsStr,
     fmt, fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -49,6 +51,7 @@ impl LocalProvider {
         if !self.spec.data_dir.parent().is_some_and(Path::is_dir) {
             problems.push(format!("the folder in which `{folder}` is to be made does not exist"));
         }
+        problems.extend(misread_path(&self.spec.data_dir));
         let running = self.standby().await? == StandbyState::Running;
         if !running && std::net::TcpListener::bind(("127.0.0.1", self.spec.port)).is_err() {
             problems.push(format!("port {} is taken on this machine", self.spec.port));
@@ -93,7 +96,7 @@ impl LocalProvider {
 
     /// The server in a folder that holds a copy, whether or not blue can be asked.
     async fn copied_server(&self) -> Result<LocalServer, PortError> {
-        let version = fs::read_to_string(self.spec.data_dir.join("PG_VERSION")).ok();
+        let version = files::read_small(&self.spec.data_dir.join("PG_VERSION")).ok().flatten();
         let major = version.and_then(|text| text.trim().parse().ok());
         let major = major.ok_or_else(|| PortError::refused(format!("read the version of `{}`", self.spec.data_dir.display())))?;
         Ok(self.server(self.programs(major).await?))
@@ -107,8 +110,8 @@ impl LocalProvider {
     /// The folder cannot be read: then nothing is known of it.
     fn owner(&self) -> Result<Owner, PortError> {
         let unreadable = |e: io::Error| PortError::refused(format!("read `{}`", self.spec.data_dir.display())).because(e);
-        match fs::read_to_string(self.own_file("run")) {
-            Ok(text) => {
+        match files::read_small(&self.own_file("run")) {
+            Ok(Some(text)) => {
                 let mut lines = text.lines();
                 let ours = lines.next() == Some(self.run.as_str());
                 Ok(match (ours, lines.next()) {
@@ -117,7 +120,7 @@ impl LocalProvider {
                     (true, _) => Owner::UsPartial,
                 })
             }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => match fs::read_dir(&self.spec.data_dir) {
+            Ok(None) => match fs::read_dir(&self.spec.data_dir) {
                 Ok(mut entries) => Ok(if entries.next().is_some() { Owner::Other } else { Owner::Nobody }),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Owner::Nobody),
                 Err(e) => Err(unreadable(e)),
@@ -128,9 +131,7 @@ impl LocalProvider {
 
     /// Marks the folder, atomically: a mark is whole or not there.
     async fn mark(&self, state: &str) -> Result<(), PortError> {
-        let draft = self.own_file("run.new");
-        write_for_server(&draft, &format!("{}\n{state}\n", self.run)).await?;
-        let marked = fs::rename(&draft, self.own_file("run")).and_then(|()| fs::File::open(&self.spec.data_dir)?.sync_all());
+        let marked = as_server::write(&self.own_file("run"), &format!("{}\n{state}\n", self.run)).await;
         marked.map_err(|e| PortError::uncertain(format!("mark `{}`", self.spec.data_dir.display())).because(e))
     }
 
@@ -139,22 +140,11 @@ impl LocalProvider {
         let folder = &self.spec.data_dir;
         // A copy goes on when the coordinator that began it was killed.
         processes::kill_and_wait(&processes::started_with("pg_basebackup", &self.own_file("copy")));
-        let removed = async {
-            let mark = self.own_file("run");
-            for entry in fs::read_dir(folder)? {
-                let entry = entry?;
-                if entry.path() == mark {
-                    continue;
-                }
-                if entry.file_type()?.is_dir() {
-                    tokio::fs::remove_dir_all(entry.path()).await?;
-                } else {
-                    fs::remove_file(entry.path())?;
-                }
-            }
-            fs::remove_file(&mark)
-        };
-        removed.await.map_err(|e: io::Error| PortError::uncertain(format!("remove `{}`", folder.display())).because(e))?;
+        let script = r#"cd -P -- "$1" && [ -f greenlight.run ] && [ "$(head -n 1 greenlight.run)" = "$2" ] || { echo "its mark is not there" >&2; exit 1; }
+            find . -mindepth 1 -maxdepth 1 ! -name greenlight.run -exec rm -rf {} + && rm -f greenlight.run"#;
+        let attempted = format!("remove `{}`", folder.display());
+        let removed = as_server::sh(&attempted, script, [folder.as_os_str(), OsStr::new(self.run.as_str())], "").await;
+        removed.map_err(|e| PortError::uncertain(attempted).because(e))?;
         // It may be a mount point, or stand where we may not remove; an empty folder harms nobody.
         let _ = fs::remove_dir(folder);
         Ok(())
@@ -177,7 +167,7 @@ impl LocalProvider {
     }
 
     async fn make_marked_folder(&self) -> Result<(), PortError> {
-        super::server::ensure_own_folder(&self.spec.data_dir).await?;
+        as_server::make_folder(&self.spec.data_dir).await?;
         self.mark("begun").await
     }
 

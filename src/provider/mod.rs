@@ -1,13 +1,16 @@
 //! Who can create, promote, restart and remove a server. The port is `Provider`.
 
+mod as_server;
 mod configuration;
 mod local;
 pub mod processes;
 mod server;
 mod sql;
+mod throwaway;
 
 pub use local::LocalProvider;
 pub use server::{CopyProgress, LocalServer, Login, NewServer, StopMode, crash_in};
+pub use throwaway::{Throwaway, end as end_throwaway, spare_user};
 
 use crate::word::PortError;
 use async_trait::async_trait;

@@ -21,10 +21,14 @@ pub enum Signal {
     Kill,
 }
 
-/// The process runs, and its working directory is `folder`: what a postmaster makes of its data folder.
+/// The process runs, belongs to the owner of `folder`, and has it as its working directory: what a postmaster makes of its
+/// data folder. Whoever else happens to stand in there is not meant.
 pub fn works_in(pid: u32, folder: &Path) -> bool {
     let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
-    is_alive(pid) && fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == folder)
+    let owner = |path: &Path| fs::metadata(path).map(|meta| std::os::unix::fs::MetadataExt::uid(&meta)).ok();
+    let process = std::path::PathBuf::from(format!("/proc/{pid}"));
+    let same_owner = owner(&process).is_some_and(|user| owner(&folder) == Some(user));
+    is_alive(pid) && same_owner && fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd == folder)
 }
 
 /// The processes of this program that were started with `path` as one of their arguments.
@@ -39,6 +43,17 @@ pub fn started_with(program: &str, path: &Path) -> Vec<u32> {
     every_pid().filter(fits).collect()
 }
 
+/// The processes of the user with this number, by what the system says of each: the owner of its folder below `/proc` is
+/// another where a process hides from its like.
+pub fn of_user(user: u32) -> Vec<u32> {
+    let is_its = |pid: &u32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let ids = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
+        ids.split_whitespace().any(|id| id.parse() == Ok(user))
+    };
+    every_pid().filter(|pid| is_its(pid) && is_alive(*pid)).collect()
+}
+
 /// The processes that `pid` started and that still run.
 pub fn children_of(pid: u32) -> Vec<u32> {
     every_pid().filter(|child| stat(*child).is_some_and(|(_, parent)| parent == pid)).collect()
@@ -49,23 +64,18 @@ pub fn is_alive(pid: u32) -> bool {
     stat(pid).is_some_and(|(state, _)| state != 'Z' && state != 'X')
 }
 
-/// Sends the signal. A process that is gone is none to complain about.
+/// Sends the signal. A process that is gone is none to complain about: whether it is gone is looked up, not believed.
 pub fn signal(pids: &[u32], signal: Signal) {
-    if pids.is_empty() {
-        return;
-    }
-    let name = match signal {
-        Signal::Term => "TERM",
-        Signal::Int => "INT",
-        Signal::Quit => "QUIT",
-        Signal::Stop => "STOP",
-        Signal::Kill => "KILL",
+    let signal = match signal {
+        Signal::Term => rustix::process::Signal::TERM,
+        Signal::Int => rustix::process::Signal::INT,
+        Signal::Quit => rustix::process::Signal::QUIT,
+        Signal::Stop => rustix::process::Signal::STOP,
+        Signal::Kill => rustix::process::Signal::KILL,
     };
-    // The shell's own `kill`: the program of that name is not everywhere.
-    let mut command = process::new_command(Path::new("sh"));
-    command.args(["-c", "kill -s \"$@\" 2>/dev/null", "sh", name]).args(pids.iter().map(ToString::to_string));
-    // It fails when one of them is gone already; whether they are gone is looked up, not believed.
-    let _ = command.as_std_mut().status();
+    for pid in pids {
+        process::signal(*pid, signal);
+    }
 }
 
 /// Kills the processes and waits until they are gone, 10 s at most. Blocks: for `Drop`, and for the moment it takes.

@@ -3,12 +3,12 @@
 //! It knows the folder and PostgreSQL's programs and nothing of runs. **Invariant:** a server is signalled only when its
 //! process works in this very folder, whatever a left-behind `postmaster.pid` says.
 
-use super::{processes, processes::Signal};
+use super::{as_server, processes, processes::Signal};
 use crate::postgres::{
     conninfo, passfile,
     programs::{Installed, Programs, copied},
 };
-use crate::process;
+use crate::process::{self, ServerUser, files};
 use crate::word::{Clock, Endpoint, Failure, PortError, Secret};
 use std::{
     fmt, fs, io,
@@ -61,37 +61,34 @@ pub struct LocalServer {
 }
 
 impl LocalServer {
-    /// Makes the data folder, which must not exist or be empty, below a folder that does.
+    /// Makes the data folder, which must not exist or be empty, below a folder that does. A password comes to no file and to
+    /// no argument.
     pub async fn init(&self, new: &NewServer) -> Result<(), PortError> {
-        ensure_own_folder(&self.data_dir).await?;
-        let mut command = process::server_command(&self.programs.program("initdb")?);
+        as_server::make_folder(&self.data_dir).await?;
+        // The shell's own pipe, since the program may not open one that root has made.
+        let script = match &new.login {
+            Login::Trust => r#""$@" --auth=trust"#,
+            Login::Scram(_) => r#"cat | "$@" --auth=scram-sha-256 --pwfile=/dev/stdin"#,
+        };
+        let mut command = process::server_command(Path::new("sh"));
+        command.args(["-c", script, "sh"]).arg(self.programs.program("initdb")?);
         command.arg("--pgdata").arg(&self.data_dir).args(["--username", &new.superuser]);
         command.args(["--encoding=UTF8", "--locale=C", "--no-instructions"]);
         if !self.durable {
             command.arg("--no-sync");
         }
-        let password_file = self.data_dir.with_extension("password");
-        match &new.login {
-            Login::Trust => command.arg("--auth=trust"),
-            Login::Scram(password) => {
-                write_for_server(&password_file, &format!("{}\n", password.expose())).await?;
-                command.arg("--auth=scram-sha-256").arg("--pwfile").arg(&password_file)
-            }
+        let input = match &new.login {
+            Login::Trust => String::new(),
+            Login::Scram(password) => format!("{}\n", password.expose()),
         };
-        let made = process::run(&mut command, Duration::from_mins(2)).await;
-        // Absent with `Trust`; and a password left behind is worse than an error not told.
-        let _ = fs::remove_file(&password_file);
-        made?;
-        self.append_settings("postgresql.conf", &new.settings)
+        process::run_with_input(&mut command, input.as_bytes(), Duration::from_mins(2)).await?;
+        self.append_settings("postgresql.conf", &new.settings).await
     }
 
     /// Appends settings to a configuration file in the data folder; of several lines for one setting the last one counts.
-    pub fn append_settings(&self, file: &str, settings: &[(String, String)]) -> Result<(), PortError> {
-        use io::Write;
+    pub async fn append_settings(&self, file: &str, settings: &[(String, String)]) -> Result<(), PortError> {
         let lines: String = settings.iter().map(|(name, value)| setting_line(name, value)).collect();
-        let path = self.data_dir.join(file);
-        let written = fs::OpenOptions::new().append(true).open(&path).and_then(|mut file| file.write_all(lines.as_bytes()));
-        written.map_err(|e| PortError::refused(format!("write `{}`", path.display())).because(e))
+        as_server::append(&self.data_dir.join(file), &lines).await
     }
 
     /// Starts it and returns when it answers. Running already: nothing to do.
@@ -99,15 +96,19 @@ impl LocalServer {
     /// # Errors
     /// `Refused` when it ended instead, with the last lines of its log; `Uncertain` when it did not answer within `limit`.
     pub async fn start(&self, limit: Duration) -> Result<(), PortError> {
+        self.start_as(ServerUser::Usual, limit).await
+    }
+
+    pub(super) async fn start_as(&self, user: ServerUser, limit: Duration) -> Result<(), PortError> {
         if self.postmaster().is_none() {
             let log_before = fs::metadata(&self.log).map_or(0, |meta| meta.len());
-            let mut command = process::server_command(&self.programs.program("pg_ctl")?);
+            let mut command = process::command_as(user, &self.programs.program("pg_ctl")?);
             command.args(["start", "--silent", "--wait", "--timeout", &limit.as_secs().to_string(), "--pgdata"]);
             command.arg(&self.data_dir).arg("--log").arg(&self.log).args(["--options", &format!("-p {}", self.port)]);
             let attempted = || format!("start the server in `{}`", self.data_dir.display());
             match process::run(&mut command, limit + Duration::from_secs(5)).await {
                 Err(error) if self.postmaster().is_some() => return Err(PortError::uncertain(attempted()).because(error)),
-                Err(_) => return Err(PortError::refused(attempted()).because(self.log_since(log_before))),
+                Err(_) => return Err(PortError::refused(attempted()).because(self.log_since(user, log_before).await)),
                 Ok(_) => (),
             }
         }
@@ -169,7 +170,7 @@ impl LocalServer {
         slot: &str,
         progress: CopyProgress<'_>,
     ) -> Result<(), PortError> {
-        ensure_own_folder(&self.data_dir).await?;
+        as_server::make_folder(&self.data_dir).await?;
         // A password file of the caller's need not be readable for the server's user.
         let password = match (&from.password, &from.passfile) {
             (None, Some(path)) => passfile::password(path, from)?,
@@ -177,7 +178,7 @@ impl LocalServer {
         };
         let passfile = self.data_dir.join(format!("{OWN}pass"));
         if let Some(password) = &password {
-            write_for_server(&passfile, &conninfo::passfile(password.expose())?).await?;
+            as_server::write(&passfile, &conninfo::passfile(password.expose())?).await?;
         }
         let upstream = conninfo::replication(from, slot, password.map(|_| passfile.as_path()));
 
@@ -190,8 +191,7 @@ impl LocalServer {
             command.arg("--no-sync");
         }
         copy_with_progress(&mut command, progress).await?;
-        move_up(&copy, &self.data_dir)
-            .map_err(|e| PortError::uncertain(format!("move the copy into `{}`", self.data_dir.display())).because(e))?;
+        move_up(&copy, &self.data_dir).await?;
 
         // Not by the program's `--write-recovery-conf`: one that is newer than the server writes what the server cannot
         // read, and it would write a password that came by environment.
@@ -209,17 +209,22 @@ impl LocalServer {
         // Left over from a restore of the other server, it would end the recovery of this one.
         let targets = ["", "_time", "_xid", "_lsn", "_name"].map(|kind| (format!("recovery_target{kind}"), String::new()));
         settings.extend(targets);
-        self.append_settings("postgresql.auto.conf", &settings)?;
-        write_for_server(&self.data_dir.join("standby.signal"), "").await
+        self.append_settings("postgresql.auto.conf", &settings).await?;
+        as_server::write(&self.data_dir.join("standby.signal"), "").await
     }
 
     /// Kills it where it runs, and removes the folder with everything in it.
     pub async fn remove(&self) -> Result<(), PortError> {
         self.crash();
-        match tokio::fs::remove_dir_all(&self.data_dir).await {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                Err(PortError::uncertain(format!("remove `{}`", self.data_dir.display())).because(e))
-            }
+        let attempted = format!("remove `{}`", self.data_dir.display());
+        let script =
+            r#"[ ! -h "$1" ] || { echo "it is a link" >&2; exit 1; }; [ ! -e "$1" ] || rm -rf -- "$1"/* "$1"/.[!.]* "$1"/..?*"#;
+        as_server::sh(&attempted, script, [self.data_dir.as_os_str()], "")
+            .await
+            .map_err(|error| PortError::uncertain(attempted.clone()).because(error))?;
+        // The folder itself where its user may not.
+        match fs::remove_dir(&self.data_dir) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(PortError::uncertain(attempted).because(e)),
             _ => Ok(()),
         }
     }
@@ -246,11 +251,12 @@ impl LocalServer {
     }
 
     /// The last lines that the server has logged since its log was `offset` bytes long.
-    fn log_since(&self, offset: u64) -> String {
-        let log = fs::read(&self.log).unwrap_or_default();
-        let new = String::from_utf8_lossy(&log[usize::try_from(offset).unwrap_or(0).min(log.len())..]).into_owned();
-        let lines: Vec<&str> = new.lines().collect();
-        lines[lines.len().saturating_sub(5)..].join("; ")
+    async fn log_since(&self, user: ServerUser, offset: u64) -> String {
+        // As the server's user: its log may be a link to what only root may read.
+        let mut command = process::command_as(user, Path::new("tail"));
+        command.args(["-c", &format!("+{}", offset + 1), "--"]).arg(&self.log);
+        let log = process::output(&mut command, Duration::from_secs(10)).await;
+        log.map(|output| process::last_lines(&output.stdout)).unwrap_or_default()
     }
 }
 
@@ -274,7 +280,7 @@ pub fn crash_in(data_dir: &Path) {
     if !pids.is_empty() {
         // Where nobody collects ended processes, as in many containers, the next start would take the dead postmaster for
         // a living one. All that the file protects from is gone: each process was seen to end.
-        let _ = fs::remove_file(data_dir.join("postmaster.pid"));
+        let _ = files::remove(&data_dir.join("postmaster.pid"));
     }
 }
 
@@ -290,7 +296,7 @@ struct Postmaster {
 impl Postmaster {
     /// `None`: no server runs in the folder.
     fn of(data_dir: &Path) -> Option<Postmaster> {
-        let text = fs::read_to_string(data_dir.join("postmaster.pid")).ok()?;
+        let text = files::read_small(&data_dir.join("postmaster.pid")).ok()??;
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
         let pid = lines.first()?.parse().ok()?;
         let line = |number: usize| lines.get(number).copied().unwrap_or_default();
@@ -310,27 +316,6 @@ impl Postmaster {
     }
 }
 
-/// The folder, made if it is absent, belongs to the server's user and is closed to all others.
-pub(super) async fn ensure_own_folder(folder: &Path) -> Result<(), PortError> {
-    use std::os::unix::fs::PermissionsExt;
-    let error = |e: io::Error| PortError::refused(format!("make the folder `{}`", folder.display())).because(e);
-    match fs::create_dir(folder) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(error(e)),
-        _ => fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).map_err(error)?,
-    }
-    process::give_to_server_user(folder).await
-}
-
-/// Writes a file that only the server's user (and root) can read.
-pub(super) async fn write_for_server(path: &Path, content: &str) -> Result<(), PortError> {
-    use std::{io::Write, os::unix::fs::OpenOptionsExt};
-    let mut options = fs::OpenOptions::new();
-    let file = options.write(true).create(true).truncate(true).mode(0o600).open(path);
-    let written = file.and_then(|mut file| file.write_all(content.as_bytes()).and_then(|()| file.sync_all()));
-    written.map_err(|e| PortError::refused(format!("write `{}`", path.display())).because(e))?;
-    process::give_to_server_user(path).await
-}
-
 /// A line of a configuration file.
 pub(super) fn setting_line(name: &str, value: &str) -> String {
     format!("{name} = '{}'\n", value.replace('\\', "\\\\").replace('\'', "''"))
@@ -345,16 +330,13 @@ async fn copy_with_progress(command: &mut tokio::process::Command, progress: Cop
 }
 
 /// Moves everything in `from` up into `to`, but for what Greenlight put into the server that was copied.
-fn move_up(from: &Path, to: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with(OWN) {
-            if entry.file_type()?.is_dir() { fs::remove_dir_all(entry.path())? } else { fs::remove_file(entry.path())? }
-        } else {
-            fs::rename(entry.path(), to.join(entry.file_name()))?;
-        }
-    }
-    fs::remove_dir(from)
+async fn move_up(from: &Path, to: &Path) -> Result<(), PortError> {
+    let script = r#"cd -- "$1" && rm -rf -- greenlight.* && for f in * .[!.]*; do
+            [ ! -e "$f" ] && [ ! -h "$f" ] || mv -- "$f" "$2/" || exit 1
+        done && cd / && rmdir -- "$1""#;
+    let attempted = format!("move the copy into `{}`", to.display());
+    let moved = as_server::sh(&attempted, script, [from.as_os_str(), to.as_os_str()], "").await;
+    moved.map(drop).map_err(|error| PortError::uncertain(attempted).because(error))
 }
 
 #[cfg(test)]

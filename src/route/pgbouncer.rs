@@ -15,6 +15,7 @@ mod survey;
 
 use super::{RouteState, Router, Target};
 use crate::postgres::SIGNATURE_SQL;
+use crate::process::files::Held;
 use crate::word::{Clock, Endpoint, PortError};
 use async_trait::async_trait;
 use client::Client;
@@ -410,7 +411,7 @@ fn servers(pool: &Row) -> u64 {
 }
 
 fn read_config(config: &Path) -> Result<Vec<u8>, PortError> {
-    fs::read(config).map_err(|error| {
+    Held::of(config).and_then(|held| fs::read(held.path())).map_err(|error| {
         PortError::refused(format!("read PgBouncer's configuration `{}`", config.display()))
             .because(error)
             .hint("the coordinator runs on PgBouncer's machine and needs to read and write that file")
@@ -424,12 +425,13 @@ fn replace_config(config: &Path, content: &[u8]) -> Result<(), PortError> {
             .because(error)
             .hint("the folder must be writable, and the new file must get the same owner as the old one")
     };
-    // A link stays a link: the file behind it is replaced.
-    let config = config.canonicalize().map_err(failed)?;
-    let temporary = write_beside(&config, content).map_err(failed)?;
-    fs::rename(&temporary, &config).map_err(failed)?;
+    // A link stays a link: the file behind it is replaced. Its folder may be another user's, who may put links there.
+    let held = Held::of(config).map_err(failed)?;
+    let at = held.path();
+    let temporary = write_beside(&at, content).map_err(failed)?;
+    fs::rename(&temporary, &at).map_err(failed)?;
     // From here on the change has happened; what is left to fail is its survival of a power cut.
-    config.parent().map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all()).map_err(|error| {
+    at.parent().map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all()).map_err(|error| {
         PortError::uncertain(format!("make the new PgBouncer configuration `{}` durable", config.display())).because(error)
     })
 }
@@ -447,7 +449,7 @@ fn write_beside(file: &Path, content: &[u8]) -> io::Result<PathBuf> {
     // Made readable for nobody else first: the file may hold passwords.
     let mut new = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
     let written = (|| {
-        let (old, own) = (fs::metadata(file)?, new.metadata()?);
+        let (old, own) = (fs::symlink_metadata(file)?, new.metadata()?);
         if (old.uid(), old.gid()) != (own.uid(), own.gid()) {
             std::os::unix::fs::fchown(&new, Some(old.uid()), Some(old.gid()))?;
         }

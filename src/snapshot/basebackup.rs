@@ -17,7 +17,7 @@ use super::wal::{Archived, Segment};
 use super::{ArchiveProof, Backup, BackupState, Notes, Progress, SnapshotStore, Source, archiving, receive};
 use crate::plan::{PREFIX, WalSpec};
 use crate::postgres::{conninfo, passfile, programs::copied};
-use crate::word::{Clock, Lsn, PortError, Secret};
+use crate::word::{Clock, Lsn, PortError, Secret, misread_path};
 use async_trait::async_trait;
 use serde::Deserialize;
 use std::{
@@ -66,7 +66,7 @@ impl Basebackup {
 
     /// What would put segments here safely: never over one that is there, never half of one under its name.
     fn archive_command(&self) -> String {
-        let wal = quoted(&text(&self.wal_folder()));
+        let wal = quoted(&text(&self.wal_folder())).replace('%', "%%");
         // Green has blue's last segments too: one that is there already, and the same, is archived.
         let new = format!("test ! -f {wal}/%f && cp %p {wal}/%f.tmp && sync {wal}/%f.tmp && mv {wal}/%f.tmp {wal}/%f");
         format!("cmp -s %p {wal}/%f || {{ {new}; }}")
@@ -187,6 +187,9 @@ impl SnapshotStore for Basebackup {
     }
 
     async fn take(&self, progress: Progress<'_>) -> Result<Backup, PortError> {
+        if let Some(why) = misread_path(&self.notes.dir) {
+            return Err(PortError::refused("take a base backup").because(why).hint("name another folder as `snapshot.dir`"));
+        }
         let facts = self.source.facts().await?;
         let program = self.notes.host.program("pg_basebackup", facts.major, Version::SameOrNewer).await?;
         self.room_for(facts.bytes).await?;

@@ -194,10 +194,14 @@ impl Host {
     pub(super) fn command(&self, script: &str, args: &[&str]) -> tokio::process::Command {
         let HostSpec::Ssh { user, host, port } = &self.spec else {
             let mut command = process::server_command(Path::new("sh"));
+            if args.first() == Some(&super::pgbackrest::PROGRAM) {
+                process::pass_on(&mut command, process::named_like("PGBACKREST_").iter().map(String::as_str));
+            }
             command.args(["-c", script, "sh"]).args(args);
             return command;
         };
         let mut command = process::new_command(Path::new("ssh"));
+        process::pass_on(&mut command, process::FOR_SSH);
         if let Some(config) = &self.ssh_config {
             command.arg("-F").arg(config);
         }

@@ -18,6 +18,8 @@ use std::{
 };
 
 const LONG: Duration = Duration::from_hours(24);
+/// Where it runs on this machine it is given the operator's `PGBACKREST_...` variables, by which it is configured too.
+pub(super) const PROGRAM: &str = "pgbackrest";
 
 pub struct Pgbackrest {
     pub source: Source,
@@ -29,7 +31,7 @@ pub struct Pgbackrest {
 
 impl Pgbackrest {
     fn words(&self) -> Vec<String> {
-        let mut words = vec!["pgbackrest".to_owned(), format!("--stanza={}", self.stanza)];
+        let mut words = vec![PROGRAM.to_owned(), format!("--stanza={}", self.stanza)];
         words.extend(self.config.as_ref().map(|config| format!("--config={}", config.display())));
         words
     }

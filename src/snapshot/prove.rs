@@ -7,6 +7,9 @@ use super::{Estimate, Progress, SnapshotStore};
 use crate::word::{Clock, Endpoint, Lsn, PortError};
 use std::{path::Path, time::Duration};
 
+/// What the system takes as the address of a socket, less the socket's own name.
+const SOCKET_FOLDER_MAX: usize = 107 - "/.s.PGSQL.65535".len();
+
 /// What was seen of a proof.
 #[derive(Clone, Debug)]
 pub struct Proof {
@@ -27,7 +30,12 @@ pub async fn prove<F: Future<Output = Result<(), PortError>>>(
     look: impl FnOnce(Endpoint) -> F,
 ) -> Result<Proof, PortError> {
     let host = store.host().clone();
-    let place = Place { data_dir: store.notes().dir.join("prove"), port: free_port(&host).await?, host };
+    let place = Place { data_dir: store.notes().dir.join("prove"), port: free_port(&host).await?, host, throwaway: true };
+    if place.data_dir.as_os_str().len() > SOCKET_FOLDER_MAX {
+        return Err(PortError::refused(format!("put a socket into `{}`", place.data_dir.display()))
+            .because(format!("the path has more than {SOCKET_FOLDER_MAX} bytes"))
+            .hint("keep the backups in a folder with a shorter path"));
+    }
     store.notes().make_folder("points").await?;
     clear(store, &place, like).await?;
     let plan = restore::check(store, &Target::Latest, None, &place, clock.now()).await?;

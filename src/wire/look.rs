@@ -8,20 +8,17 @@ use crate::plan::{
 };
 use crate::playbook::{ON_GREEN, Playbook};
 use crate::postgres::client::{Session, SessionOptions, cell, one};
+use crate::postgres::programs::Programs;
 use crate::postgres::{rights, survey};
-use crate::process;
-use crate::provider::{LocalProvider, LocalServer, Login, NewServer};
+use crate::process::ServerUser;
+use crate::provider::{LocalProvider, Throwaway, end_throwaway, spare_user};
 use crate::route::{PgBouncer, Router};
 use crate::snapshot::restore;
 use crate::snapshot::{History, newest_before, reach};
 use crate::word::{Clock, Endpoint, RunId, SystemClock, Template};
 use anyhow::{Context, bail};
+use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
-use std::time::Duration;
-
-const START_LIMIT: Duration = Duration::from_mins(1);
-/// How often a throwaway server is started on another port.
-const PORT_TRIES: u32 = 3;
 
 /// Looks at the world and compiles the playbook's plan.
 ///
@@ -188,67 +185,55 @@ async fn shadow(
         Err(error) => return Ok(Err(error.chain())),
     };
     let scratch = Scratch::make(run).await?;
-    let mut tries = 0;
-    let tried = loop {
-        let port = std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|socket| socket.local_addr())?.port();
-        let server = LocalServer {
-            programs: programs.clone(),
-            data_dir: scratch.0.join("data"),
-            port,
-            log: scratch.0.join("log"),
-            durable: false,
-            clock: clock.clone(),
-        };
-        let tried = shadow_on(&server, &dump, pending, playbook, run).await;
-        server.remove().await?;
-        tries += 1;
-        // Another took the port between the look and the start.
-        let taken = |error: &anyhow::Error| format!("{error:#}").to_lowercase().contains("address already in use");
-        if tries == PORT_TRIES || !tried.as_ref().is_err_and(taken) {
-            break tried;
-        }
-    };
-    scratch.remove()?;
-    Ok(Ok(tried.context("could not try the migrations in the shadow")?))
+    let tried = shadow_on(&scratch, &programs, &dump, pending, playbook, run, clock).await;
+    // Also when the trial failed; but then its error is the one to tell.
+    let removed = scratch.remove();
+    let tried = tried.context("could not try the migrations in the shadow")?;
+    removed?;
+    Ok(Ok(tried))
 }
 
 /// A folder for a throwaway server. Ctrl-C and `kill -9` while planning leave neither: a watcher of its own takes them away.
-struct Scratch(std::path::PathBuf, Watcher);
+struct Scratch {
+    folder: std::path::PathBuf,
+    user: ServerUser,
+    watcher: Watcher,
+}
 
 impl Scratch {
     async fn make(run: &RunId) -> anyhow::Result<Scratch> {
         let folder = std::env::temp_dir().join(format!("greenlight-{run}-shadow"));
-        std::fs::create_dir(&folder).with_context(|| format!("could not make the folder `{}`", folder.display()))?;
+        let user = spare_user().await?;
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&folder)
+            .with_context(|| format!("could not make the folder `{}`", folder.display()))?;
         let folder = folder.canonicalize()?;
-        let watcher = Watcher::over(&folder)?;
-        process::give_to_server_user(&folder).await?;
-        Ok(Scratch(folder, watcher))
+        let watcher = Watcher::over(&folder, user)?;
+        Ok(Scratch { folder, user, watcher })
     }
 
     fn remove(self) -> anyhow::Result<()> {
-        self.1.dismiss();
-        std::fs::remove_dir_all(&self.0).with_context(|| format!("could not remove the folder `{}`", self.0.display()))
+        end_throwaway(&self.folder, self.user);
+        self.watcher.dismiss();
+        std::fs::remove_dir_all(&self.folder).with_context(|| format!("could not remove the folder `{}`", self.folder.display()))
     }
 }
 
 async fn shadow_on(
-    server: &LocalServer,
+    scratch: &Scratch,
+    programs: &Programs,
     dump: &migrate::shadow::SchemaDump,
     pending: &[Migration],
     playbook: &Playbook,
     run: &RunId,
+    clock: &Arc<dyn Clock>,
 ) -> anyhow::Result<ShadowReport> {
-    let settings = [
-        ("listen_addresses", "127.0.0.1"),
-        ("unix_socket_directories", ""),
-        ("fsync", "off"),
-        ("max_locks_per_transaction", "4096"),
-    ];
-    let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    server.init(&NewServer { superuser: "greenlight".to_owned(), login: Login::Trust, settings }).await?;
-    server.start(START_LIMIT).await?;
-    let at = Endpoint::on_loopback(server.port, "postgres", "greenlight", None);
-    Ok(migrate::shadow::run(&at, dump, pending, &playbook.history, run).await?)
+    let settings = [("fsync", "off"), ("max_locks_per_transaction", "4096")];
+    let server = Throwaway::start(programs, &scratch.folder, scratch.user, &settings, clock).await?;
+    let mut report = migrate::shadow::run(&server.endpoint(), dump, pending, &playbook.history, run).await?;
+    report.stood_on = format!("{}, {}", report.stood_on, server.runs_as());
+    Ok(report)
 }
 
 /// Looks at two servers and writes a first playbook for them.

@@ -11,7 +11,7 @@ use crate::route::{PgBouncer, Target};
 use crate::snapshot::{BeforeChange, Look, Snapshots};
 use crate::step::{Ports, Route};
 use crate::validate;
-use crate::word::{Clock, Endpoint, PortError, Side, SystemClock};
+use crate::word::{Clock, Endpoint, PortError, Reference, Side, SystemClock};
 use anyhow::Context;
 use futures_util::future::BoxFuture;
 use std::path::Path;
@@ -72,12 +72,26 @@ pub async fn ports(plan: &Plan, epoch: &Arc<AtomicU64>, state_dir: &Path) -> any
             installed: if plan.provisional { super::installed().await } else { Installed::default() },
         }),
         validators: validate::all(plan, [&blue_at, &green_at], [&blue, &green], &clock),
-        guard: Arc::new(ProcessGuard::new(program, state_dir.to_owned(), plan.run.clone())),
+        guard: Arc::new(ProcessGuard::new(program, state_dir.to_owned(), plan.run.clone(), secrets(plan))),
         blue,
         green,
         clock,
         provisional: plan.provisional,
     })
+}
+
+/// The variables of the environment by which a run's servers and routes are reached.
+fn secrets(plan: &Plan) -> Vec<String> {
+    let servers = [&plan.blue, &plan.green].into_iter().flat_map(|server| [Some(&server.url), server.peer_url.as_ref()]);
+    let routes = plan.routes.iter().flat_map(|route| match &route.kind {
+        RouteKind::Pgbouncer { admin, probe, .. } => [Some(admin), probe.as_ref()],
+    });
+    let references = servers.chain(routes).flatten().flat_map(|url| url.references().unwrap_or_default());
+    let named = references.filter_map(|reference| match reference {
+        Reference::Env(name) => Some(name),
+        Reference::File(_) => None,
+    });
+    named.collect()
 }
 
 /// Of the server that the strategy migrates.

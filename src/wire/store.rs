@@ -51,7 +51,7 @@ pub async fn restore_place(spec: &RestoreSpec, snapshot: &SnapshotSpec, store: &
         Some(named) => host(named, snapshot.ssh_config.clone(), None).await,
         None => store.host().clone(),
     };
-    Place { host, data_dir: spec.data_dir.clone(), port }
+    Place { host, data_dir: spec.data_dir.clone(), port, throwaway: false }
 }
 
 /// A machine on which files are.

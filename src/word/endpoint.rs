@@ -140,6 +140,11 @@ impl Endpoint {
         }
     }
 
+    /// A server of our own that is reached by a socket in this folder only.
+    pub fn by_socket(folder: &Path, port: u16, database: &str, user: &str, password: Option<Secret>) -> Endpoint {
+        Endpoint { host: folder.display().to_string(), ..Endpoint::on_loopback(port, database, user, password) }
+    }
+
     /// The same server and login, another database.
     #[must_use]
     pub fn with_database(&self, database: &str) -> Endpoint {

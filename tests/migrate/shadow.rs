@@ -231,6 +231,32 @@ async fn missing_roles_are_made_for_the_shadow_and_removed() {
     assert_eq!(world.shop().await.query_one(roles, &[]).await.unwrap().get::<_, i64>(0), 0);
 }
 
+/// A trial that was killed leaves its database and roles; the next one on that server takes them away, and nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_trial_left_is_taken_away_and_lent_roles_get_rights_only_where_they_lack_one() {
+    let world = small().await;
+    let shop = world.shop().await;
+    let left = "CREATE ROLE left_over NOLOGIN; COMMENT ON ROLE left_over IS 'lent by Greenlight to the shadow of run r0000009'; \
+                CREATE ROLE anothers NOLOGIN; COMMENT ON ROLE anothers IS 'lent by somebody else'; \
+                CREATE ROLE a_person LOGIN; COMMENT ON ROLE a_person IS 'lent by Greenlight to the shadow of run r0000009'";
+    shop.batch_execute(left).await.unwrap();
+    shop.batch_execute("CREATE DATABASE greenlight_r0000009_shadow").await.unwrap();
+    // The migrations tell what the lent role is.
+    let is_super = "DO $$ BEGIN IF (SELECT rolsuper FROM pg_roles WHERE rolname = 'lent') IS DISTINCT FROM RIGHTS THEN \
+                    RAISE 'not as expected'; END IF; END $$;";
+    let up = [
+        "GRANT SELECT ON t TO lent;".to_owned(),
+        is_super.replace("RIGHTS", "false"),
+        "SET ROLE lent;".to_owned(),
+        "ALTER TABLE t ADD by_role int;".to_owned(),
+        is_super.replace("RIGHTS", "true"),
+    ];
+    world.shadow(&[migration("1", &up.join("\n"))]).await.unwrap();
+    let roles = "SELECT string_agg(rolname, ' ' ORDER BY rolname) FROM pg_roles \
+                 WHERE rolname IN ('left_over', 'anothers', 'a_person', 'lent')";
+    assert_eq!(shop.query_one(roles, &[]).await.unwrap().get::<_, String>(0), "a_person anothers");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_extension_that_the_shadow_has_not_got_is_named() {
     let world = small().await;

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests start programs and say where they cannot go on")]
 
+mod intruder;
 mod life;
 mod mistakes;
 mod names;

@@ -10,6 +10,9 @@ use std::{
     time::Duration,
 };
 
+/// In the environment of every command.
+pub(crate) const SECRET: &str = "geheim-97";
+
 /// Nothing that a test waits for may last longer.
 pub(crate) const LIMIT: Duration = Duration::from_mins(2);
 
@@ -78,6 +81,8 @@ impl Lab {
 
     pub(crate) fn write(&self, name: &str, text: &str) {
         std::fs::write(self.path(name), text).unwrap();
+        // Some of them hold passwords.
+        std::fs::set_permissions(self.path(name), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     }
 
     /// A playbook for this world that waits for nobody before its window.
@@ -94,7 +99,10 @@ impl Lab {
     pub(crate) fn begin(&self, arguments: &[&str]) -> tokio::process::Child {
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_greenlight"));
         command.args(arguments).current_dir(self.desk.path()).stdin(Stdio::null()).kill_on_drop(true);
-        command.env_remove("GREENLIGHT_STATE").env("USER", "dba").env_remove("SUDO_USER");
+        command.env_remove("GREENLIGHT_STATE").env("USER", "ceo").env("LOGNAME", "ceo").env("SUDO_USER", "ceo");
+        // What people have set for their own servers, and what only this process is to know.
+        command.env("PGPASSWORD", "of another server").env("PGSERVICE", "no-such").env("PGOPTIONS", "-c no_such.thing=x y");
+        command.env("PGHOST", "no-such-host").env("PGPORT", "1").env("PGSSLMODE", "verify-full").env("SOME_SECRET", SECRET);
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 

@@ -115,7 +115,7 @@ async fn a_backup_is_restored_from_one_host_to_another() {
     world.write(2).await;
     world.archive().await;
     let host = Host { spec: sshd.spec(), ssh_config: Some(sshd.config("config")), ..world.store.host().clone() };
-    let place = Place { host, data_dir: world.path("restored"), port: free_port() };
+    let place = Place { host, data_dir: world.path("restored"), port: free_port(), throwaway: false };
     let plan = world.check(&Target::Lsn(one.after), &place).await;
     assert!(plan.problems.is_empty(), "{:?}", plan.problems);
     let restored = world.recover(&plan).await.unwrap();
@@ -136,7 +136,7 @@ async fn a_host_whose_key_is_not_known_is_not_spoken_to() {
     let Some(sshd) = Sshd::up().await else { return };
     let Some(world) = World::up(15, Kind::Archive).await else { return };
     let host = Host { spec: sshd.spec(), ssh_config: Some(sshd.config("stranger")), ..world.store.host().clone() };
-    let place = Place { host, data_dir: world.path("restored"), port: free_port() };
+    let place = Place { host, data_dir: world.path("restored"), port: free_port(), throwaway: false };
     world.back_up().await;
     let error = restore::check(world.store.as_ref(), &Target::Latest, None, &place, world.clock.now()).await.unwrap_err();
     assert_eq!(error.failure, Failure::Uncertain);

@@ -36,7 +36,7 @@ async fn a_copy_ends_with_its_coordinator() {
         assert!(world.clock.monotonic() < until && coordinator.try_wait().unwrap().is_none(), "it never copied");
         world.clock.sleep(Duration::from_millis(5)).await;
     }
-    process::kill(coordinator.id().unwrap()).await.unwrap();
+    process::kill(coordinator.id().unwrap()).unwrap();
     while !copies().is_empty() {
         assert!(world.clock.monotonic() < until, "the copy goes on without its coordinator");
         world.clock.sleep(Duration::from_millis(5)).await;
@@ -115,7 +115,7 @@ async fn a_killed_test_leaves_no_server_no_receiver_and_no_folder() {
     };
     assert_eq!(running(), [2, 1, 1]);
     // A second one, whose maker is gone without a word: what a kill looks like to it.
-    drop(greenlight::lab::Watcher::over(world.folder.path()).unwrap());
+    drop(greenlight::lab::Watcher::over(world.folder.path(), process::ServerUser::Usual).unwrap());
     let until = world.clock.monotonic() + LIMIT;
     while world.folder.path().exists() || running() != [0, 0, 0] {
         assert!(world.clock.monotonic() < until, "something is left: {:?}", running());

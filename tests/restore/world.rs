@@ -60,7 +60,7 @@ impl World {
     pub(crate) async fn up_on(major: u32, kind: Kind, host: HostSpec, ssh_config: Option<PathBuf>) -> Option<World> {
         let installed = installed(major).await?;
         let folder = tempfile::Builder::new().prefix("greenlight-restore-").tempdir_in("/tmp").unwrap();
-        let watcher = Some(Watcher::over(folder.path()).unwrap());
+        let watcher = Some(Watcher::over(folder.path(), process::ServerUser::Usual).unwrap());
         process::give_to_server_user(folder.path()).await.unwrap();
         let clock = Arc::new(SystemClock::new());
         let server = LocalServer {
@@ -168,7 +168,7 @@ impl World {
     }
 
     pub(crate) fn place(&self, name: &str) -> Place {
-        Place { host: self.store.host().clone(), data_dir: self.path(name), port: free_port() }
+        Place { host: self.store.host().clone(), data_dir: self.path(name), port: free_port(), throwaway: false }
     }
 
     pub(crate) async fn check(&self, target: &Target, place: &Place) -> RestorePlan {

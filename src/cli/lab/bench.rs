@@ -155,7 +155,7 @@ async fn measure_floor(ports: &Ports) -> anyhow::Result<f64> {
 /// The peak memory of a coordinator, as the system accounts it, from the playbook to the soak: in bytes.
 async fn coordinator_memory(state: &std::path::Path, playbook: &std::path::Path) -> anyhow::Result<u64> {
     let program = std::env::current_exe()?;
-    let mut command = crate::process::new_command(&program);
+    let mut command = crate::process::own_command(&program, &[]);
     command.arg("--state").arg(state).arg("run").arg(playbook).arg("--no-wait");
     let mut child = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn()?;
     let status = format!("/proc/{}/status", child.id().unwrap_or_default());

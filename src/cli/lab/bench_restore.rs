@@ -10,7 +10,7 @@ use crate::provider::{LocalServer, Login, NewServer, StopMode, crash_in};
 use crate::snapshot::restore::{self, Place, Target};
 use crate::snapshot::{Backup, SnapshotStore};
 use crate::wire;
-use crate::word::{Clock, Endpoint, Lsn, SystemClock};
+use crate::word::{Clock, Endpoint, Lsn, RunId, Secret, SystemClock};
 use anyhow::{Context, ensure};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -72,6 +72,7 @@ impl Bench {
             clock: clock.clone(),
         };
         let wal = dir.join("store/wal");
+        let password = Secret::new(RunId::random().to_string() + RunId::random().as_str());
         let settings = [
             ("listen_addresses", "127.0.0.1".to_owned()),
             ("unix_socket_directories", String::new()),
@@ -80,9 +81,9 @@ impl Bench {
             ("max_wal_size", "4GB".to_owned()),
         ];
         let settings = settings.map(|(name, value)| (name.to_owned(), value)).to_vec();
-        blue.init(&NewServer { superuser: "greenlight".to_owned(), login: Login::Trust, settings }).await?;
+        blue.init(&NewServer { superuser: "greenlight".to_owned(), login: Login::Scram(password.clone()), settings }).await?;
         blue.start(LIMIT).await?;
-        let at = Endpoint::on_loopback(port, "postgres", "greenlight", None);
+        let at = Endpoint::on_loopback(port, "postgres", "greenlight", Some(password));
         let spec = SnapshotSpec {
             store: StoreSpec::Basebackup { wal: WalSpec::ArchiveCommand },
             host: HostSpec::Local,
@@ -141,7 +142,8 @@ impl Bench {
 
     /// The time from the check's end to the target, and that of the check, in milliseconds.
     async fn ours(&self, until: Lsn) -> anyhow::Result<(f64, f64)> {
-        let place = Place { host: self.store.host().clone(), data_dir: self.dir.join("restored"), port: free_port()? };
+        let place =
+            Place { host: self.store.host().clone(), data_dir: self.dir.join("restored"), port: free_port()?, throwaway: false };
         let begun = self.clock.monotonic();
         let plan = restore::check(self.store.as_ref(), &Target::Latest, None, &place, self.clock.now()).await?;
         ensure!(plan.problems.is_empty(), "{}", plan.problems.join("; "));
@@ -166,7 +168,7 @@ impl Bench {
             ("restore_command".to_owned(), format!("cp {}/%f %p", self.dir.join("store/wal").display())),
             ("archive_mode".to_owned(), "off".to_owned()),
         ];
-        server.append_settings("postgresql.auto.conf", &settings)?;
+        server.append_settings("postgresql.auto.conf", &settings).await?;
         let mut signal = process::server_command(Path::new("touch"));
         process::run(signal.arg(folder.join("standby.signal")), LIMIT).await?;
         server.start(LIMIT).await?;

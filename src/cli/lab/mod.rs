@@ -11,8 +11,9 @@ use super::arguments::{LabArgs, LabCommand, Output, Shared};
 use super::{Exit, print};
 use crate::lab::{Options, World, find_pgbouncer, shop};
 use crate::postgres::programs::Installed;
+use crate::process::files;
 use crate::wire;
-use crate::word::Side;
+use crate::word::{Side, shell_word};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -41,7 +42,7 @@ async fn up(shared: &Shared, args: &LabArgs) -> anyhow::Result<Exit> {
     let mut world = World::up(&options(args, "shop").await?, &print::say).await?;
     let playbook = write_playbook(&world, &Soak { secs: 3600, gated: true, on_failure: "rollback" })?;
     world.keep();
-    let dir = args.dir.display();
+    let dir = shell_word(&args.dir.display().to_string());
     match shared.output {
         Output::Json => print::json(&serde_json::json!({
             "playbook": playbook, "blue": world.url(Side::Blue), "green": world.url(Side::Green),
@@ -52,7 +53,7 @@ async fn up(shared: &Shared, args: &LabArgs) -> anyhow::Result<Exit> {
     print::say(&format!("blue, its standby green and PgBouncer run below {dir}; the shop is on {}", world.through(0)));
     print::say(&format!(
         "Next: `greenlight plan {0}`, then `greenlight run {0}`; `greenlight lab down --dir {dir}` removes it all",
-        playbook.display()
+        shell_word(&playbook.display().to_string())
     ));
     Ok(Exit::Completed)
 }
@@ -96,10 +97,10 @@ struct Soak {
 /// The world's playbook, with the shop's migrations beside it.
 fn write_playbook(world: &World, soak: &Soak) -> anyhow::Result<PathBuf> {
     let folder = world.dir().join("migrations");
-    std::fs::create_dir_all(&folder)?;
+    files::make_private_folder(&folder, "")?;
     shop::write_migrations(&folder)?;
     let path = world.dir().join("shop.yaml");
-    std::fs::write(&path, playbook_text(world, &folder, soak))?;
+    files::write_private(&path, playbook_text(world, &folder, soak).as_bytes())?;
     Ok(path)
 }
 

@@ -38,12 +38,7 @@ pub async fn dump(installed: &Installed, endpoint: &Endpoint, major: u32) -> Res
     command.args(["--schema-only", "--no-owner", "--no-privileges", "--no-comments", "--no-security-labels"]);
     command.args(["--no-tablespaces", "--no-publications", "--no-subscriptions", "--exclude-schema=greenlight"]);
     command.args(["--lock-wait-timeout=5000", "--no-password", "--encoding=UTF8"]);
-    for (name, value) in libpq_environment(endpoint) {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
+    command.envs(libpq_environment(endpoint));
     let output = match process::run(&mut command, LIMIT).await {
         Ok(output) => output,
         Err(error) => return Err(held_up(endpoint, error).await),
@@ -87,9 +82,8 @@ const SETTINGS: &str = "SELECT name, setting FROM pg_catalog.pg_settings \
     OR (name OPERATOR(pg_catalog.~~) '%.%' \
         AND source OPERATOR(pg_catalog.=) ANY ('{database,user,database user}'::pg_catalog.text[])) ORDER BY name";
 
-/// The variables by which libpq finds the server. Nothing of them is an argument, which others could read, and what the
-/// caller's own environment says of other servers is taken away.
-fn libpq_environment(to: &Endpoint) -> Vec<(&'static str, Option<String>)> {
+/// The variables by which libpq finds the server. Nothing of them is an argument, which others could read.
+fn libpq_environment(to: &Endpoint) -> impl Iterator<Item = (&'static str, String)> {
     let path = |path: Option<&PathBuf>| path.map(|path| path.display().to_string());
     let verified = matches!(to.tls, TlsMode::VerifyCa | TlsMode::VerifyFull);
     let system_roots = || SYSTEM_ROOTS.iter().map(PathBuf::from).find(|path| path.is_file());
@@ -100,7 +94,7 @@ fn libpq_environment(to: &Endpoint) -> Vec<(&'static str, Option<String>)> {
         TlsMode::VerifyCa => "verify-ca",
         TlsMode::VerifyFull => "verify-full",
     };
-    vec![
+    let variables = [
         ("PGHOST", Some(to.host.clone())),
         ("PGPORT", Some(to.port.to_string())),
         ("PGUSER", Some(to.user.clone())),
@@ -113,12 +107,6 @@ fn libpq_environment(to: &Endpoint) -> Vec<(&'static str, Option<String>)> {
         ("PGSSLKEY", path(to.client_key.as_ref())),
         ("PGAPPNAME", Some("greenlight/dump".to_owned())),
         ("PGCONNECT_TIMEOUT", Some("10".to_owned())),
-        ("PGHOSTADDR", None),
-        ("PGSERVICE", None),
-        ("PGSERVICEFILE", None),
-        ("PGOPTIONS", None),
-        ("PGCHANNELBINDING", None),
-        ("PGREQUIREAUTH", None),
-        ("PGTARGETSESSIONATTRS", None),
-    ]
+    ];
+    variables.into_iter().filter_map(|(name, value)| Some((name, value?)))
 }

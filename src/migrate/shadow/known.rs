@@ -1,11 +1,10 @@
 //! What is in the shadow, by object id: the only name that a migration cannot give to something else.
 
-use super::super::session::Session;
 use super::scratch::refused;
 use crate::schema::{MovedColumn, Moves, Renamed};
 use crate::word::{PortError, RelationName};
 use std::collections::BTreeMap;
-use tokio_postgres::Error;
+use tokio_postgres::{Client, Error};
 
 /// A table, an index or a materialized view.
 pub(super) struct Known {
@@ -22,21 +21,17 @@ impl Known {
     }
 }
 
-/// Every relation of the user's with a file or columns.
-pub(super) async fn read(session: &Session) -> Result<BTreeMap<u32, Known>, Error> {
-    // In a session with blue's own search path, in which anybody's function might be found by its name.
-    let sql = "SELECT c.oid, n.nspname::pg_catalog.text, c.relname::pg_catalog.text, c.relkind::pg_catalog.text, c.relfilenode, \
-                   coalesce(pg_catalog.array_agg(a.attnum) FILTER (WHERE a.attnum IS NOT NULL), '{}'), \
-                   coalesce(pg_catalog.array_agg(a.attname::pg_catalog.text) FILTER (WHERE a.attnum IS NOT NULL), '{}') \
-               FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
-               LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid OPERATOR(pg_catalog.=) c.oid \
-                   AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped \
-               WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p,i,m}'::pg_catalog.\"char\"[]) \
-                   AND n.nspname OPERATOR(pg_catalog.!~) '^pg_' \
-                   AND n.nspname OPERATOR(pg_catalog.<>) ALL ('{information_schema,greenlight}'::pg_catalog.name[]) \
+/// Every relation of the user's with a file or columns. `look`: a session of our own.
+pub(super) async fn read(look: &Client) -> Result<BTreeMap<u32, Known>, Error> {
+    let sql = "SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relfilenode, \
+                   coalesce(array_agg(a.attnum) FILTER (WHERE a.attnum > 0 AND NOT a.attisdropped), '{}'), \
+                   coalesce(array_agg(a.attname::text) FILTER (WHERE a.attnum > 0 AND NOT a.attisdropped), '{}') \
+               FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_attribute a ON a.attrelid = c.oid \
+               WHERE c.relkind IN ('r', 'p', 'i', 'm') AND n.nspname !~ '^pg_' \
+                   AND n.nspname NOT IN ('information_schema', 'greenlight') \
                GROUP BY c.oid, n.nspname, c.relname, c.relkind, c.relfilenode";
     let mut known = BTreeMap::new();
-    for row in session.client.query(sql, &[]).await? {
+    for row in look.query(sql, &[]).await? {
         let (numbers, names): (Vec<i16>, Vec<String>) = (row.try_get(5)?, row.try_get(6)?);
         let one = Known {
             name: RelationName::new(row.try_get::<_, String>(1)?, row.try_get::<_, String>(2)?),
@@ -50,8 +45,8 @@ pub(super) async fn read(session: &Session) -> Result<BTreeMap<u32, Known>, Erro
 }
 
 /// What has become of the tables and columns that were there before.
-pub(super) async fn moves(session: &Session, known: &BTreeMap<u32, Known>) -> Result<Moves, PortError> {
-    let now = read(session).await.map_err(|e| refused("read what became of the tables", &e))?;
+pub(super) async fn moves(look: &Client, known: &BTreeMap<u32, Known>) -> Result<Moves, PortError> {
+    let now = read(look).await.map_err(|e| refused("read what became of the tables", &e))?;
     let names: BTreeMap<&RelationName, u32> =
         now.iter().filter(|(_, known)| known.is_table()).map(|(oid, known)| (&known.name, *oid)).collect();
     let mut moves = Moves::default();

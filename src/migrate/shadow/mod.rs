@@ -5,7 +5,11 @@
 //! function that it calls is not); a statement that works outside of transactions only shows no locks.
 //!
 //! **Invariant:** the scratch database is gone when this returns, whatever happened in between, and no other database is
-//! touched. Roles that were missing and made for it go with it.
+//! touched. Roles that were missing and made for it go with it; what a killed process leaves of both, the next trial on that
+//! server takes away.
+//!
+//! Blue's functions and triggers run here with the rights of the session that loads and migrates. So a throwaway server for
+//! it owns nothing, and what Greenlight itself asks is asked in another session.
 
 mod dump;
 mod known;
@@ -26,6 +30,7 @@ use crate::postgres::catalog;
 use crate::schema::{Catalog, fingerprint};
 use crate::word::{Endpoint, PortError, RunId};
 use scratch::Scratch;
+use tokio_postgres::Client;
 use trial::Trial;
 
 /// Why there is no report.
@@ -83,27 +88,36 @@ async fn report(
 ) -> Result<ShadowReport, ShadowError> {
     scratch.load(dump).await?;
     let session = scratch.session(dump).await?;
-    let before = catalog::read(&session.client).await?;
+    // What Greenlight asks, it asks in a session in which no name of blue's can stand for PostgreSQL's own.
+    let look = scratch.look(dump).await?;
+    let look = look.client();
+    let before = catalog::read(look).await?;
     let read_made = |e: tokio_postgres::Error| PortError::refused("read what the migrations make").because(said(&e));
-    let known = made::known(&session.client).await.map_err(read_made)?;
-    let mut trial = Trial::begin(&session, scratch).await?;
+    let known = made::known(look).await.map_err(read_made)?;
+    let mut trial = Trial::begin(&session, look, scratch).await?;
     if !migrations.is_empty() {
-        let made = super::history::create(&session.client, history).await;
+        let made = super::history::create(look, history).await;
         made.map_err(|e| PortError::refused("make the history table in the shadow").because(said(&e)))?;
     }
     let mut statements = Vec::new();
     for migration in migrations {
         statements.extend(trial.migration(migration).await?);
     }
-    let after = catalog::read(&session.client).await?;
-    let made = made::read(&session.client, &known, &super::history::table(history)).await.map_err(read_made)?;
+    let after = catalog::read(look).await?;
+    let made = made::read(look, &known, &super::history::table(history)).await.map_err(read_made)?;
     let moves = trial.moves().await?;
-    let down = down(&session, migrations, &before, history).await;
+    let down = down(&session, look, migrations, &before, history).await;
     Ok(ShadowReport { before, after, statements, moves, down, made, stood_on: scratch.stood_on.clone() })
 }
 
 /// Whether the down migrations lead back. Only told, since nothing depends on it: green is given up whole.
-async fn down(session: &Session, migrations: &[Migration], before: &Catalog, history: &HistorySpec) -> Option<DownReport> {
+async fn down(
+    session: &Session,
+    look: &Client,
+    migrations: &[Migration],
+    before: &Catalog,
+    history: &HistorySpec,
+) -> Option<DownReport> {
     let mut newest_first: Vec<&Migration> = migrations.iter().collect();
     newest_first.sort_by(|a, b| order(&b.version).cmp(&order(&a.version)));
     if newest_first.iter().all(|migration| migration.down.is_none()) {
@@ -126,7 +140,7 @@ async fn down(session: &Session, migrations: &[Migration], before: &Catalog, his
             return fails(format!("`{file}` fails: {}", said(&e)));
         }
     }
-    let mut left = match catalog::read(&session.client).await {
+    let mut left = match catalog::read(look).await {
         Ok(left) => left,
         Err(error) => return fails(error.chain()),
     };

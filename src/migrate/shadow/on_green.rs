@@ -12,7 +12,7 @@ use crate::word::{Endpoint, PortError, RunId, quote_ident, quote_literal};
 use async_trait::async_trait;
 use std::time::Duration;
 
-/// Dropping a database waits for a checkpoint.
+/// How long one statement beside the trial may take; dropping a database waits for a checkpoint.
 const LIMIT: Duration = Duration::from_mins(10);
 
 /// The real `Shadow`. Connects at each call only.
@@ -60,11 +60,10 @@ impl Shadow for OnGreen {
 impl OnGreen {
     /// A session outside of the run's database, which may be closed, and where it is.
     async fn beside(&self) -> Result<(Endpoint, Session), PortError> {
-        let application_name = format!("greenlight/{}/shadow", self.run);
+        let options = SessionOptions::ours(format!("greenlight/{}/shadow", self.run), LIMIT, LIMIT);
         let mut last = None;
         for database in ["postgres", "template1"].into_iter().filter(|name| *name != self.green.database) {
             let at = self.green.with_database(database);
-            let options = SessionOptions::ours(&application_name, LIMIT, LIMIT);
             match Session::open(&at, &options, "green").await {
                 Err(error) if sqlstate(&error) == Some("3D000") => last = Some(error),
                 opened => return opened.map(|session| (at, session)),

@@ -14,7 +14,7 @@ use super::{MigrationError, Said, ShadowError};
 use crate::schema::Moves;
 use crate::word::{Failure, PortError, RelationName, quote_ident};
 use std::collections::{BTreeMap, BTreeSet};
-use tokio_postgres::Error;
+use tokio_postgres::{Client, Error, Row};
 
 /// What writing takes.
 const WRITE_LOCK: &str = "RowExclusiveLock";
@@ -22,7 +22,12 @@ const WRITE_LOCK: &str = "RowExclusiveLock";
 const WHOLE_LOCK: &str = "AccessExclusiveLock";
 
 pub(super) struct Trial<'a> {
+    /// In which the migrations run, with the application's search path.
     session: &'a Session,
+    /// In which everything is looked at that can be seen from outside.
+    look: &'a Client,
+    /// The process of `session`.
+    pid: i32,
     scratch: &'a mut Scratch,
     /// What was there before the migrations, by object id.
     known: BTreeMap<u32, Known>,
@@ -31,11 +36,13 @@ pub(super) struct Trial<'a> {
 type Locks = BTreeSet<(u32, String)>;
 
 impl<'a> Trial<'a> {
-    pub(super) async fn begin(session: &'a Session, scratch: &'a mut Scratch) -> Result<Trial<'a>, PortError> {
+    pub(super) async fn begin(session: &'a Session, look: &'a Client, scratch: &'a mut Scratch) -> Result<Trial<'a>, PortError> {
         let error = |e: Error| refused("prepare the shadow", &e);
-        session.client.batch_execute(watch::WATCH).await.map_err(error)?;
-        let known = known::read(session).await.map_err(error)?;
-        Ok(Trial { session, scratch, known })
+        look.batch_execute(watch::WATCH).await.map_err(error)?;
+        let known = known::read(look).await.map_err(error)?;
+        let pid = session.client.query_one("SELECT pg_catalog.pg_backend_pid()", &[]).await;
+        let pid = pid.and_then(|row| row.try_get(0)).map_err(error)?;
+        Ok(Trial { session, look, pid, scratch, known })
     }
 
     async fn sql(&self, sql: &str) -> Result<(), PortError> {
@@ -52,7 +59,11 @@ impl<'a> Trial<'a> {
         }
         if let Some(batch) = &contents.batch {
             // Green and blue have the same tables and keys, so what cannot be gone through is known now.
-            let target = batches::target(&self.session.client, batch).await.map_err(|e| trying(&e))?;
+            let mut batch = batch.clone();
+            if let Some((_, found)) = self.resolve(&batch.table).await? {
+                batch.table = WrittenName { schema: Some(found.schema), name: found.name };
+            }
+            let target = batches::target(self.look, &batch).await.map_err(|e| trying(&e))?;
             if let Err(why) = target {
                 let statement = &contents.statements[0];
                 let (line, text) = (statement.line, statements::short(&statement.text));
@@ -129,7 +140,7 @@ impl<'a> Trial<'a> {
             let Err(e) = self.session.client.batch_execute(&statement.text).await else {
                 return Ok(started.elapsed().as_secs_f64() * 1_000.0);
             };
-            if !self.scratch.made_missing_role(&e).await? {
+            if !self.scratch.made_missing_role(&e).await? && !self.scratch.gave_lent_roles_rights().await? {
                 return Err(failed(migration, statement, &e));
             }
             // A session learns of new roles when it takes a lock that it does not hold.
@@ -156,9 +167,10 @@ impl<'a> Trial<'a> {
     }
 
     /// Runs the statement with a watch on the tables and takes both back.
-    async fn watched(&self, statement: &Statement, tables: &BTreeSet<u32>) -> Result<Noted, PortError> {
+    async fn watched(&mut self, statement: &Statement, tables: &BTreeSet<u32>) -> Result<Noted, PortError> {
         // Where the triggers for columns are in the statement's way, without them.
-        for columns in [true, false] {
+        let mut tries = vec![false, true];
+        while let Some(columns) = tries.pop() {
             let watched = async {
                 watch::watch(self.session, tables, columns).await?;
                 self.session.client.batch_execute(&statement.text).await?;
@@ -166,8 +178,11 @@ impl<'a> Trial<'a> {
             };
             let noted = watched.await;
             self.sql("ROLLBACK TO greenlight_shadow").await?;
-            if let Ok(noted) = noted {
-                return Ok(noted);
+            match noted {
+                Ok(noted) => return Ok(noted),
+                // A role that was lent may write the table, and not watch it.
+                Err(_) if self.scratch.gave_lent_roles_rights().await? => tries.push(columns),
+                Err(_) => (),
             }
         }
         // Something is written, and what cannot be told.
@@ -211,7 +226,7 @@ impl<'a> Trial<'a> {
 
     /// What has become of the tables and columns that were there before.
     pub(super) async fn moves(&self) -> Result<Moves, PortError> {
-        known::moves(self.session, &self.known).await
+        known::moves(self.look, &self.known).await
     }
 
     fn report(migration: &Migration, statement: &Statement, took_ms: f64) -> StatementReport {
@@ -227,11 +242,9 @@ impl<'a> Trial<'a> {
     }
 
     async fn locks(&self) -> Result<Locks, PortError> {
-        let sql = "SELECT relation, mode FROM pg_catalog.pg_locks WHERE pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid() \
-                       AND locktype OPERATOR(pg_catalog.=) 'relation' AND granted \
-                       AND database OPERATOR(pg_catalog.=) (SELECT d.oid FROM pg_catalog.pg_database AS d \
-                           WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())";
-        let rows = self.session.client.query(sql, &[]).await;
+        let sql = "SELECT relation, mode FROM pg_locks WHERE pid = $1 AND locktype = 'relation' AND granted \
+                       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+        let rows = self.look.query(sql, &[&self.pid]).await;
         let locks = rows.and_then(|rows| rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect());
         locks.map_err(|e| refused("read the locks that a statement took", &e))
     }
@@ -246,9 +259,8 @@ impl<'a> Trial<'a> {
 
     /// Tables and indexes that have another file than when this was asked last.
     async fn rewrites(&mut self) -> Result<Vec<RelationName>, PortError> {
-        let sql = "SELECT oid, relfilenode FROM pg_catalog.pg_class \
-                   WHERE relkind OPERATOR(pg_catalog.=) ANY ('{r,i,m}'::pg_catalog.\"char\"[])";
-        let rows = self.session.client.query(sql, &[]).await;
+        // Inside of the migration's transaction: nobody else sees its new files.
+        let rows = self.session.client.query("SELECT relation, file FROM greenlight.files()", &[]).await;
         let files = rows.and_then(|rows| rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect());
         let files: Vec<(u32, u32)> = files.map_err(|e| refused("read what a statement rewrote", &e))?;
         let mut rewrites = Vec::new();
@@ -273,7 +285,7 @@ impl<'a> Trial<'a> {
                 Touch::Copy { from, into } => {
                     let into = self.resolve(into).await?.filter(|(oid, _)| !self.known.contains_key(oid));
                     let Some((_, into)) = into else { continue };
-                    (from, "copy", vec![into])
+                    (from, "copy", vec![into.to_string()])
                 }
             };
             let known = self.resolve(named).await?.and_then(|(oid, _)| self.known.get(&oid)).filter(|known| known.is_table());
@@ -287,25 +299,18 @@ impl<'a> Trial<'a> {
         Ok(writes)
     }
 
-    /// The relation that a name stands for now.
-    async fn resolve(&self, name: &WrittenName) -> Result<Option<(u32, String)>, PortError> {
+    /// The relation that a name stands for now, to the migration.
+    async fn resolve(&self, name: &WrittenName) -> Result<Option<(u32, RelationName)>, PortError> {
         let text = match &name.schema {
             Some(schema) => format!("{}.{}", quote_ident(schema), quote_ident(&name.name)),
             None => quote_ident(&name.name),
         };
-        let sql = "SELECT c.oid, n.nspname::pg_catalog.text, c.relname::pg_catalog.text FROM pg_catalog.pg_class AS c \
-                   JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
-                   WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass($1)";
+        let sql = "SELECT oid, schema_name, table_name FROM greenlight.named(pg_catalog.to_regclass($1)::pg_catalog.oid)";
         let rows = self.session.client.query(sql, &[&text]).await;
         let found = rows.and_then(|rows| {
-            rows.first()
-                .map(|row| {
-                    Ok((
-                        row.try_get(0)?,
-                        RelationName::new(row.try_get::<_, String>(1)?, row.try_get::<_, String>(2)?).to_string(),
-                    ))
-                })
-                .transpose()
+            let read =
+                |row: &Row| Ok((row.try_get(0)?, RelationName::new(row.try_get::<_, String>(1)?, row.try_get::<_, String>(2)?)));
+            rows.first().map(read).transpose()
         });
         found.map_err(|e| refused("find what a statement names", &e))
     }

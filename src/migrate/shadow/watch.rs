@@ -9,12 +9,15 @@ use tokio_postgres::Error;
 /// What was noted of one table: by kind of write, the columns that are set and the row triggers that fire.
 pub(super) type Noted = BTreeMap<(u32, String), (BTreeSet<String>, BTreeSet<String>)>;
 
-/// What the watch needs in the shadow.
+/// What the watch needs in the shadow. Each function reads names and operators as PostgreSQL's own, whatever the search path
+/// of the migration is that runs around it, and is called by its whole name.
 pub(super) const WATCH: &str = "
     CREATE SCHEMA greenlight;
     CREATE TABLE greenlight.noted (relation oid, kind text, column_name text, fires text[]);
     GRANT USAGE ON SCHEMA greenlight TO PUBLIC;
-    CREATE FUNCTION greenlight.note_write() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    GRANT SELECT ON greenlight.noted TO PUBLIC;
+    CREATE FUNCTION greenlight.note_write() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp AS $$
     BEGIN
         INSERT INTO greenlight.noted SELECT TG_RELID, lower(TG_OP), TG_ARGV[0], array(
             SELECT t.tgname::text FROM pg_trigger t
@@ -24,7 +27,23 @@ pub(super) const WATCH: &str = "
                 AND (t.tgattr::text = '' OR coalesce((SELECT a.attnum FROM pg_attribute a
                     WHERE a.attrelid = TG_RELID AND a.attname = TG_ARGV[0]) = ANY (t.tgattr::int2[]), true)));
         RETURN NULL;
-    END $$";
+    END $$;
+    CREATE FUNCTION greenlight.columns(tables oid[]) RETURNS TABLE (schema_name text, table_name text, names text[])
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+        SELECT n.nspname::text, c.relname::text, coalesce(array_agg(a.attname::text) FILTER (WHERE a.attnum > 0
+            AND NOT a.attisdropped AND a.attgenerated = ''), '{}')
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid
+        WHERE c.oid = ANY (tables) GROUP BY c.oid, n.nspname, c.relname
+    $$;
+    CREATE FUNCTION greenlight.files() RETURNS TABLE (relation oid, file oid)
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+        SELECT oid, relfilenode FROM pg_class WHERE relkind IN ('r', 'i', 'm')
+    $$;
+    CREATE FUNCTION greenlight.named(relation oid) RETURNS TABLE (oid oid, schema_name text, table_name text)
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+        SELECT c.oid, n.nspname::text, c.relname::text
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = named.relation
+    $$";
 
 /// A trigger that notes writes of one kind.
 struct Watch {
@@ -43,12 +62,7 @@ pub(super) async fn watch(session: &Session, tables: &BTreeSet<u32>, columns: bo
 
 /// The triggers that watch these tables. They fire whatever the session's replication role is.
 async fn watches(session: &Session, tables: &BTreeSet<u32>, columns: bool) -> Result<Vec<Watch>, Error> {
-    let sql = "SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text, \
-                   coalesce(pg_catalog.array_agg(a.attname::pg_catalog.text) FILTER (WHERE a.attnum OPERATOR(pg_catalog.>) 0 \
-                       AND NOT a.attisdropped AND a.attgenerated OPERATOR(pg_catalog.=) ''), '{}') \
-               FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
-               JOIN pg_catalog.pg_attribute AS a ON a.attrelid OPERATOR(pg_catalog.=) c.oid \
-               WHERE c.oid OPERATOR(pg_catalog.=) ANY ($1) GROUP BY c.oid, n.nspname, c.relname";
+    let sql = "SELECT schema_name, table_name, names FROM greenlight.columns($1)";
     let oids: Vec<u32> = tables.iter().copied().collect();
     let mut watches = Vec::new();
     for row in session.client.query(sql, &[&oids]).await? {

@@ -2,6 +2,7 @@
 
 use super::{Entry, PgBouncer, Row, console::NoAnswer, entry_refused, number, read_config, write_beside};
 use crate::plan::RouteSurvey;
+use crate::process::files::Held;
 use crate::route::Router;
 use crate::word::PortError;
 use std::{fs, path::Path};
@@ -105,8 +106,8 @@ impl PgBouncer {
 
 /// Nothing but a file of the same owner beside it tells whether one can be put in its place.
 fn try_writing(config: &Path, content: &[u8]) -> std::io::Result<()> {
-    let temporary = write_beside(&config.canonicalize()?, content)?;
-    fs::remove_file(temporary)
+    let held = Held::of(config)?;
+    fs::remove_file(write_beside(&held.path(), content)?)
 }
 
 fn in_words(error: &PortError) -> String {

@@ -8,7 +8,7 @@ use crate::snapshot::waldump::{self, Found, What};
 use crate::snapshot::{
     Archived, Backup, BackupState, Estimate, History, Point, Reach, Searched, Segment, SnapshotStore, newest_before, reach,
 };
-use crate::word::{Failure, Lsn, PortError, Timestamp};
+use crate::word::{Failure, Lsn, PortError, Timestamp, misread_path};
 use std::cmp::Ordering;
 
 /// So much of the log is looked through for made tablespaces before anything is copied; of more, while the backup is.
@@ -352,6 +352,8 @@ async fn occupied(
 ) -> Result<(Vec<String>, Option<State>), PortError> {
     let folder = place.data_dir.display();
     let (mut problems, mut left) = (Vec::new(), None);
+    problems.extend(misread_path(&place.data_dir));
+    problems.extend(misread_path(&store.notes().dir));
     match place.content().await? {
         Content::Nothing => (),
         Content::NoParent => problems.push(format!("the folder in which `{folder}` is to be made does not exist")),

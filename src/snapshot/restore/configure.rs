@@ -81,7 +81,18 @@ pub(super) async fn configure(
     let searched = plan.searched.clone().unwrap_or_default();
     host.write(&guard, &tablespaces::guard(&searched, backup.segment_bytes, &program, restore_command)).await?;
     let guarded = format!("sh {} %f \"%p\"", quoted(&text(&guard)).replace('%', "%%"));
-    let lines: String = settings(plan, &guarded).iter().map(|(name, value)| setting_line(name, value)).collect();
+    let mut settings = settings(plan, &guarded);
+    if place.is_closed() {
+        // The folder keeps all others out: it is 0700, and its user may do everything with the server anyway.
+        let hba = place.data_dir.join("greenlight.hba");
+        host.write(&hba, "local all all trust\n").await?;
+        settings.extend([
+            ("listen_addresses", String::new()),
+            ("unix_socket_directories", format!("\"{}\"", text(&place.data_dir))),
+            ("hba_file", text(&hba)),
+        ]);
+    }
+    let lines: String = settings.iter().map(|(name, value)| setting_line(name, value)).collect();
     // The lines from an earlier try stand between the same two words.
     let script = r#"cd "$1" && umask 077 && touch postgresql.auto.conf &&
         sed '/^# greenlight restore: begin$/,/^# greenlight restore: end$/d' postgresql.auto.conf >greenlight.auto &&

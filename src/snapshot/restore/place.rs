@@ -54,9 +54,17 @@ pub struct Place {
     pub host: Host,
     pub data_dir: PathBuf,
     pub port: u16,
+    /// Only for us, and only for a while: where that can be, nobody else reaches the server.
+    pub throwaway: bool,
 }
 
 impl Place {
+    /// It is reached by a socket in its own folder only, which nobody but its user can enter. On another machine a socket
+    /// cannot be reached, and the server listens as the one that it is a copy of.
+    pub(super) fn is_closed(&self) -> bool {
+        self.throwaway && self.host.spec == HostSpec::Local
+    }
+
     pub(super) async fn content(&self) -> Result<Content, PortError> {
         let script = r#"if [ -f "$1/greenlight.restore" ]; then cat "$1/greenlight.restore"
             elif [ -d "$1" ]; then [ -z "$(ls -A "$1")" ] && echo nothing || echo other
@@ -196,6 +204,9 @@ impl Place {
 
     /// How the restored server is reached: as the server that it is a copy of, at another place.
     pub fn endpoint(&self, like: &Endpoint) -> Endpoint {
+        if self.is_closed() {
+            return Endpoint::by_socket(&self.data_dir, self.port, &like.database, &like.user, None);
+        }
         let host = match &self.host.spec {
             HostSpec::Local => "127.0.0.1".to_owned(),
             HostSpec::Ssh { host, .. } => host.clone(),

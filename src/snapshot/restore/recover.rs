@@ -183,12 +183,15 @@ impl Watch<'_> {
 
     async fn log_tail(&self) -> String {
         let log = text(&self.plan.place.data_dir.join("greenlight.log"));
-        let script = r#"grep -v 'is starting up\|external PID file' "$1" | grep -E 'FATAL|PANIC|could not' | tail -n 3"#;
-        self.plan.place.host.sh("read the server's log", script, &[&log]).await.unwrap_or_default()
+        let script = r#"said=$(grep -v 'is starting up\|external PID file' "$1" | grep -E 'FATAL|PANIC|could not' | tail -n 3)
+            if [ -n "$said" ]; then echo "$said"; else tail -n 5 "$1"; fi"#;
+        let said = self.plan.place.host.sh("read the server's log", script, &[&log]).await;
+        said.unwrap_or_else(|error| error.chain())
     }
 
     fn died(&self, log: &str) -> PortError {
         let why = log.trim().replace('\n', "; ");
+        let why = if why.is_empty() { "it left no word in its log".to_owned() } else { why };
         let hint = if why.contains("before configured recovery target was reached") {
             "the archive ends before the target: name an earlier one, or `latest`"
         } else {
