@@ -635,6 +635,7 @@ fn facts_of_format_1() -> Vec<Fact> {
         Fact::RestorePoint { name: text("greenlight_r1a2b3c4"), lsn },
         Fact::StandbyMade { data_dir: text("/var/lib/green"), slot: text("greenlight_r1a2b3c4_standby") },
         Fact::SlotMade { on: Side::Blue, name: text("greenlight_r1a2b3c4_fwd"), lsn },
+        Fact::GreenMarked { own: Some("30s".to_owned()) },
         Fact::Promoted { fork: lsn, timeline: 2 },
         Fact::InheritedStopped { what: text("subscription `reports`") },
         Fact::PhysicalSlotDropped { name: text("green_physical") },

@@ -9,7 +9,7 @@ use super::statements::{self, Batch, Statement, StatementKind};
 use super::{Applied, Migration, Migrator, Progress, files::checksum, history};
 use crate::plan::HistorySpec;
 use crate::postgres::trust;
-use crate::word::{Clock, Endpoint, Failure, PortError, RunId, Side, quote_ident};
+use crate::word::{Clock, Endpoint, Failure, PortError, RunId, Secret, Side, quote_ident};
 use async_trait::async_trait;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use std::{
@@ -29,13 +29,15 @@ pub struct PgMigrator {
     run: RunId,
     epoch: Arc<AtomicU64>,
     on: Side,
+    /// Lets its sessions through green's fence.
+    pass: Option<Secret>,
     clock: Arc<dyn Clock>,
 }
 
 impl PgMigrator {
     /// Migrates green, under the lease's epoch, so that its sessions end with it. Connects at each call only.
     pub fn new(endpoint: Endpoint, run: RunId, epoch: Arc<AtomicU64>, history: HistorySpec, clock: Arc<dyn Clock>) -> PgMigrator {
-        PgMigrator { endpoint, run, epoch, history, on: Side::Green, clock }
+        PgMigrator { endpoint, run, epoch, history, on: Side::Green, pass: None, clock }
     }
 
     /// The same for this side's server, which serves where it is blue's.
@@ -44,11 +46,18 @@ impl PgMigrator {
         PgMigrator { on: side, ..self }
     }
 
+    /// Through the fence of the run whose secret this is.
+    #[must_use]
+    pub fn passing(self, pass: Secret) -> PgMigrator {
+        PgMigrator { pass: Some(pass), ..self }
+    }
+
     async fn session(&self) -> Result<Session, PortError> {
         let application_name = format!("greenlight/{}/{}", self.run, self.epoch.load(Ordering::SeqCst));
-        match self.on {
-            Side::Blue => Session::open_where_it_serves(&self.endpoint, &application_name).await,
-            Side::Green => Session::open(&self.endpoint, &application_name, "green").await,
+        match (self.on, &self.pass) {
+            (Side::Blue, _) => Session::open_where_it_serves(&self.endpoint, &application_name).await,
+            (Side::Green, Some(pass)) => Session::open_behind_the_fence(&self.endpoint, &application_name, pass).await,
+            (Side::Green, None) => Session::open(&self.endpoint, &application_name, "green").await,
         }
     }
 

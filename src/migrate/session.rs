@@ -2,8 +2,9 @@
 //! statement's failure means.
 
 use super::statements::{self, Statement};
+use crate::postgres::client::PASS;
 use crate::postgres::client::{SessionOptions, connect};
-use crate::word::{Endpoint, Failure, PortError};
+use crate::word::{Endpoint, Failure, PortError, Secret};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_postgres::{
@@ -24,6 +25,19 @@ impl Session {
         Session::with(endpoint, application_name, on, &[("synchronous_commit", "local")]).await
     }
 
+    /// On a fenced green, with the run's pass.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub(super) async fn open_behind_the_fence(
+        endpoint: &Endpoint,
+        application_name: &str,
+        pass: &Secret,
+    ) -> Result<Session, PortError> {
+        let more = [("synchronous_commit", "local"), (PASS, pass.expose())];
+        Session::with(endpoint, application_name, "green", &more).await
+    }
+
     /// On blue, which serves: what is committed there waits for standbys as the server says.
     ///
     /// # Errors
@@ -39,9 +53,7 @@ impl Session {
         more: &[(&'static str, &str)],
     ) -> Result<Session, PortError> {
         // Migrations name their tables as their authors do.
-        let options = SessionOptions::for_applications(application_name, Duration::MAX)
-            .with("greenlight.pass", "on")
-            .with("check_function_bodies", "on");
+        let options = SessionOptions::for_applications(application_name, Duration::MAX).with("check_function_bodies", "on");
         let options = more.iter().fold(options, |options, (name, value)| options.with(name, value));
         let (client, connection) = connect(endpoint, &options, on).await?;
         Ok(Session { client, connection })

@@ -187,7 +187,8 @@ fn publish_blue(plan: &Plan, sql: &Statements<'_>) -> PlannedStep {
 }
 
 fn attach_green(sql: &Statements<'_>) -> PlannedStep {
-    let says = "Wait until green has replayed past the slot's start, promote it, and fence it before anyone can write.";
+    let says =
+        "Wait until green has replayed past the slot's start and blue's fence, close it, and promote it: nobody can write to it.";
     let way_back = "A promoted server cannot become a standby again: green is left taking no connections, to be rebuilt. Blue is not touched.";
     step(StepName::AttachGreen, says, way_back, sql.attach_green())
 }

@@ -10,6 +10,8 @@ use crate::word::{RelationName, Side, shown, shown_ident as quote_ident, shown_l
 
 const CLOSED: &str = "CREATE OR REPLACE FUNCTION greenlight.fence() RETURNS trigger LANGUAGE plpgsql AS \
                       $$ BEGIN <pass our own sessions>; RAISE EXCEPTION <this server is fenced>; END $$";
+const BORN: &str = "CREATE OR REPLACE FUNCTION greenlight.fence() RETURNS trigger LANGUAGE plpgsql AS \
+                    $$ BEGIN <pass all where no mark is, and our own>; RAISE EXCEPTION <this server is fenced>; END $$";
 const OPEN: &str =
     "CREATE OR REPLACE FUNCTION greenlight.fence() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$";
 
@@ -51,7 +53,7 @@ impl<'a> Statements<'a> {
 
     pub(super) fn prepare_blue(&self) -> Vec<String> {
         let run = quote_literal(self.plan.run.as_str());
-        vec![
+        let mut sql = vec![
             blue(format!("CREATE SCHEMA {SCHEMA}")),
             blue(
                 "CREATE TABLE greenlight.claim (id int PRIMARY KEY CHECK (id = 1), run text NOT NULL, claimed_at timestamptz NOT NULL DEFAULT now())",
@@ -59,9 +61,30 @@ impl<'a> Statements<'a> {
             blue("CREATE TABLE greenlight.marker (id int PRIMARY KEY, value bigint NOT NULL, run text NOT NULL)"),
             blue(format!("INSERT INTO greenlight.claim (id, run) VALUES (1, {run}) ON CONFLICT DO NOTHING")),
             blue(format!("INSERT INTO greenlight.marker (id, value, run) VALUES (1, 0, {run}) ON CONFLICT DO NOTHING")),
-            blue(OPEN),
-            blue(format!("SELECT pg_create_restore_point({})", quote_literal(&self.plan.names.restore_point))),
+            blue(BORN),
+        ];
+        if self.plan.strategy != Strategy::InPlace || self.plan.restore_into.is_some() {
+            sql.push(blue(self.fence_triggers()));
+        }
+        sql.push(blue(format!("SELECT pg_create_restore_point({})", quote_literal(&self.plan.names.restore_point))));
+        sql
+    }
+
+    /// Green is closed before it is promoted.
+    fn close_ahead(&self) -> [String; 2] {
+        [
+            green(format!(
+                "ALTER SYSTEM SET max_standby_archive_delay = <the mark of {}>, by which the fence is closed from the promotion on",
+                self.plan.run
+            )),
+            green("ALTER SYSTEM SET default_transaction_read_only = on; SELECT pg_reload_conf()"),
         ]
+    }
+
+    fn put_configuration_back() -> String {
+        green(
+            "ALTER SYSTEM RESET max_standby_archive_delay, default_transaction_read_only, as they were; SELECT pg_reload_conf()",
+        )
     }
 
     pub(super) fn create_standby(&self, spec: &StandbySpec) -> Vec<String> {
@@ -88,12 +111,12 @@ impl<'a> Statements<'a> {
     }
 
     pub(super) fn attach_green(&self) -> Vec<String> {
-        let mut sql = vec![
-            green("SELECT pg_last_wal_replay_lsn(), until it is at least <the slot's start>"),
-            green("ALTER SYSTEM SET default_transaction_read_only = on; SELECT pg_reload_conf()"),
+        let mut sql = vec![green("SELECT pg_last_wal_replay_lsn(), until it is at least <the slot's start>")];
+        sql.extend(self.close_ahead());
+        sql.extend([
             green("SELECT pg_promote()"),
             green("SELECT pg_read_file('pg_wal/<its new timeline>.history'): <the fork point>"),
-        ];
+        ]);
         sql.extend(self.close_connections(Side::Green));
         sql.push(green(CLOSED));
         sql.push(green(self.fence_triggers()));
@@ -102,7 +125,7 @@ impl<'a> Statements<'a> {
             let name = quote_ident(name);
             sql.push(green(format!("ALTER SUBSCRIPTION {name} DISABLE; ALTER SUBSCRIPTION {name} SET (slot_name = NONE)")));
         }
-        sql.push(green("ALTER SYSTEM RESET default_transaction_read_only; SELECT pg_reload_conf()"));
+        sql.push(Statements::put_configuration_back());
         sql
     }
 
@@ -203,7 +226,6 @@ impl<'a> Statements<'a> {
                 quote_literal(&self.plan.names.reverse)
             )),
             blue(create_subscription(&self.reverse, &self.plan.names.reverse, Side::Green)),
-            blue(self.fence_triggers()),
         ]
     }
 
@@ -276,11 +298,9 @@ impl<'a> Statements<'a> {
     }
 
     pub(super) fn arm_freeze(&self) -> Vec<String> {
-        vec![
-            blue(self.fence_triggers()),
-            green("SELECT pg_last_wal_replay_lsn(), until it is past that"),
-            green("ALTER SYSTEM SET default_transaction_read_only = on; SELECT pg_reload_conf()"),
-        ]
+        let mut sql = vec![green("SELECT pg_last_wal_replay_lsn(), until it is past blue's fence")];
+        sql.extend(self.close_ahead());
+        sql
     }
 
     pub(super) fn freeze(&self) -> Vec<String> {
@@ -296,7 +316,7 @@ impl<'a> Statements<'a> {
             let name = quote_ident(name);
             sql.push(green(format!("ALTER SUBSCRIPTION {name} DISABLE; ALTER SUBSCRIPTION {name} SET (slot_name = NONE)")));
         }
-        sql.push(green("ALTER SYSTEM RESET default_transaction_read_only; SELECT pg_reload_conf()"));
+        sql.push(Statements::put_configuration_back());
         sql.extend(self.migrate_green());
         sql.extend(self.validate_green());
         sql.extend(self.arm_reverse());

@@ -3,7 +3,7 @@
 use super::{
     client::{Session, cell, one},
     failure::sqlstate,
-    fence, health,
+    fence, health, mark,
     server::PgServer,
     triggers, trust,
 };
@@ -37,6 +37,7 @@ pub(super) async fn ensure(server: &PgServer) -> Result<(), PortError> {
             .hint(format!("use a role with another name: ALTER ROLE {SCHEMA} RENAME TO ...")));
     }
     let session = server.session().await?;
+    mark::ensure_absent(server, &session).await?;
     let there = trust::own_schema(session.client()).await?;
     let made = session.batch("claim the database", &what_is_missing(server, there.as_deref())).await;
     match (is_ours(server, read(server).await?)?, made) {
@@ -63,7 +64,7 @@ fn what_is_missing(server: &PgServer, there: Option<&[String]>) -> String {
          INSERT INTO greenlight.claim (id, run) VALUES (1, {run}) ON CONFLICT DO NOTHING;
          INSERT INTO greenlight.marker (id, value, run) VALUES (1, 0, {run}) ON CONFLICT DO NOTHING;
          {}",
-        fence::open_function()
+        fence::born_function(server)
     )
 }
 

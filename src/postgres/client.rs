@@ -9,7 +9,7 @@ use super::{
     failure::{self, Effect},
     passfile, tls,
 };
-use crate::word::{Endpoint, PortError, TlsMode};
+use crate::word::{Endpoint, PortError, Secret, TlsMode};
 use std::{fmt, path::Path, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -46,8 +46,11 @@ enum Names {
     Console,
 }
 
+/// The setting by which a session of ours says a run's pass. It is sent as the session is opened, where no server logs it.
+pub const PASS: &str = "greenlight.pass";
+
 /// What a session is to be like.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SessionOptions {
     application_name: String,
     /// Settings of the session, as names and values; they go before those of role and database.
@@ -57,8 +60,15 @@ pub struct SessionOptions {
     limit: Duration,
 }
 
+impl fmt::Debug for SessionOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The settings may hold a pass.
+        f.debug_struct("SessionOptions").field("application_name", &self.application_name).finish_non_exhaustive()
+    }
+}
+
 impl SessionOptions {
-    /// A session of Greenlight's own: passes our fence, writes though the default is read-only, resolves names by
+    /// A session of Greenlight's own: writes though the default is read-only, resolves names by
     /// `pg_catalog` alone, and does not wait for synchronous standbys, which a promoted copy has not got. `limit` bounds each
     /// statement on the server, and each call here a little later.
     ///
@@ -79,7 +89,6 @@ impl SessionOptions {
             .with("quote_all_identifiers", "off")
             // Planning would evaluate the conditions of CHECK constraints.
             .with("constraint_exclusion", "partition")
-            .with("greenlight.pass", "on")
             .with("default_transaction_read_only", "off")
             .with("default_transaction_isolation", "read committed")
             .with("default_transaction_deferrable", "off")
@@ -147,6 +156,12 @@ impl SessionOptions {
     #[must_use]
     pub fn read_only(self) -> SessionOptions {
         self.with("default_transaction_read_only", "on")
+    }
+
+    /// It passes the fences of the run whose secret this is.
+    #[must_use]
+    pub fn with_pass(self, pass: &Secret) -> SessionOptions {
+        self.with(PASS, pass.expose())
     }
 
     /// Values come out as the same texts on every server, whatever its own settings are: for those that are compared.

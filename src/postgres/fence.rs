@@ -5,23 +5,27 @@
 
 use super::{
     Fence, claim,
-    client::{Session, cell, one},
+    client::{PASS, Session, cell, one},
     failure::sqlstate,
+    health::HARMLESS,
+    mark,
     server::PgServer,
     triggers,
 };
-use crate::word::{PortError, RunId, quote_ident, quote_literal};
+use crate::word::{PortError, Secret, quote_ident, quote_literal};
 use futures_util::future;
+use sha2::{Digest, Sha256};
 use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 use tokio_postgres::types::Type;
 
-/// Sessions in the database by which somebody could still write. What is left out cannot: those that send or receive WAL,
-/// and vacuum.
-pub(super) const WRITERS: &str = "pg_stat_activity WHERE datname = $1 AND pid <> ALL($2) \
-    AND backend_type NOT IN ('walsender', 'autovacuum worker', 'autovacuum launcher', 'slotsync worker')";
+/// Sessions in the database ($1), but for ours ($2), by which somebody could still write: all of them, whatever they call
+/// themselves, but for those that are known not to.
+pub(super) fn writers() -> String {
+    format!("pg_stat_activity AS a WHERE datname = $1 AND pid <> ALL($2) AND NOT {HARMLESS}")
+}
 
 /// How long sessions may take to end.
 const EVICTION_LIMIT: Duration = Duration::from_secs(5);
@@ -29,35 +33,84 @@ const EVICTION_LIMIT: Duration = Duration::from_secs(5);
 const FUNCTION: &str = "CREATE OR REPLACE FUNCTION greenlight.fence() RETURNS trigger LANGUAGE plpgsql AS";
 
 /// The function of a fence that lets everyone pass.
-pub(super) fn open_function() -> String {
+fn open_function() -> String {
     format!("{FUNCTION} $fence$ BEGIN RETURN NULL; END $fence$")
 }
 
-/// The function of a fence that lets pass only sessions that say so. Apply workers never call it: their role is `replica`.
-fn closed_function(run: &RunId) -> String {
+/// The function of a fence that is closed where the run's mark is in force, and open elsewhere.
+pub(super) fn born_function(server: &PgServer) -> String {
+    let unmarked = format!(
+        "IF pg_catalog.current_setting('{}') OPERATOR(pg_catalog.<>) '{}' THEN RETURN NULL; END IF;",
+        mark::PARAMETER,
+        mark::shown(server.run())
+    );
+    refusing(server, &unmarked)
+}
+
+/// The function of a fence that lets pass only our own sessions. Apply workers never call it: their role is `replica`.
+fn closed_function(server: &PgServer) -> String {
+    refusing(server, "")
+}
+
+/// The pass is known to the run alone; whoever reads the function has only its hash, and whoever reads the pass in a session of ours
+/// is another user still.
+fn refusing(server: &PgServer, unless: &str) -> String {
+    let (run, hash) = (server.run(), hash_of(&server.options.pass));
+    let user = quote_literal(&server.options.endpoint.user);
     let says = quote_literal(&format!("greenlight run {run} has fenced this server: it is not the one to write to"));
     format!(
         "{FUNCTION} $fence$ BEGIN
-           IF pg_catalog.current_setting('greenlight.pass', true) OPERATOR(pg_catalog.=) 'on' THEN RETURN NULL; END IF;
+           {unless}
+           IF pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.current_setting('{PASS}', true), 'UTF8')), 'hex')
+                OPERATOR(pg_catalog.=) '{hash}' AND session_user OPERATOR(pg_catalog.=) {user} THEN RETURN NULL; END IF;
            RAISE EXCEPTION {says} USING ERRCODE = '25006',
              HINT = 'Connect through the route that the run moves; `greenlight status` says which server serves.';
          END $fence$"
     )
 }
 
+fn hash_of(pass: &Secret) -> String {
+    Sha256::digest(pass.expose()).iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
+}
+
+/// The function is there, and where it refuses it knows our pass: a copy has the other side's, and a run whose secret was lost has
+/// a new one. Whether it refuses stays as it is.
+pub(super) async fn ensure_function(server: &PgServer, session: &Session) -> Result<(), PortError> {
+    let sql = "SELECT prosrc LIKE '%RAISE EXCEPTION%' AND strpos(prosrc, $1) = 0, strpos(prosrc, $2) > 0 FROM pg_proc \
+               WHERE pronamespace = to_regnamespace('greenlight') AND proname = 'fence'";
+    let params = [(&hash_of(&server.options.pass) as _, Type::TEXT), (&mark::PARAMETER as _, Type::TEXT)];
+    let rows = session.read("look for the fence", sql, &params).await?;
+    let function = match rows.first() {
+        None => born_function(server),
+        Some(row) => match (cell(row, 0)?, cell(row, 1)?) {
+            (false, _) => return Ok(()),
+            (true, true) => born_function(server),
+            (true, false) => closed_function(server),
+        },
+    };
+    session.batch("make the fence's function", &format!("{} {function}", claim::schema(session).await?)).await
+}
+
 pub(super) async fn read(server: &PgServer) -> Result<Fence, PortError> {
     if !door_is_open(server).await? {
         return Ok(Fence::Connections);
     }
-    let sql = "SELECT FROM pg_proc WHERE pronamespace = to_regnamespace('greenlight') AND proname = 'fence' \
-               AND prosrc LIKE '%RAISE EXCEPTION%'";
-    let closed = server.session().await?.read("read the fence", sql, &[]).await?;
-    Ok(if closed.is_empty() { Fence::Open } else { Fence::Triggers })
+    let sql = "SELECT strpos(prosrc, $1) = 0, current_setting($1) = $2 FROM pg_proc \
+               WHERE pronamespace = to_regnamespace('greenlight') AND proname = 'fence' AND prosrc LIKE '%RAISE EXCEPTION%'";
+    let params = [(&mark::PARAMETER as _, Type::TEXT), (&mark::shown(server.run()) as _, Type::TEXT)];
+    let rows = server.session().await?.read("read the fence", sql, &params).await?;
+    let Some(row) = rows.first() else { return Ok(Fence::Open) };
+    Ok(match (cell(row, 0)?, cell(row, 1)?) {
+        (true, _) => Fence::Triggers,
+        (false, true) => Fence::Marked,
+        (false, false) => Fence::Open,
+    })
 }
 
 pub(super) async fn ensure(server: &PgServer, fence: Fence) -> Result<(), PortError> {
     match fence {
         Fence::Open => open(server).await,
+        Fence::Marked => triggers::ensure_installed(server).await,
         Fence::Triggers => close_triggers(server).await,
         Fence::Connections => close_connections(server).await,
     }
@@ -80,7 +133,7 @@ async fn close_triggers(server: &PgServer) -> Result<(), PortError> {
         open_door(server).await?;
     }
     let session = server.session().await?;
-    let sql = format!("{} {}", claim::schema(&session).await?, closed_function(server.run()));
+    let sql = format!("{} {}", claim::schema(&session).await?, closed_function(server));
     session.batch("close the fence", &sql).await?;
     triggers::install(server, &session).await?;
     if closed { open_door(server).await } else { Ok(()) }
@@ -98,7 +151,7 @@ async fn close_connections(server: &PgServer) -> Result<(), PortError> {
     let door = outside.batch("refuse new connections", &sql);
     match &inside {
         Some(session) => {
-            let function = closed_function(server.run());
+            let function = closed_function(server);
             future::try_join(door, replace_function(session, "close the fence", &function)).await?;
         }
         None => door.await?,
@@ -122,7 +175,7 @@ async fn evict(server: &PgServer, outside: &Arc<Session>) -> Result<(), PortErro
     // the locks are read before the sessions: both empty, in this order, is the proof that nobody is left.
     let entering = "SELECT FROM pg_locks WHERE locktype = 'object' AND classid = 'pg_database'::regclass \
         AND mode = 'RowExclusiveLock' AND objid = (SELECT oid FROM pg_database WHERE datname = $1) AND pid <> ALL($2)";
-    let ending = format!("SELECT pg_terminate_backend(pid) FROM {WRITERS}");
+    let ending = format!("SELECT pg_terminate_backend(pid) FROM {}", writers());
     let gone = server
         .poll(EVICTION_LIMIT, || async {
             let entering = outside.read(attempted, entering, &params);
@@ -135,7 +188,10 @@ async fn evict(server: &PgServer, outside: &Arc<Session>) -> Result<(), PortErro
     if gone.is_some() {
         return Ok(());
     }
-    let sql = format!("SELECT coalesce(string_agg(format('pid %s (%s)', pid, backend_type), ', '), '') FROM {WRITERS}");
+    let sql = format!(
+        "SELECT coalesce(string_agg(format('pid %s (%s, %s, %s)', pid, backend_type, coalesce(usename, '?'), application_name), ', '), '') FROM {}",
+        writers()
+    );
     let rows = outside.read(attempted, &sql, &params).await?;
     let left: String = cell(one(&rows)?, 0)?;
     Err(PortError::uncertain(format!("{attempted} of {}", server.options.side))

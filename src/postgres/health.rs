@@ -12,16 +12,32 @@ use tokio_postgres::types::Type;
 /// How long sessions may take to end.
 const END_LIMIT: Duration = Duration::from_secs(5);
 
-/// Transactions of clients in the run's database ($1), older than $2 seconds, without those of this run ($3).
-const LONG: &str = "pg_stat_activity WHERE datname = $1 AND backend_type = 'client backend' AND xact_start IS NOT NULL \
-    AND clock_timestamp() - xact_start > make_interval(secs => $2) AND NOT starts_with(application_name, $3)";
+/// Processes `a` of `pg_stat_activity` by which no application can write. Everything else may, also what no version of
+/// PostgreSQL knows yet: workers of extensions, of foreign subscriptions, walsenders, which take SQL where they were opened with
+/// `replication=database`. One that sends changes takes no statement before it has ended that, and cannot have begun a
+/// transaction of its client's before.
+pub(super) const HARMLESS: &str = "(backend_type IN ('autovacuum worker', 'autovacuum launcher', 'slotsync worker') \
+    OR backend_type = 'walsender' AND backend_xid IS NULL AND EXISTS \
+       (SELECT FROM pg_stat_replication s WHERE s.pid = a.pid AND s.state IN ('catchup', 'streaming')))";
+
+/// Transactions in the run's database ($1), older than $2 seconds, without those of this run's clients ($3). A parallel worker is
+/// its leader's.
+fn long() -> String {
+    format!(
+        "pg_stat_activity AS a WHERE datname = $1 AND xact_start IS NOT NULL AND backend_type <> 'parallel worker' \
+         AND NOT {HARMLESS} AND clock_timestamp() - xact_start > make_interval(secs => $2) \
+         AND NOT (backend_type = 'client backend' AND starts_with(application_name, $3))"
+    )
+}
 
 pub(super) async fn long_transactions(server: &PgServer, older_than: Duration) -> Result<Vec<LongTransaction>, PortError> {
     // Without the text of the query, which may hold data.
     let sql = format!(
         "SELECT pid, extract(epoch FROM clock_timestamp() - xact_start)::float8, \
-           format('%s, %s%s', coalesce(usename, '?'), state, CASE WHEN application_name = '' THEN '' ELSE ', ' || application_name END) \
-         FROM {LONG} ORDER BY xact_start"
+           format('%s, %s%s%s', coalesce(usename, '?'), CASE WHEN backend_type <> 'client backend' THEN backend_type || ', ' END, \
+             coalesce(state, 'state not known'), CASE WHEN application_name = '' THEN '' ELSE ', ' || application_name END) \
+         FROM {} ORDER BY xact_start",
+        long()
     );
     let params = [
         (&server.database() as _, Type::NAME),
@@ -40,7 +56,9 @@ pub(super) async fn long_transactions(server: &PgServer, older_than: Duration) -
 /// A statement that runs is cancelled. A session that only sits in its transaction has none, and is ended.
 pub(super) async fn cancel_transactions(server: &PgServer, pids: &[i32]) -> Result<(), PortError> {
     let sql = format!(
-        "SELECT CASE WHEN state = 'active' THEN pg_cancel_backend(pid) ELSE pg_terminate_backend(pid) END FROM {LONG} AND pid = ANY ($4)"
+        "SELECT CASE WHEN state = 'active' AND backend_type IN ('client backend', 'walsender') \
+           THEN pg_cancel_backend(pid) ELSE pg_terminate_backend(pid) END FROM {} AND pid = ANY ($4)",
+        long()
     );
     let params = [
         (&server.database() as _, Type::NAME),

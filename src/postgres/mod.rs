@@ -21,6 +21,7 @@ pub(crate) mod conninfo;
 mod fence;
 mod health;
 pub(crate) mod locks;
+mod mark;
 pub(crate) mod passfile;
 mod probe;
 mod promotion;
@@ -34,6 +35,7 @@ mod triggers;
 pub(crate) mod trust;
 mod warm;
 
+pub use sequences::{SequencePlace, SequenceValue, sequences_behind, sequences_unreadable};
 pub use server::{PgServer, PgServerOptions};
 
 use crate::plan::SyncTrigger;
@@ -41,7 +43,7 @@ use crate::schema::{SharedColumns, TableFlow};
 use crate::word::{Lsn, PortError, RelationName};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{fmt, time::Duration};
 
 /// Asked through a route or directly, tells which of two servers with one system identifier answers: its start and port.
 /// Qualified, operators too, since through a route names resolve as they do for applications.
@@ -55,6 +57,9 @@ pub const SIGNATURE_SQL: &str = "SELECT pg_catalog.concat( \
 pub enum Fence {
     /// Applications may write.
     Open,
+    /// As `Triggers`, and by the mark in this server's configuration alone: so green is closed when it is promoted, by what is
+    /// open on blue.
+    Marked,
     /// A statement trigger on every table refuses every write but those of apply workers and of Greenlight's sessions.
     Triggers,
     /// The database takes no new connection and every client was disconnected; the triggers refuse too. Nothing passes;
@@ -94,32 +99,13 @@ pub struct SubscriptionState {
     pub last_error: Option<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SequenceValue {
-    pub sequence: RelationName,
-    /// `None`: never used.
-    pub last_value: Option<i64>,
-    pub increment: i64,
-}
-
-/// Those of `ahead` that stand before their value in `wanted`, each with both. One that is not in `ahead` is not needed
-/// there, and one that was never used has no value to be behind of.
-pub fn sequences_behind(wanted: &[SequenceValue], ahead: &[SequenceValue]) -> Vec<String> {
-    let stands: BTreeMap<&RelationName, &SequenceValue> = ahead.iter().map(|value| (&value.sequence, value)).collect();
-    let behind = wanted.iter().filter_map(|wanted| {
-        let (last, there) = (wanted.last_value?, stands.get(&wanted.sequence)?);
-        let reached = there.last_value.is_some_and(|value| if there.increment > 0 { value >= last } else { value <= last });
-        let stands = there.last_value.map_or("unused".to_owned(), |value| value.to_string());
-        (!reached).then(|| format!("{} at {stands}, not {last}", wanted.sequence))
-    });
-    behind.collect()
-}
-
 /// Where green left blue's history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ForkPoint {
     pub lsn: Lsn,
     pub timeline: u32,
+    /// The timeline that was left there.
+    pub parent: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,7 +135,8 @@ pub trait Server: Send + Sync + fmt::Debug {
     // --- claim and marker -------------------------------------------------------------------------------------------
     /// The run that has claimed this database, if any.
     async fn claim(&self) -> Result<Option<String>, PortError>;
-    /// Schema `greenlight` with marker table, claim row and open fence function. Refused if another run has the claim.
+    /// Schema `greenlight` with marker table, claim row and the fence's function, which is open here, and refuses on a copy of this
+    /// server that bears the run's mark. Refused if another run has the claim, and where this server bears the mark itself.
     async fn ensure_claimed(&self) -> Result<(), PortError>;
     /// Everything in the database that `ensure_claimed` and the fences made, removed.
     async fn ensure_unclaimed(&self) -> Result<(), PortError>;
@@ -197,9 +184,16 @@ pub trait Server: Send + Sync + fmt::Debug {
     async fn replay_lsn(&self) -> Result<Lsn, PortError>;
     /// New sessions of every role are read-only by default, or no longer so. Works on a standby.
     async fn ensure_read_only_default(&self, on: bool) -> Result<(), PortError>;
+    /// Puts the run's mark into this server's own configuration, and sees it in force in every session: where it is, the fence
+    /// that `ensure_claimed` makes refuses. Works on a standby, and only there: a server that serves would close itself.
+    async fn ensure_marked(&self) -> Result<(), PortError>;
+    /// Takes the mark away, and puts back what `ALTER SYSTEM` had set before: `own`.
+    async fn ensure_unmarked(&self, own: Option<&str>) -> Result<(), PortError>;
+    /// What `ALTER SYSTEM` has set here of the parameter that bears the mark, other than the mark.
+    async fn setting_under_mark(&self) -> Result<Option<String>, PortError>;
     /// `pg_promote`, waited for. True at once on a server that is no standby.
     async fn promote(&self) -> Result<(), PortError>;
-    /// From the newest timeline's history.
+    /// From the newest timeline's history. Refused where that cannot be read: nothing else tells the place exactly.
     async fn fork_point(&self) -> Result<ForkPoint, PortError>;
 
     // --- fence ---------------------------------------------------------------------------------------------------------
@@ -208,6 +202,8 @@ pub trait Server: Send + Sync + fmt::Debug {
     /// on a serving blue too, so that the window only has to close the function: a crash may then cost us the session
     /// inside a database that takes no connections, and connections can be allowed again without opening it for writes.
     async fn ensure_fence_installed(&self) -> Result<(), PortError>;
+    /// Tables of this side without a trigger of the fence that fires. On a standby, by what it has replayed.
+    async fn unfenced_tables(&self) -> Result<Vec<RelationName>, PortError>;
     /// `Triggers`: installed and closed, and connections allowed. `Connections`: refuses connections, ends every client
     /// session but our own, waits until none is left, closes the installed triggers. `Open`: connections allowed, then the
     /// triggers opened; they stay until `ensure_unclaimed`.
@@ -230,8 +226,11 @@ pub trait Server: Send + Sync + fmt::Debug {
     async fn analyze(&self, table: &RelationName) -> Result<(), PortError>;
     /// ANALYZE of these tables, REFRESH of populated materialized views, prewarming where `pg_prewarm` is installed.
     async fn warm(&self, tables: &[RelationName], progress: crate::validate::Progress<'_>) -> Result<(), PortError>;
+    /// Where each sequence stands, or that we may not know.
     async fn sequences(&self) -> Result<Vec<SequenceValue>, PortError>;
-    /// Sets each sequence that exists here to at least the value given, plus `margin` steps in its direction, within its bounds.
+    /// Sets each sequence that exists here, never back, and within its bounds: one that was used to at least the value given, plus
+    /// `margin` steps in its direction; one that was reset and not used since to the same place. One that begins again at its end
+    /// (`CYCLE`) has no back: it is set to exactly the same place.
     async fn set_sequences(&self, values: &[SequenceValue], margin: u64) -> Result<(), PortError>;
     async fn long_transactions(&self, older_than: Duration) -> Result<Vec<LongTransaction>, PortError>;
     async fn cancel_transactions(&self, pids: &[i32]) -> Result<(), PortError>;
@@ -268,30 +267,4 @@ fn flowing(tables: &[TableFlow]) -> impl Iterator<Item = (&RelationName, &Shared
         crate::schema::Flow::Both(shared) => Some((&flow.table, shared)),
         crate::schema::Flow::Out { .. } => None,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_sequence_is_behind_when_it_has_not_reached_the_other_in_its_own_direction() {
-        let at = |name: &str, last_value: Option<i64>, increment: i64| SequenceValue {
-            sequence: RelationName::new("public", name),
-            last_value,
-            increment,
-        };
-        let cases = [
-            (at("up", Some(5), 1), at("up", Some(5), 1), ""),
-            (at("up", Some(5), 1), at("up", Some(4), 1), "public.up at 4, not 5"),
-            (at("up", Some(5), 1), at("up", None, 1), "public.up at unused, not 5"),
-            (at("down", Some(-5), -1), at("down", Some(-6), -1), ""),
-            (at("down", Some(-5), -1), at("down", Some(-4), -1), "public.down at -4, not -5"),
-            (at("unused", None, 1), at("unused", None, 1), ""),
-            (at("dropped", Some(5), 1), at("another", None, 1), ""),
-        ];
-        for (wanted, ahead, said) in cases {
-            assert_eq!(sequences_behind(&[wanted], &[ahead]).join(", "), said);
-        }
-    }
 }

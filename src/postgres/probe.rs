@@ -12,7 +12,7 @@ use super::{
     Fence, FenceProbe,
     client::{Session, SessionOptions, cell},
     failure::sqlstate,
-    fence::{self, WRITERS},
+    fence,
     server::PgServer,
     triggers,
 };
@@ -36,7 +36,7 @@ pub(super) async fn probe(server: &PgServer) -> Result<FenceProbe, PortError> {
             let (entered, left) = future::try_join(can_connect(server), somebody_inside(server)).await?;
             entered.or(left)
         }
-        Fence::Triggers => {
+        Fence::Marked | Fence::Triggers => {
             let (unfenced, written) = future::try_join(unfenced_table(server), can_write(server)).await?;
             unfenced.or(written)
         }
@@ -61,7 +61,7 @@ async fn can_connect(server: &PgServer) -> Result<Option<String>, PortError> {
 
 async fn somebody_inside(server: &PgServer) -> Result<Option<String>, PortError> {
     let (database, ours) = (server.database(), server.own_pids().await);
-    let sql = format!("SELECT format('pid %s (%s, %s)', pid, backend_type, usename) FROM {WRITERS}");
+    let sql = format!("SELECT format('pid %s (%s, %s)', pid, backend_type, usename) FROM {}", fence::writers());
     let params = [(&database as _, Type::NAME), (&ours as _, Type::INT4_ARRAY)];
     let rows = server.outside().await?.read("look for sessions in the database", &sql, &params).await?;
     rows.first().map(|row| Ok(format!("{} is connected", cell::<&str>(row, 0)?))).transpose()

@@ -3,10 +3,11 @@
 use super::{
     ForkPoint, Identity, SIGNATURE_SQL,
     client::{Session, cell, one},
+    failure::sqlstate,
     server::PgServer,
     slot::lsn,
 };
-use crate::word::{Lsn, PortError};
+use crate::word::{Lsn, PortError, quote_ident};
 use std::time::Duration;
 use tokio_postgres::types::{PgLsn, Type};
 
@@ -33,7 +34,7 @@ pub(super) async fn identity(server: &PgServer) -> Result<Identity, PortError> {
 }
 
 /// What concerns the whole server is read from outside too, when the run's database takes no connections.
-async fn any(server: &PgServer) -> Result<std::sync::Arc<Session>, PortError> {
+pub(super) async fn any(server: &PgServer) -> Result<std::sync::Arc<Session>, PortError> {
     match server.session_if_open().await {
         Some(session) => Ok(session),
         None => server.outside().await,
@@ -90,15 +91,21 @@ pub(super) async fn ensure_read_only_default(server: &PgServer, on: bool) -> Res
     if cell::<bool>(one(&rows)?, 0)? == on {
         return Ok(());
     }
-    let loaded = "SELECT extract(epoch FROM pg_conf_load_time())::float8";
-    let before: f64 = cell(one(&session.read(attempted, loaded, &[]).await?)?, 0)?;
     let sql = if on {
         "ALTER SYSTEM SET default_transaction_read_only = on"
     } else {
         "ALTER SYSTEM RESET default_transaction_read_only"
     };
     session.batch(attempted, sql).await?;
-    session.change("read the configuration again", "SELECT pg_reload_conf()", &[]).await?;
+    reload(server, &session).await
+}
+
+/// The server reads its configuration again, and our session too.
+pub(super) async fn reload(server: &PgServer, session: &Session) -> Result<(), PortError> {
+    let attempted = "read the configuration again";
+    let loaded = "SELECT extract(epoch FROM pg_conf_load_time())::float8";
+    let before: f64 = cell(one(&session.read(attempted, loaded, &[]).await?)?, 0)?;
+    session.change(attempted, "SELECT pg_reload_conf()", &[]).await?;
     // The server tells its sessions after it has read the files itself.
     let reloaded = server
         .poll(RELOAD_LIMIT, || async {
@@ -135,32 +142,36 @@ pub(super) async fn fork_point(server: &PgServer) -> Result<ForkPoint, PortError
     if identity.in_recovery {
         return Err(PortError::refused(attempted).because("it is still a standby"));
     }
-    let session = any(server).await?;
     let file = format!("pg_wal/{:08X}.history", identity.timeline);
-    // Read to the end of the file, and nothing when it is not there.
-    let rows = session.read(&attempted, "SELECT pg_read_file($1, 0, 1048576, true)", &[(&file, Type::TEXT)]).await;
-    if let Ok(rows) = rows
-        && let Some(history) = cell::<Option<String>>(one(&rows)?, 0)?
-    {
-        let lsn =
-            switch_point(&history).ok_or_else(|| PortError::refused(attempted).because(format!("`{file}` is not readable")))?;
-        return Ok(ForkPoint { lsn, timeline: identity.timeline });
-    }
-    // Where the file may not be read: the end of the last record that was replayed, which is the same place until a restart.
-    let rows = session.read(&attempted, "SELECT pg_last_wal_replay_lsn()", &[]).await?;
-    let replayed: Option<PgLsn> = cell(one(&rows)?, 0)?;
-    let replayed = replayed.ok_or_else(|| {
-        PortError::refused(attempted)
-            .because("it has no timeline history, and was not a standby since its last start")
-            .hint("only a server that was a standby of the other one can be attached")
-    })?;
-    Ok(ForkPoint { lsn: lsn(replayed), timeline: identity.timeline })
+    // Read to the end of the file, and nothing when it is not there. No other word is taken: what was replayed last is the same
+    // place only until a restart, and after a crash it is far behind.
+    let rows = any(server).await?.read(&attempted, "SELECT pg_read_file($1, 0, 1048576, true)", &[(&file, Type::TEXT)]).await;
+    let history: Option<String> = match rows {
+        Ok(rows) => cell(one(&rows)?, 0)?,
+        Err(error) if sqlstate(&error) == Some("42501") => {
+            let user = quote_ident(&server.options.endpoint.user);
+            return Err(error.hint(format!(
+                "its timeline's history must be read: GRANT EXECUTE ON FUNCTION \
+                 pg_catalog.pg_read_file(text, bigint, bigint, boolean) TO {user}"
+            )));
+        }
+        Err(error) => return Err(error),
+    };
+    let Some(history) = history else {
+        return Err(PortError::refused(attempted)
+            .because(format!("there is no `{file}`: it was never promoted, or the file was removed"))
+            .hint("only a server that was a standby of the other one can be attached: rebuild it as one"));
+    };
+    let (parent, lsn) =
+        switch_point(&history).ok_or_else(|| PortError::refused(attempted).because(format!("`{file}` is not readable")))?;
+    Ok(ForkPoint { lsn, timeline: identity.timeline, parent })
 }
 
-/// Of the last timeline that was left: the lines are parent, place, reason.
-fn switch_point(history: &str) -> Option<Lsn> {
+/// The timeline that was left last, and where: the lines are parent, place, reason.
+fn switch_point(history: &str) -> Option<(u32, Lsn)> {
     let last = history.lines().map(str::trim).rfind(|line| !line.is_empty() && !line.starts_with('#'))?;
-    last.split_whitespace().nth(1)?.parse().ok()
+    let mut words = last.split_whitespace();
+    Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -170,7 +181,8 @@ mod tests {
     #[test]
     fn the_switch_point_is_that_of_the_last_line() {
         let history = "1\t0/3000060\tno recovery target specified\n\n2\t16/B374D848\tno recovery target specified\n";
-        assert_eq!(switch_point(history).unwrap().to_string(), "16/B374D848");
+        let (parent, lsn) = switch_point(history).unwrap();
+        assert_eq!((parent, lsn.to_string().as_str()), (2, "16/B374D848"));
         assert_eq!(switch_point("# nothing\n"), None);
     }
 }

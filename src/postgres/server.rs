@@ -6,15 +6,16 @@
 //! belong together go as one batch. **Invariant:** a kept session is replaced before something is sent, never after.
 
 use super::{
-    Fence, FenceProbe, ForkPoint, Identity, LongTransaction, PublishedTable, SequenceValue, Server, SlotState, SubscriptionState,
-    alter, claim,
+    Fence, FenceProbe, ForkPoint, Identity, LongTransaction, PublishedTable, Server, SlotState, SubscriptionState, alter, claim,
     client::{Session, SessionOptions},
     failure::sqlstate,
-    fence, health, probe, promotion, publication, sequences, slot, subscription, triggers, trust, warm,
+    fence, health, mark, probe, promotion, publication,
+    sequences::{self, SequenceValue},
+    slot, subscription, triggers, trust, warm,
 };
 use crate::plan::{HistorySpec, SyncTrigger};
 use crate::schema::Fingerprint;
-use crate::word::{Clock, Endpoint, Lsn, PortError, RelationName, RunId, Side};
+use crate::word::{Clock, Endpoint, Lsn, PortError, RelationName, RunId, Secret, Side};
 use async_trait::async_trait;
 use std::{
     fmt,
@@ -45,6 +46,8 @@ pub struct PgServerOptions {
     /// The epoch of the lease that this process holds; 0 for a process that holds none and only looks.
     pub epoch: Arc<AtomicU64>,
     pub history: HistorySpec,
+    /// What lets our own sessions through the fence of this side: a secret, another one for each side.
+    pub pass: Secret,
     pub clock: Arc<dyn Clock>,
 }
 
@@ -118,7 +121,7 @@ impl PgServer {
     /// `Refused` when another coordinator has taken the run over. Its word is looked for in the new session: whoever has
     /// connected before it was given is ended by the one who gave it.
     async fn open(&self, endpoint: &Endpoint, epoch: u64, limit: Duration, lock_limit: Duration) -> Result<Session, PortError> {
-        let options = SessionOptions::ours(self.application_name(epoch), limit, lock_limit);
+        let options = SessionOptions::ours(self.application_name(epoch), limit, lock_limit).with_pass(&self.options.pass);
         let session = Session::open(endpoint, &options, self.options.side.to_string()).await?;
         if endpoint.database == self.database() {
             // Nothing of a stranger's schema of our name is ever read, replaced or believed.
@@ -304,6 +307,18 @@ impl Server for PgServer {
         promotion::ensure_read_only_default(self, on).await
     }
 
+    async fn ensure_marked(&self) -> Result<(), PortError> {
+        mark::ensure(self).await
+    }
+
+    async fn ensure_unmarked(&self, own: Option<&str>) -> Result<(), PortError> {
+        mark::ensure_none(self, own).await
+    }
+
+    async fn setting_under_mark(&self) -> Result<Option<String>, PortError> {
+        mark::own_setting(self).await
+    }
+
     async fn promote(&self) -> Result<(), PortError> {
         promotion::promote(self).await
     }
@@ -318,6 +333,10 @@ impl Server for PgServer {
 
     async fn ensure_fence_installed(&self) -> Result<(), PortError> {
         triggers::ensure_installed(self).await
+    }
+
+    async fn unfenced_tables(&self) -> Result<Vec<RelationName>, PortError> {
+        triggers::missing(&*self.session().await?).await
     }
 
     async fn ensure_fence(&self, fence: Fence) -> Result<(), PortError> {

@@ -4,7 +4,6 @@
 //! `LOCK_LIMIT_MS` behind us: one table at a time, tried again while somebody is in the way.
 
 use super::{
-    claim,
     client::{Session, cell},
     failure::sqlstate,
     fence,
@@ -45,14 +44,10 @@ const FENCED: &str = "EXISTS (SELECT FROM pg_trigger t JOIN pg_proc f ON f.oid =
         AND NOT t.tgisinternal AND t.tgconstraint = 0 AND t.tgqual IS NULL AND t.tgnargs = 0
         AND cardinality(t.tgattr::int2[]) = 0)";
 
-/// The triggers are on every table, closed or open as their function is; the function is made, open, where there is none.
+/// The triggers are on every table, closed or open as their function is; where there is none it is made as the claim makes it.
 pub(super) async fn ensure_installed(server: &PgServer) -> Result<(), PortError> {
     let session = server.session().await?;
-    let sql = "SELECT FROM pg_proc WHERE pronamespace = to_regnamespace('greenlight') AND proname = 'fence'";
-    if session.read("look for the fence", sql, &[]).await?.is_empty() {
-        let sql = format!("{} {}", claim::schema(&session).await?, fence::open_function());
-        session.batch("make the fence's function", &sql).await?;
-    }
+    fence::ensure_function(server, &session).await?;
     install(server, &session).await
 }
 

@@ -58,6 +58,11 @@ pub enum Fact {
         name: String,
         lsn: Lsn,
     },
+    /// Green's configuration is about to bear the run's mark, by which it is closed from its promotion on. `own`: what
+    /// `ALTER SYSTEM` had set there before.
+    GreenMarked {
+        own: Option<String>,
+    },
     /// Green left blue's history at `fork`: the switch point of its new timeline.
     Promoted {
         fork: Lsn,

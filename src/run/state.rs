@@ -317,6 +317,11 @@ impl Run {
         self.facts.iter().any(|fact| matches!(fact, Fact::Restored { .. }))
     }
 
+    /// What is known of the mark in green's configuration, once it was about to be set.
+    pub fn green_marked(&self) -> Option<&Fact> {
+        self.facts.iter().find(|fact| matches!(fact, Fact::GreenMarked { .. }))
+    }
+
     /// Where green left blue's history, once it has.
     pub fn fork_point(&self) -> Option<Lsn> {
         self.facts.iter().find_map(|fact| match fact {

@@ -29,9 +29,8 @@ impl Step for ArmFreeze {
             let note = "green to replay blue's log".to_owned();
             return Ok(Progress::Pending { poll_after: Duration::from_secs(1), note });
         }
-        // Sessions that are open on green become writable at the promotion; this keeps the honest ones out until the fence is
-        // seen there.
-        green.ensure_read_only_default(true).await?;
+        // The pause will close the fence itself; this holds also when green is promoted otherwise.
+        attach_green::close_ahead(cx).await?;
         Ok(Progress::Done)
     }
 

@@ -1,4 +1,4 @@
-//! Turn the physical standby into a server of its own, at a known place in blue's history, fenced before anyone can write.
+//! Turn the physical standby into a server of its own, at a known place in blue's history, closed from its first moment.
 
 use super::{Observed, Progress, Step, StepContext, fenced};
 use crate::postgres::{Fence, Server};
@@ -31,13 +31,16 @@ impl Step for AttachGreen {
             .slot_lsn(Side::Blue)
             .ok_or_else(|| PortError::refused("attach green").because("blue's slot has no known start"))?;
         if green.identity().await?.in_recovery {
+            let wait = |note: String| Ok(Progress::Pending { poll_after: Duration::from_millis(200), note });
             if green.replay_lsn().await? < start {
-                let note = format!("green to replay blue's log up to {start}");
-                return Ok(Progress::Pending { poll_after: Duration::from_millis(200), note });
+                return wait(format!("green to replay blue's log up to {start}"));
             }
-            // Sessions that are open on green become writable at the promotion; this keeps the honest ones out until the
-            // fence stands, a moment later.
-            green.ensure_read_only_default(true).await?;
+            // A table that came since blue was prepared has no fence yet, and green would come up with it open.
+            cx.ports.blue.ensure_fence_installed().await?;
+            if let Some(table) = green.unfenced_tables().await?.first() {
+                return wait(format!("green to replay blue's fence of {table}"));
+            }
+            close_ahead(cx).await?;
             green.promote().await?;
         }
         become_a_server(cx, start).await?;
@@ -48,6 +51,33 @@ impl Step for AttachGreen {
         give_green_up(cx).await?;
         Ok(Progress::Done)
     }
+}
+
+/// Closes a green that is a standby still: whoever says READ WRITE to it is refused from the moment in which it is promoted. It has
+/// blue's fence by replay, which is open on blue, and refuses where the run's mark is in the server's configuration.
+pub(super) async fn close_ahead(cx: &mut StepContext<'_>) -> Result<(), PortError> {
+    let green = cx.server(Side::Green);
+    if cx.run().green_marked().is_none() {
+        let own = green.setting_under_mark().await?;
+        cx.learn(Fact::GreenMarked { own }).await?;
+    }
+    green.ensure_marked().await?;
+    // The honest ones are kept from what a fence leaves open, too.
+    green.ensure_read_only_default(true).await?;
+    match green.fence().await? {
+        Fence::Marked | Fence::Triggers | Fence::Connections => Ok(()),
+        Fence::Open => Err(PortError::transient("see green closed ahead of its promotion").because("it has no fence of blue's")),
+    }
+}
+
+/// What `close_ahead` set in green's configuration, as it was. Only once another fence stands, or none is needed.
+pub(super) async fn put_configuration_back(cx: &StepContext<'_>) -> Result<(), PortError> {
+    let own = match cx.run().green_marked() {
+        Some(Fact::GreenMarked { own }) => own.as_deref(),
+        _ => None,
+    };
+    cx.ports.green.ensure_unmarked(own).await?;
+    cx.ports.green.ensure_read_only_default(false).await
 }
 
 /// A green that was promoted is closed and left to be rebuilt; one that was not is a standby as before.
@@ -64,7 +94,7 @@ pub(super) async fn give_green_up(cx: &mut StepContext<'_>) -> Result<(), PortEr
     }
     let green = cx.server(Side::Green);
     if green.identity().await?.in_recovery {
-        return green.ensure_read_only_default(false).await;
+        return put_configuration_back(cx).await;
     }
     // A promoted server cannot become a standby again; left open, it would be a second primary. It takes no
     // connections from here on.
@@ -73,8 +103,7 @@ pub(super) async fn give_green_up(cx: &mut StepContext<'_>) -> Result<(), PortEr
         green.ensure_fence(Fence::Connections).await?;
         green.ensure_unclaimed().await?;
     }
-    // Only now: until the fence stood, this was all that kept applications out.
-    green.ensure_read_only_default(false).await?;
+    put_configuration_back(cx).await?;
     drop_physical_slot(cx).await?;
     let what = "a promoted copy of blue that takes no connections";
     leave_behind(cx, Side::Green, what, "rebuild it as a standby before the next run").await
@@ -90,6 +119,12 @@ pub(super) async fn become_a_server(cx: &mut StepContext<'_>, start: Lsn) -> Res
             .hint("rebuild green as a standby of blue, and start a new run"));
     }
     if cx.run().fork_point().is_none() {
+        let blues = cx.ports.blue.identity().await?.timeline;
+        if fork.parent != blues {
+            return Err(PortError::refused("attach green")
+                .because(format!("green left timeline {} at {}, and blue is on timeline {blues}", fork.parent, fork.lsn))
+                .hint("rebuild green as a standby of blue, and start a new run"));
+        }
         cx.learn(Fact::Promoted { fork: fork.lsn, timeline: fork.timeline }).await?;
     }
     stop_what_was_inherited(cx).await
@@ -101,14 +136,14 @@ async fn stop_what_was_inherited(cx: &mut StepContext<'_>) -> Result<(), PortErr
     let green = cx.server(Side::Green);
     let fence = green.fence().await?;
     if fence != Fence::Triggers && is_let_in(&green, fence).await? {
-        if fence == Fence::Open {
+        if fence != Fence::Connections {
             green.ensure_fence(Fence::Connections).await?;
         }
         stop_subscriptions(cx, &green).await?;
     }
     green.ensure_fence(Fence::Triggers).await?;
     stop_subscriptions(cx, &green).await?;
-    green.ensure_read_only_default(false).await?;
+    put_configuration_back(cx).await?;
     fenced(&green, Side::Green).await
 }
 

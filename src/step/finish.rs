@@ -58,6 +58,8 @@ async fn retire_blue(cx: &mut StepContext<'_>) -> Result<(), PortError> {
         }
         return Ok(());
     }
+    // It lets us pass also where the run's secret had to be made anew.
+    blue.ensure_fence_installed().await?;
     blue.ensure_no_subscription(&names.reverse).await?;
     blue.ensure_no_slot(&names.forward).await?;
     blue.ensure_no_publication(&names.forward).await?;

@@ -41,6 +41,10 @@ impl Step for MigrateGreen {
 pub(super) async fn migrate(cx: &mut StepContext<'_>) -> Result<(), PortError> {
     let total = cx.plan.migrations.len();
     let missing = missing(cx).await?;
+    if !missing.is_empty() {
+        // It lets us pass also where the run's secret had to be made anew.
+        cx.ports.green.ensure_fence_installed().await?;
+    }
     for (at, migration) in missing.iter().enumerate() {
         let what = format!("migration {} of {total}: {} {}", total - missing.len() + at + 1, migration.version, migration.name);
         (cx.progress)(&what);

@@ -1,6 +1,9 @@
-//! Claim blue for this run: schema `greenlight` with marker and fence function, and the restore point.
+//! Claim blue for this run: schema `greenlight` with the marker, the fence, and the restore point. The fence is open here. It comes
+//! before everything from which green is made or promoted, since green gets it by replay, and is closed by it from its first
+//! moment: see `attach_green::close_ahead`.
 
 use super::{Observed, Progress, Step, StepContext};
+use crate::plan::Strategy;
 use crate::postgres::Fence;
 use crate::run::Fact;
 use crate::word::{PortError, Side};
@@ -22,6 +25,9 @@ impl Step for PrepareBlue {
 
     async fn advance(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
         cx.ports.blue.ensure_claimed().await?;
+        if cx.plan.strategy != Strategy::InPlace || cx.plan.restore_into.is_some() {
+            cx.ports.blue.ensure_fence_installed().await?;
+        }
         if !restore_point_made(cx) {
             // After a crash between the two there are two points of one name; recovery stops at the first, which is as good.
             let name = cx.plan.names.restore_point.clone();

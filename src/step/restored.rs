@@ -1,7 +1,7 @@
 //! A server that was restored from blue's backup takes blue's place. What blue took since that point is not on it, and no row
 //! flows from one to the other: blue is left closed for writes, and readable, for `greenlight salvage`.
 
-use super::attach_green::{give_green_up, leave_behind};
+use super::attach_green::{close_ahead, give_green_up, leave_behind, put_configuration_back};
 use super::snapshot::{copied, snapshots};
 use super::{Observed, Progress, Step, StepContext, fenced, validate_green, window};
 use crate::postgres::Fence;
@@ -66,7 +66,7 @@ async fn attach(cx: &mut StepContext<'_>) -> Result<(), PortError> {
     // The claim before the fence: with it comes the fence's function, open.
     green.ensure_claimed().await?;
     green.ensure_fence(Fence::Triggers).await?;
-    green.ensure_read_only_default(false).await?;
+    put_configuration_back(cx).await?;
     fenced(&green, Side::Green).await
 }
 
@@ -104,8 +104,8 @@ async fn bring_up(cx: &mut StepContext<'_>) -> Result<(), PortError> {
         crate::failpoint!("restored");
         let green = cx.server(Side::Green);
         if green.identity().await?.in_recovery {
-            // Nobody is led there; this keeps those out who find it, until the fence stands.
-            green.ensure_read_only_default(true).await?;
+            // Nobody is led there; this keeps those out who find it. It has blue's fence, which was made before the restore point.
+            close_ahead(cx).await?;
         }
         snapshots.promote_restored().await?;
         crate::failpoint!("restored-promoted");

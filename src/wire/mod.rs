@@ -2,6 +2,7 @@
 //! environment and the files that references name.
 
 mod look;
+mod pass;
 mod ports;
 mod store;
 

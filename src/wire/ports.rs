@@ -1,6 +1,6 @@
 //! A plan's ports, as real things.
 
-use super::{endpoint, restore_place, store_of};
+use super::{endpoint, pass, restore_place, store_of};
 use crate::engine::ProcessGuard;
 use crate::migrate::{PgMigrator, shadow::OnGreen};
 use crate::plan::{Plan, RestoreSpec, RouteKind, RouteSpec, ServerSpec, SnapshotSpec, Strategy};
@@ -26,6 +26,7 @@ use tokio::sync::Mutex;
 pub async fn ports(plan: &Plan, epoch: &Arc<AtomicU64>, state_dir: &Path) -> anyhow::Result<Ports> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let (blue_at, green_at) = (endpoint(&plan.blue.url)?, endpoint(&plan.green.url)?);
+    let secret = pass::secret(state_dir, &plan.run)?;
     let server = |side: Side, at: &Endpoint, peer: Endpoint| -> Arc<dyn Server> {
         Arc::new(PgServer::new(PgServerOptions {
             side,
@@ -35,6 +36,7 @@ pub async fn ports(plan: &Plan, epoch: &Arc<AtomicU64>, state_dir: &Path) -> any
             run: plan.run.clone(),
             epoch: epoch.clone(),
             history: plan.history.clone(),
+            pass: pass::of_side(&secret, side),
             clock: clock.clone(),
         }))
     };
@@ -64,7 +66,7 @@ pub async fn ports(plan: &Plan, epoch: &Arc<AtomicU64>, state_dir: &Path) -> any
             Some(spec) => Some(snapshots(plan, spec, &format!("{}_green", plan.name), &green_at, None, &clock).await?),
             None => None,
         },
-        migrator: Arc::new(migrator(plan, [&blue_at, &green_at], epoch, &clock)),
+        migrator: Arc::new(migrator(plan, [&blue_at, &green_at], epoch, &clock).passing(pass::of_side(&secret, Side::Green))),
         shadow: Arc::new(OnGreen {
             blue: blue_at.clone(),
             green: green_at.clone(),

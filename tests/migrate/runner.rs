@@ -1,6 +1,6 @@
 use crate::world::{World, migration, until};
 use greenlight::migrate::{Migration, Migrator, applied};
-use greenlight::word::{Failure, PortError, Side};
+use greenlight::word::{Failure, PortError, Secret, Side};
 
 async fn world() -> World {
     let world = World::up().await;
@@ -175,7 +175,7 @@ async fn a_lost_answer_to_commit_is_uncertain_and_a_lost_session_before_it_is_no
 async fn the_runner_passes_greenlights_own_fence() {
     let world = world().await;
     let sql = "CREATE FUNCTION fence() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-            IF current_setting('greenlight.pass', true) IS DISTINCT FROM 'on' THEN RAISE EXCEPTION 'fenced'; END IF; RETURN NULL;
+            IF current_setting('greenlight.pass', true) IS DISTINCT FROM 'a secret' THEN RAISE EXCEPTION 'fenced'; END IF; RETURN NULL;
         END $$;
         CREATE TRIGGER fence BEFORE UPDATE ON t FOR EACH STATEMENT EXECUTE FUNCTION fence();
         ALTER SYSTEM SET default_transaction_read_only = on;";
@@ -194,7 +194,8 @@ async fn the_runner_passes_greenlights_own_fence() {
     client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
     until(&client, "SELECT current_setting('default_transaction_read_only') = 'on'").await;
     assert!(client.batch_execute("BEGIN READ WRITE; UPDATE t SET a = 5").await.is_err());
-    world.migrator().apply(&migration("1", "UPDATE t SET a = 5;"), &|_, _| ()).await.unwrap();
+    let migrator = world.migrator().passing(Secret::new("a secret"));
+    migrator.apply(&migration("1", "UPDATE t SET a = 5;"), &|_, _| ()).await.unwrap();
     assert_eq!(count(&world, "SELECT a::bigint FROM t").await, 5);
 }
 

@@ -262,7 +262,7 @@ async fn a_row_that_does_not_fit_is_told_with_its_key() {
     attach(&blue, &green, &names).await;
     marker_arrives(&blue, &green, 1).await;
     let at_green = world.endpoint(Side::Green);
-    sql(&at_green, "SET greenlight.pass = 'on'; INSERT INTO \"Odd T\" VALUES (77, 'in the way')").await;
+    sql(&at_green, "SET session_replication_role = replica; INSERT INTO \"Odd T\" VALUES (77, 'in the way')").await;
     sql(&world.endpoint(Side::Blue), "INSERT INTO \"Odd T\" VALUES (77, 'x')").await;
     until(&at_green, "SELECT apply_error_count > 0 FROM pg_stat_subscription_stats", "t").await;
     let started = Instant::now();
@@ -275,7 +275,7 @@ async fn a_row_that_does_not_fit_is_told_with_its_key() {
         assert!(started.elapsed() < Duration::from_secs(30), "the error is not found in the log");
     };
     assert!(told.contains("=(77)"), "{told}");
-    sql(&at_green, "SET greenlight.pass = 'on'; DELETE FROM \"Odd T\" WHERE \"Id\" = 77").await;
+    sql(&at_green, "SET session_replication_role = replica; DELETE FROM \"Odd T\" WHERE \"Id\" = 77").await;
     marker_arrives(&blue, &green, 2).await;
 }
 

@@ -21,6 +21,8 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 
 pub(crate) const LIMIT: Duration = Duration::from_mins(1);
 pub(crate) const RUN: &str = "r1234567";
+/// What lets the run's sessions through its fences.
+pub(crate) const PASS: &str = "a0b1c2d3e4f5";
 pub(crate) const PASSWORD: &str = r"p@:/a\s's %wörd";
 /// A part of it that no kind of quoting changes: what is looked for where it must not be.
 pub(crate) const SHARE_OF_PASSWORD: &str = "p@:/a";
@@ -113,6 +115,7 @@ impl World {
             maintenance_database: None,
             run: RUN.parse::<RunId>().unwrap(),
             epoch: Arc::new(AtomicU64::new(1)),
+            pass: Secret::new(PASS),
             history: HistorySpec { schema: "public".to_owned(), role: None, lock_timeout_ms: 1000, lock_retries: 3 },
             clock: Arc::new(SystemClock::new()),
         }

@@ -197,9 +197,22 @@ fn a_sequence_that_stays_behind_keeps_the_writer_where_it_is_in_both_directions(
 }
 
 #[test]
-fn a_session_that_writes_on_green_as_soon_as_it_can_is_ended_before_it_commits() {
+fn a_sequence_that_may_not_be_read_keeps_the_window_shut() {
+    for trouble in [Trouble::HiddenSequences(Side::Blue), Trouble::HiddenSequences(Side::Green)] {
+        let script = Script { trouble: Some(trouble), patience_secs: 60, ..Script::default() };
+        let world = told(script).run().world;
+        assert_eq!(world.moves_to_green(), 0, "{trouble:?}");
+        assert_eq!(world.windows_opened > 0, trouble == Trouble::HiddenSequences(Side::Green), "{trouble:?}");
+    }
+}
+
+#[test]
+fn a_session_that_writes_on_green_as_soon_as_it_can_never_gets_in() {
     let setup = Setup { trouble_at_promotion: Some(Trouble::Dishonest), ..Setup::default() };
-    assert_eq!(setup.run().outcome, Some(Outcome::Completed));
+    let report = setup.run();
+    assert_eq!(report.outcome, Some(Outcome::Completed));
+    let marked = |fact: &&Fact| matches!(fact, Fact::GreenMarked { .. });
+    assert_eq!(report.world.run.facts.iter().filter(marked).count(), 1, "once, with what was there before");
 }
 
 #[test]

@@ -29,6 +29,14 @@ impl World {
         }
     }
 
+    /// Whoever says READ WRITE to green from the moment of its promotion on is refused.
+    pub(crate) fn check_born(&mut self, was_standby: bool) {
+        let green = &self.nodes[Side::Green as usize];
+        if was_standby && !green.triggers_refuse() {
+            self.violated("green is open when it is promoted");
+        }
+    }
+
     /// What an application saw committed is there wherever it is let write.
     pub(crate) fn check_before_write(&mut self, side: Side) {
         let missing = self.acknowledged - self.given_up[side as usize] - self.nodes[side as usize].rows.count;
@@ -204,6 +212,8 @@ impl World {
             Some("the sides differ at the commit point")
         } else if to == Side::Green && !restored && (new.migrated != 0b11 || new.inherited_runs) {
             Some("green is not ready at the commit point")
+        } else if old.marked || new.marked {
+            Some("a server bears the mark at the commit point")
         } else if old.read_only_default || new.read_only_default {
             Some("a server is read-only by default at the commit point")
         } else {
@@ -219,7 +229,7 @@ impl World {
         let [blue, green] = &self.nodes;
         let until = blue.restore_point.filter(|_| self.plan.strategy == Strategy::InPlace).unwrap_or(3);
         let rows = blue.log[..until].iter().filter(|entry| matches!(entry.what, What::Row { .. })).count();
-        let fence_stands = green.fence_installed && green.fence_closed;
+        let fence_stands = green.triggers_refuse();
         if green.rows.count as usize != rows || green.migrated != 0 {
             self.violated("green is not what blue was at the point");
         } else if !fence_stands || green.read_only_default {
@@ -305,6 +315,7 @@ impl World {
             Outcome::RolledBack if blue.relaxed && !self.says_left_behind(Side::Blue) => {
                 Some("blue's column is left without NOT NULL, and nobody says so".to_owned())
             }
+            _ if (blue.marked || green.marked) && !without_green && green.up => Some("a server is left with the mark".to_owned()),
             _ if green.read_only_default && !without_green && green.up => Some("green is left read-only by default".to_owned()),
             _ => None,
         };

@@ -467,7 +467,9 @@ impl Snapshots for FakeSnapshots {
                 if !green.up {
                     return Err(call.error(Failure::Transient));
                 }
+                let was_standby = green.in_recovery;
                 (green.in_recovery, green.timeline) = (false, 2);
+                world.check_born(was_standby);
                 Ok(())
             })
             .await

@@ -30,6 +30,8 @@ pub(crate) enum Trouble {
     StubbornRoute,
     /// This side's sequences do not take the values that are set.
     StubbornSequences(Side),
+    /// We may not read where this side's sequences stand.
+    HiddenSequences(Side),
 }
 
 /// How a person acts.
@@ -152,6 +154,7 @@ impl World {
             Some(Trouble::Drift(side)) => self.node(side).drifted = true,
             Some(Trouble::StubbornRoute) => self.routes[0].is_stubborn = true,
             Some(Trouble::StubbornSequences(side)) => self.node(side).has_stubborn_sequences = true,
+            Some(Trouble::HiddenSequences(side)) => self.node(side).hides_sequences = true,
             Some(Trouble::PreparedInWindow | Trouble::Dishonest) | None => {}
         }
     }

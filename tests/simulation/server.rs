@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use greenlight::{
     plan::{Names, SyncTrigger},
     postgres::{
-        Fence, FenceProbe, ForkPoint, Identity, LongTransaction, PublishedTable, SequenceValue, Server, SlotState,
+        Fence, FenceProbe, ForkPoint, Identity, LongTransaction, PublishedTable, SequencePlace, SequenceValue, Server, SlotState,
         SubscriptionState,
     },
     schema::Fingerprint,
@@ -80,9 +80,10 @@ impl World {
 }
 
 fn fence_of(node: &Node) -> Fence {
-    match (node.allow_connections, node.fence_installed && node.fence_closed) {
+    match (node.allow_connections, node.triggers_refuse()) {
         (false, _) => Fence::Connections,
-        (true, true) => Fence::Triggers,
+        (true, true) if node.fence_closed => Fence::Triggers,
+        (true, true) => Fence::Marked,
         (true, false) => Fence::Open,
     }
 }
@@ -162,7 +163,9 @@ impl Server for FakeServer {
 
     async fn ensure_claimed(&self) -> Result<(), PortError> {
         self.change("ensure_claimed", Inside, |node, now| {
-            node.claimed = true;
+            if !node.claimed {
+                (node.claimed, node.fence_closed, node.fence_born) = (true, false, true);
+            }
             node.append(now, What::Other);
         })
         .await
@@ -171,7 +174,7 @@ impl Server for FakeServer {
     async fn ensure_unclaimed(&self) -> Result<(), PortError> {
         self.change("ensure_unclaimed", Inside, |node, _| {
             (node.claimed, node.marker) = (false, None);
-            (node.fence_installed, node.fence_closed) = (false, false);
+            (node.fence_installed, node.fence_closed, node.fence_born) = (false, false, false);
         })
         .await
     }
@@ -351,19 +354,44 @@ impl Server for FakeServer {
         self.change("ensure_read_only_default", Outside, move |node, _| node.read_only_default = on).await
     }
 
+    async fn ensure_marked(&self) -> Result<(), PortError> {
+        let call = self.call("ensure_marked", Kind::ChangeInParts);
+        self.world
+            .change(call, move |world, part| {
+                let node = world.reach_mut(call, Outside)?;
+                if node.side == Side::Blue {
+                    world.violated("blue bears the mark");
+                } else if part == Part::Whole {
+                    node.marked = true;
+                }
+                Ok(())
+            })
+            .await
+    }
+
+    async fn ensure_unmarked(&self, _: Option<&str>) -> Result<(), PortError> {
+        self.change("ensure_unmarked", Outside, |node, _| node.marked = false).await
+    }
+
+    async fn setting_under_mark(&self) -> Result<Option<String>, PortError> {
+        self.read("setting_under_mark", Outside, |_| None).await
+    }
+
     async fn promote(&self) -> Result<(), PortError> {
         let call = self.call("promote", Kind::Change);
         self.world
             .change(call, move |world, _| {
                 world.reach(call, Outside)?;
+                let was_standby = world.nodes[Side::Green as usize].in_recovery;
                 world.promote_green();
+                world.check_born(was_standby);
                 Ok(())
             })
             .await
     }
 
     async fn fork_point(&self) -> Result<ForkPoint, PortError> {
-        self.read("fork_point", Outside, |node| ForkPoint { lsn: lsn(node.replayed), timeline: node.timeline }).await
+        self.read("fork_point", Outside, |node| ForkPoint { lsn: lsn(node.replayed), timeline: node.timeline, parent: 1 }).await
     }
 
     async fn fence(&self) -> Result<Fence, PortError> {
@@ -371,12 +399,27 @@ impl Server for FakeServer {
     }
 
     async fn ensure_fence_installed(&self) -> Result<(), PortError> {
-        self.change("ensure_fence_installed", Inside, |node, _| node.fence_installed = true).await
+        self.change("ensure_fence_installed", Inside, |node, now| {
+            if !node.fence_installed {
+                node.append(now, What::Other);
+                (node.fence_installed, node.fenced_at) = (true, node.log.len());
+            }
+        })
+        .await
+    }
+
+    async fn unfenced_tables(&self) -> Result<Vec<RelationName>, PortError> {
+        self.read("unfenced_tables", Inside, |node| {
+            let orders = RelationName::new("public", "orders");
+            if node.fence_installed { Vec::new() } else { vec![orders] }
+        })
+        .await
     }
 
     async fn ensure_fence(&self, fence: Fence) -> Result<(), PortError> {
         let name = match fence {
             Fence::Open => "ensure_fence(open)",
+            Fence::Marked => "ensure_fence(marked)",
             Fence::Triggers => "ensure_fence(triggers)",
             Fence::Connections => "ensure_fence(connections)",
         };
@@ -389,7 +432,7 @@ impl Server for FakeServer {
         self.look("probe_fence", Outside, odd, |node| match fence_of(node) {
             _ if node.leaks => FenceProbe::Leaks { how: "somebody wrote".to_owned() },
             Fence::Open => FenceProbe::Leaks { how: "it is open".to_owned() },
-            Fence::Triggers | Fence::Connections => FenceProbe::Holds,
+            Fence::Marked | Fence::Triggers | Fence::Connections => FenceProbe::Holds,
         })
         .await
     }
@@ -448,12 +491,24 @@ impl Server for FakeServer {
 
     async fn sequences(&self) -> Result<Vec<SequenceValue>, PortError> {
         let sequence = RelationName::new("public", "orders_id_seq");
-        self.read("sequences", Inside, |node| vec![SequenceValue { sequence, last_value: Some(node.sequence), increment: 1 }])
-            .await
+        self.read("sequences", Inside, |node| {
+            vec![SequenceValue {
+                place: if node.hides_sequences { SequencePlace::Unreadable } else { SequencePlace::Gave(node.sequence) },
+                sequence,
+                increment: 1,
+                min: 1,
+                max: i64::MAX,
+                cycle: false,
+            }]
+        })
+        .await
     }
 
     async fn set_sequences(&self, values: &[SequenceValue], margin: u64) -> Result<(), PortError> {
-        let at_least = values[0].last_value.unwrap() + margin.cast_signed();
+        let at_least = match values[0].place {
+            SequencePlace::Gave(last) => last + margin.cast_signed(),
+            _ => 0,
+        };
         self.change("set_sequences", Inside, move |node, _| {
             if !node.has_stubborn_sequences {
                 node.sequence = node.sequence.max(at_least);
@@ -511,15 +566,16 @@ impl World {
             Fence::Open => {
                 node.allow_connections = true;
                 if part == Part::Whole {
-                    node.fence_closed = false;
+                    (node.fence_closed, node.fence_born) = (false, false);
                 }
             }
+            Fence::Marked => {}
             Fence::Connections => {
-                if !inside && node.fence_installed && !node.fence_closed {
+                if !inside && node.fence_installed && !node.triggers_refuse() {
                     return Err(call.error(Failure::Refused).because("the triggers cannot be closed from outside"));
                 }
                 (node.allow_connections, node.open_transaction) = (false, None);
-                if part == Part::Whole {
+                if part == Part::Whole && inside {
                     node.fence_closed = node.fence_installed;
                 }
             }

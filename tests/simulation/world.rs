@@ -105,6 +105,12 @@ pub(crate) struct Node {
     pub(crate) allow_connections: bool,
     pub(crate) fence_installed: bool,
     pub(crate) fence_closed: bool,
+    /// Its function is the one that refuses where the mark is.
+    pub(crate) fence_born: bool,
+    /// How much of the log comes before the fence was there: a copy that is behind has none.
+    pub(crate) fenced_at: usize,
+    /// The run's mark is in this server's configuration.
+    pub(crate) marked: bool,
     pub(crate) read_only_default: bool,
     /// Processes that keep a session inside the run's database.
     pub(crate) sessions: Vec<usize>,
@@ -135,6 +141,8 @@ pub(crate) struct Node {
     pub(crate) drifted: bool,
     pub(crate) has_prepared: bool,
     pub(crate) has_stubborn_sequences: bool,
+    /// We may not read where its sequences stand.
+    pub(crate) hides_sequences: bool,
     /// The scratch database of a trial is there.
     pub(crate) has_scratch: bool,
     /// Of a restored server: no application knows of it before the writer moved there.
@@ -156,6 +164,9 @@ impl Node {
             allow_connections: true,
             fence_installed: false,
             fence_closed: false,
+            fence_born: false,
+            fenced_at: 0,
+            marked: false,
             read_only_default: false,
             sessions: Vec::new(),
             open_transaction: None,
@@ -177,6 +188,7 @@ impl Node {
             drifted: false,
             has_prepared: false,
             has_stubborn_sequences: false,
+            hides_sequences: false,
             has_scratch: false,
             is_unknown: false,
             restore_point: None,
@@ -185,8 +197,18 @@ impl Node {
 
     /// Whether an application's write is accepted.
     pub(crate) fn accepts_writes(&self) -> bool {
-        let fenced = !self.allow_connections || (self.fence_installed && self.fence_closed);
+        let fenced = !self.allow_connections || self.triggers_refuse();
         self.up && !self.in_recovery && !self.read_only_default && !self.is_unknown && (!fenced || self.leaks)
+    }
+
+    pub(crate) fn triggers_refuse(&self) -> bool {
+        self.fence_installed && (self.fence_closed || (self.fence_born && self.marked))
+    }
+
+    /// What a copy of `blue` has of its fence, with what it has replayed.
+    fn take_fence(&mut self, blue: &Node) {
+        self.fence_installed = blue.fence_installed && self.replayed >= blue.fenced_at;
+        (self.fence_closed, self.fence_born) = (blue.fence_closed, blue.fence_born);
     }
 
     /// Everything that this log says.
@@ -496,6 +518,7 @@ impl World {
         while blue.log.get(green.replayed).is_some_and(|entry| entry.at + lag <= now) {
             green.replayed += 1;
         }
+        green.take_fence(blue);
     }
 
     /// Somebody else promotes green, and is careful with it.
@@ -518,12 +541,11 @@ impl World {
         green.take_log(&blue.log[..green.replayed]);
         green.claimed = blue.claimed;
         green.publications = blue.publications;
-        green.fence_installed = blue.fence_installed;
-        green.fence_closed = blue.fence_closed;
+        green.take_fence(blue);
         green.allow_connections = blue.allow_connections;
         green.sequence = blue.sequence;
         green.inherited_runs = true;
-        if self.trouble_at_promotion == Some(Trouble::Dishonest) {
+        if self.trouble_at_promotion == Some(Trouble::Dishonest) && !green.triggers_refuse() {
             green.open_transaction = Some(self.now + DISHONEST_TRANSACTION);
         }
         if self.trouble_at_promotion == Some(Trouble::Leak(Side::Green)) {
@@ -537,6 +559,7 @@ impl World {
         let blue = &self.nodes[Side::Blue as usize];
         let mut green = Node { in_recovery: true, is_unknown: true, ..Node::new(Side::Green) };
         green.take_log(&blue.log[..point]);
+        green.take_fence(blue);
         self.nodes[Side::Green as usize] = green;
         self.standby = StandbyState::Running;
     }

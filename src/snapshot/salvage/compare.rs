@@ -57,7 +57,6 @@ pub(super) async fn session(at: &Endpoint, on: &str) -> Result<Session, PortErro
 /// One that writes: triggers find what they name as they do for applications.
 pub(super) async fn writing_session(at: &Endpoint, on: &str) -> Result<Session, PortError> {
     let options = SessionOptions::for_applications("greenlight/salvage", LIMIT)
-        .with("greenlight.pass", "on")
         .with("synchronous_commit", "local")
         .with("lock_timeout", "30s")
         .with_same_texts();

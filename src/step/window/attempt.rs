@@ -136,7 +136,8 @@ pub(super) async fn is_tight(old: &Arc<dyn Server>, from: Side) -> Result<(), Po
     }
 }
 
-/// Sets the sequences of `new`, and reads them back: one that is behind would give numbers that rows have already.
+/// Sets the sequences of `new`, and reads them back: one that is behind would give numbers that rows have already. One that may
+/// not be read is refused.
 pub(super) async fn sequences_moved(cx: &StepContext<'_>, old: &Arc<dyn Server>, new: &Arc<dyn Server>) -> Result<(), PortError> {
     let wanted = old.sequences().await?;
     new.set_sequences(&wanted, cx.plan.window.sequence_margin).await?;

@@ -1,7 +1,7 @@
 //! What must be so before anybody is paused. Unknown is never good: whatever cannot be read keeps the window shut.
 
 use crate::plan::{LongTransactions, Strategy};
-use crate::postgres::{Fence, FenceProbe};
+use crate::postgres::{Fence, FenceProbe, SequenceValue, sequences_unreadable};
 use crate::run::Fact;
 use crate::step::{StepContext, marker};
 use crate::validate::APPLY_ERRORS;
@@ -35,7 +35,11 @@ pub(super) async fn look(cx: &mut StepContext<'_>, to: Side) -> Result<Option<St
         let at = new.flush_wal().await?;
         new.advance_slot(cx.plan.names.flow_from(to), at).await?;
     }
-    new.set_sequences(&old.sequences().await?, cx.plan.window.sequence_margin).await?;
+    let sequences = old.sequences().await?;
+    if let Some(why) = sequences_known(&sequences, from) {
+        return Ok(Some(why));
+    }
+    new.set_sequences(&sequences, cx.plan.window.sequence_margin).await?;
     flow_is_close(cx, from).await
 }
 
@@ -156,6 +160,17 @@ pub(super) async fn transactions(cx: &StepContext<'_>, from: Side) -> Result<Opt
             Ok(None)
         }
     }
+}
+
+/// Not to be allowed to read where a sequence stands is not to know it: carried over as unused, it would give the same values again.
+pub(super) fn sequences_known(sequences: &[SequenceValue], on: Side) -> Option<String> {
+    let unreadable = sequences_unreadable(sequences);
+    let first = unreadable.first()?;
+    Some(format!(
+        "the right to read where {} of {on}'s sequences stand: GRANT SELECT ON SEQUENCE {} TO <greenlight's role> there",
+        unreadable.len(),
+        first.sql()
+    ))
 }
 
 async fn flow_is_close(cx: &StepContext<'_>, from: Side) -> Result<Option<String>, PortError> {

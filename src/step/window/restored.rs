@@ -16,6 +16,9 @@ pub(super) async fn look(cx: &mut StepContext<'_>) -> Result<Option<String>, Por
     if let Some(why) = prepare::fences_ready(cx, Side::Blue, Side::Green).await? {
         return Ok(Some(why));
     }
+    if let Some(why) = prepare::sequences_known(&cx.ports.blue.sequences().await?, Side::Blue) {
+        return Ok(Some(why));
+    }
     prepare::transactions(cx, Side::Blue).await
 }
 
