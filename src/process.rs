@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::signal::unix::{self, SignalKind};
 
 /// Where programs are when this process was not told.
 const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -89,8 +90,12 @@ pub fn new_command(program: &Path) -> tokio::process::Command {
 /// Another process of this program. It is given what it does by, and the variables `named`: those that a playbook names.
 pub fn own_command(program: &Path, named: &[String]) -> tokio::process::Command {
     let mut command = new_command(program);
-    pass_on(&mut command, OWN.into_iter().chain(named.iter().map(String::as_str)));
+    for_own(&mut command, named);
     command
+}
+
+fn for_own(command: &mut tokio::process::Command, named: &[String]) {
+    pass_on(command, OWN.into_iter().chain(named.iter().map(String::as_str)));
 }
 
 /// Lets these variables of this process through, where they are set.
@@ -112,11 +117,13 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// A command that lives on when this process dies: in a process group of its own, so that a terminal's Ctrl-C does not
-/// reach it, with pipes to and from it. `named` as in `own_command`.
+/// A command that lives on when this process dies, with pipes to and from it: in a session of its own, so that neither a
+/// terminal nor a signal to this process's group reaches it. `named` as in `own_command`.
 pub fn detached_command(program: &Path, named: &[String]) -> tokio::process::Command {
-    let mut command = own_command(program, named);
-    command.kill_on_drop(false).process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    // `setsid` becomes the program: it is no leader of a group, and so need not fork.
+    let mut command = new_command(Path::new("setsid"));
+    for_own(&mut command, named);
+    command.arg(program).kill_on_drop(false).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
     command
 }
 
@@ -126,6 +133,18 @@ pub fn signal(pid: u32, signal: Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
         let _ = kill_process(pid, signal);
     }
+}
+
+/// From here on this process ends neither by Ctrl-C, nor by a hangup, nor by a service manager's word to stop.
+///
+/// # Errors
+/// `Refused` when the system does not let signals be heard.
+pub fn ignore_signals() -> Result<(), PortError> {
+    for kind in [SignalKind::terminate(), SignalKind::hangup(), SignalKind::interrupt(), SignalKind::quit()] {
+        // Once it is heard, a signal does nothing by itself, for as long as this process lives.
+        drop(unix::signal(kind).map_err(|error| PortError::refused("ignore signals").because(error))?);
+    }
+    Ok(())
 }
 
 /// Ends a process at once, as `kill -9` does; also one that is stopped.

@@ -197,7 +197,7 @@ async fn a_request_is_open_until_it_is_answered_and_keeps_its_first_answer() {
         journal.answer_request(&run, rollback, "done twice").await.unwrap();
         assert_eq!(journal.request_answer(&run, rollback).await.unwrap().as_deref(), Some("done"));
         assert_eq!(journal.open_requests(&run).await.unwrap().len(), 1);
-        assert!(matches!(journal.answer_request(&run, 99, "?").await, Err(JournalError::Unreachable { .. })));
+        assert!(matches!(journal.answer_request(&run, 99, "?").await, Err(JournalError::NotWritten { .. })));
     })
     .await;
 }
@@ -605,7 +605,7 @@ fn events_of_format_1() -> Vec<Event> {
             hint: Some(text("is it running?")),
             retry_at: Some(at(62)),
         },
-        Event::StepUnsure { step, error: text("could not see the answer"), look_at: at(63) },
+        Event::StepUnsure { step, error: text("could not see the answer"), hint: Some(text("is it up?")), look_at: at(63) },
         Event::StepDone { step },
         Event::StepReverted { step },
         Event::GateReached { step, waits_for: text("an approval") },
@@ -656,6 +656,7 @@ fn facts_of_format_1() -> Vec<Fact> {
         Fact::RouteOriginal { route: text("main"), original: text("shop = host=db1 port=5432") },
         Fact::WindowOpened { to: Side::Green, attempt: 1, at: at(71) },
         Fact::WindowCommitted { serving: Side::Green, follow_from: lsn },
+        Fact::ClientsResumed { at: at(72) },
         Fact::WindowClosed {
             serving: Side::Green,
             moved: true,

@@ -41,7 +41,7 @@ async fn observe(shared: &Shared, plan: &Plan, run: Run) -> anyhow::Result<Vec<S
     let mut records = Unwritten(run);
     let mut seen = Vec::new();
     for (at, planned) in plan.steps.iter().enumerate() {
-        let mut cx = StepContext { plan, ports: &ports, records: &mut records, progress: &|_| {} };
+        let mut cx = StepContext { plan, ports: &ports, records: &mut records, interrupted: Arc::default(), progress: &|_| {} };
         let (word, why) = match step::named(planned.name).observe(&mut cx).await {
             Ok(Observed::Absent) => ("nothing of it is there", None),
             Ok(Observed::Partial) => ("some of it may be there", None),
@@ -75,11 +75,19 @@ impl Records for Unwritten {
         Err(PortError::refused("record something in a dry run"))
     }
 
+    async fn commit(&mut self, _: Fact) -> Result<Option<String>, PortError> {
+        Err(PortError::refused("commit something in a dry run"))
+    }
+
+    async fn hold(&mut self) -> Result<(), PortError> {
+        Err(PortError::refused("open a window in a dry run"))
+    }
+
     fn run(&self) -> &Run {
         &self.0
     }
 
-    fn is_lost(&self) -> bool {
+    fn is_superseded(&self) -> bool {
         false
     }
 }

@@ -62,7 +62,14 @@ pub async fn run(arguments: Arguments) -> Exit {
         Command::Lab(command) => Box::pin(lab::run(&shared, command)).await,
         Command::Guard(command) => guard::run(&shared, &command).await,
     };
-    result.unwrap_or_else(|error| fault(&shared, &error))
+    match result {
+        Ok(exit) => exit,
+        Err(error) => {
+            let exit = fault(&shared, &error);
+            state::say_if_paused(&shared).await;
+            exit
+        }
+    }
 }
 
 /// The command line, or the exit code after what was said of it. What clap says may repeat a URL with a password in it.
@@ -140,8 +147,13 @@ fn hint_of(cause: &(dyn Error + 'static)) -> Option<String> {
         JournalError::Superseded { .. } => "`greenlight status` shows who drives the run now".to_owned(),
         JournalError::UnknownRun(_) => "`greenlight journal runs` lists the runs; `--state DIR` names another folder".to_owned(),
         JournalError::NewerFormat { .. } => "use the Greenlight that wrote it, or a newer one".to_owned(),
-        JournalError::Unreachable { .. } => {
+        JournalError::Unreachable { .. } | JournalError::NotWritten { .. } => {
             "the state directory must be on a local disk with room, and belong to this user".to_owned()
+        }
+        JournalError::Vanished { .. } => {
+            "put the state folder back where it was, as it was, and `greenlight run`; if it is lost, `greenlight sweep` lists what \
+             the run left on a server"
+                .to_owned()
         }
     })
 }
@@ -159,7 +171,10 @@ fn exit_of(cause: &(dyn Error + 'static)) -> Option<Exit> {
     Some(match journal_error(cause)? {
         JournalError::Held { .. } | JournalError::Superseded { .. } => Exit::HeldElsewhere,
         JournalError::UnknownRun(_) => Exit::Usage,
-        JournalError::NewerFormat { .. } | JournalError::Unreachable { .. } => Exit::Journal,
+        JournalError::NewerFormat { .. }
+        | JournalError::Unreachable { .. }
+        | JournalError::NotWritten { .. }
+        | JournalError::Vanished { .. } => Exit::Journal,
     })
 }
 

@@ -12,9 +12,10 @@ use crate::wire;
 use crate::word::{Clock, RunId, SystemClock};
 use std::path::Path;
 use std::sync::{
-    Arc,
+    Arc, Mutex, PoisonError,
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
 pub(super) async fn run(shared: &Shared, args: &RunArgs) -> anyhow::Result<Exit> {
@@ -119,15 +120,27 @@ pub(super) async fn drive_on(engine: &mut Engine, state_dir: &Path) -> anyhow::R
     }
 }
 
-/// Ctrl-C, a service manager's word to stop, and a terminal that goes away: the first ends the present act in good order,
-/// the second ends the process, which is safe too.
+/// Several signals within this time are one word: `timeout` sends its own to the child and then to the whole group.
+const ONE_WORD: Duration = Duration::from_secs(1);
+
+/// Ctrl-C and a service manager's word to stop: the first ends the present act in good order, the second ends the process,
+/// which is safe too. A terminal that goes away ends nothing.
 fn listen_for_interrupts(interrupted: &Arc<AtomicBool>) -> anyhow::Result<()> {
-    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+    // Heard, and no more: the run goes on without the terminal.
+    drop(signal(SignalKind::hangup())?);
+    let first: Arc<Mutex<Option<Duration>>> = Arc::default();
+    let clock = Arc::new(SystemClock::new());
+    for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
         let mut signals = signal(kind)?;
-        let interrupted = interrupted.clone();
+        let (interrupted, first, clock) = (interrupted.clone(), first.clone(), clock.clone());
         tokio::spawn(async move {
             while signals.recv().await.is_some() {
-                if interrupted.swap(true, Ordering::SeqCst) {
+                let (now, again) = (clock.monotonic(), interrupted.swap(true, Ordering::SeqCst));
+                let since = *first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(now);
+                if again && now.saturating_sub(since) < ONE_WORD {
+                    continue;
+                }
+                if again {
                     print::say(
                         "stopped at once, inside an act. If the window was open, its guard closes it now.\n\
                          Next: `greenlight status` shows what is so; `greenlight run` looks what came of that act, and goes on.",

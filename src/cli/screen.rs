@@ -6,7 +6,7 @@ use crate::engine::Tell;
 use crate::plan::{Answer, Plan, SchemaWork, StepName, Strategy};
 use crate::run::{Decision, Direction, Event, Fact, Outcome, Run, StepNo, StepState};
 use crate::run::{cannot_be_taken_back, decide};
-use crate::word::{Clock, Side, SystemClock, shown};
+use crate::word::{Clock, Side, SystemClock, Timestamp, shown};
 
 /// Prints records and progress; to standard error, so that standard output stays data.
 #[derive(Debug)]
@@ -85,7 +85,10 @@ fn words(plan: &Plan, event: &Event) -> Option<String> {
             let next = if retry_at.is_some() { "; trying again" } else { "" };
             format!("        failed: {error}{next}")
         }
-        Event::StepUnsure { error, .. } => format!("        not known whether it happened, looking: {error}"),
+        Event::StepUnsure { error, hint, .. } => {
+            let hint = hint.as_ref().map(|hint| format!("\n        try: {hint}")).unwrap_or_default();
+            format!("        not known whether it happened, looking: {error}{hint}")
+        }
         Event::StepReverted { step } => format!("        taken back: {}", title(step)),
         Event::GateReached { step, waits_for } => {
             format!("[{step:>2}/{}] {} waits for {waits_for}", plan.steps.len(), title(step))
@@ -161,6 +164,7 @@ fn fact_line(fact: &Fact) -> Option<String> {
         Fact::Analyzed { table, failed: None } => format!("statistics gathered of {table} on green"),
         Fact::Analyzed { table, failed: Some(why) } => format!("no statistics were gathered of {table} on green: {why}"),
         Fact::LeftBehind { on, what, why } => format!("left on {on}: {what} ({why})"),
+        Fact::ClientsResumed { .. } => "clients are no longer paused; what is left of the window is tried again".to_owned(),
         Fact::RouteOriginal { .. } | Fact::BlueFingerprint { .. } | Fact::WindowCommitted { .. } => return None,
     })
 }
@@ -194,6 +198,9 @@ pub(super) fn standing(plan: &Plan, run: &Run) -> String {
         let left = if left > 0 { format!(" What could not be taken away ({left}) stands in the report.") } else { String::new() };
         return format!("{what}. Run {name} is over.{left}\nNext: `greenlight report {name}` tells what happened.");
     }
+    if let Some(since) = run.clients_paused_since() {
+        return format!("{}\nNext: `greenlight run`, now.", paused(since));
+    }
     let serving = run.serving();
     let Some(step) = run.present_step() else {
         return format!("{serving} serves.\nNext: `greenlight run` goes on with run {name}.");
@@ -219,6 +226,13 @@ pub(super) fn standing(plan: &Plan, run: &Run) -> String {
         _ => note,
     };
     format!("{serving} serves; run {name} {way} step {step}, {title}{held}.\nNext: {}.", next(plan, run, step))
+}
+
+/// A window is open, and nobody gave the clients back for all that the journal tells.
+pub(super) fn paused(since: Timestamp) -> String {
+    format!(
+        "CLIENTS ARE PAUSED since {since:.0}: a window is open. Where nobody drives the run, `greenlight run` now gives them back."
+    )
 }
 
 /// What a person can do, the most likely first.

@@ -1,7 +1,7 @@
 //! The state directory: which run is meant, and what it looks like now.
 
-use super::Shared;
 use super::arguments::WhichRun;
+use super::{Shared, print, screen};
 use crate::journal::{FILE, Journal, SqliteJournal};
 use crate::plan::Plan;
 use crate::process::files;
@@ -80,6 +80,18 @@ pub(super) async fn load(journal: &dyn Journal, id: &RunId) -> anyhow::Result<St
         bail!("run `{id}` does not begin with a plan that this version can read");
     };
     Ok(Stored { id: id.clone(), plan, run, records })
+}
+
+/// An error says what failed; this, what it means for the clients of a run whose window is open, if one can be seen.
+pub(super) async fn say_if_paused(shared: &Shared) {
+    let Ok(Some(journal)) = find(shared) else { return };
+    for entry in journal.runs().await.unwrap_or_default() {
+        if let Ok(stored) = load(journal.as_ref(), &entry.run).await
+            && let Some(since) = stored.run.clients_paused_since()
+        {
+            print::complain(&format!("run {}: {}", entry.run, screen::paused(since)));
+        }
+    }
 }
 
 /// The run that is named; else the newest open one; else, for those who only look, the newest.

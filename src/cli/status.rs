@@ -7,7 +7,7 @@ use crate::plan::{Plan, Strategy};
 use crate::postgres::Server;
 use crate::run::{Run, StepState};
 use crate::wire;
-use crate::word::{Clock, PortError, Side, SystemClock, shown};
+use crate::word::{Clock, PortError, Side, SystemClock, Timestamp, shown};
 use serde::Serialize;
 use std::sync::{Arc, atomic::AtomicU64};
 use std::{fmt::Write, time::Duration};
@@ -18,6 +18,8 @@ struct Status {
     run: String,
     name: String,
     serving: Side,
+    /// Since when clients are paused, for all that the journal tells.
+    clients_paused_since: Option<Timestamp>,
     outcome: Option<crate::run::Outcome>,
     steps: Vec<StepLine>,
     waits_for: Option<String>,
@@ -102,6 +104,7 @@ async fn look(journal: &dyn Journal, stored: &state::Stored, shared: &Shared, of
         run: plan.run.to_string(),
         name: plan.name.clone(),
         serving: run.serving(),
+        clients_paused_since: run.clients_paused_since(),
         outcome: run.outcome,
         steps: steps
             .map(|(at, (step, state))| StepLine {
@@ -155,7 +158,9 @@ pub(super) fn word(state: &StepState, over: bool) -> &'static str {
 /// For people. Names, notes and errors are of others.
 fn text(status: &Status) -> String {
     let outcome = status.outcome.map_or("open", crate::run::Outcome::in_words);
-    let mut text = format!("run {} of `{}`: {outcome}; {} serves\n", status.run, shown(&status.name), status.serving);
+    let paused = status.clients_paused_since.map(|since| format!("{}\n", screen::paused(since))).unwrap_or_default();
+    let serves = if status.clients_paused_since.is_some() { String::new() } else { format!("; {} serves", status.serving) };
+    let mut text = format!("{paused}run {} of `{}`: {outcome}{serves}\n", status.run, shown(&status.name));
     for step in &status.steps {
         let _ = writeln!(text, "  {:>2}  {:<18} {}", step.number, step.name, step.state);
     }

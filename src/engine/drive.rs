@@ -89,7 +89,9 @@ impl Engine {
             // Of a coordinator that was killed.
             self.journal.set_progress(&self.run, "").await?;
         }
-        let stop = self.turn_until_stop(&plan, &mut book).await?;
+        let stop = self.turn_until_stop(&plan, &mut book).await;
+        book.let_go().await;
+        let stop = stop?;
         self.journal.release_lease(&self.run, book.epoch).await?;
         Ok(stop)
     }
@@ -223,7 +225,9 @@ impl Engine {
         pace.unsure = Some(step);
         if !on_record {
             // Looked at at once for the first time.
-            return self.note(plan, book, Event::StepUnsure { step, error: error.chain(), look_at }).await;
+            return self
+                .note(plan, book, Event::StepUnsure { step, error: error.chain(), hint: error.hint.clone(), look_at })
+                .await;
         }
         let in_window = book.run.open_window().is_some();
         pace.poll_at = Some(later(look_at, if in_window { OUTAGE_POLL_IN_WINDOW } else { OUTAGE_POLL }));
@@ -302,7 +306,9 @@ impl Engine {
         let behaviour = step::named(plan.steps[step.0].name);
         let known = book.run.facts.len();
         let heartbeat = Heartbeat::new(book, &said);
-        let mut cx = StepContext { plan, ports: &self.ports, records: book as &mut dyn Records, progress: &progress };
+        let interrupted = self.interrupted.clone();
+        let mut cx =
+            StepContext { plan, ports: &self.ports, records: book as &mut dyn Records, interrupted, progress: &progress };
         let answering = async {
             match call {
                 Call::Observe => match step::end_older_sessions(&cx, step).await {
@@ -315,6 +321,10 @@ impl Engine {
         };
         let (result, renewed) = heartbeat.beside(answering).await?;
         book.renewed = renewed;
+        if book.run.open_window().is_none() {
+            // Of a window that was not opened after all.
+            book.let_go().await;
+        }
         for fact in &book.run.facts[known..] {
             (self.tell)(plan, &book.run, Tell::Record(&Event::FactLearned { step, fact: fact.clone() }));
         }
@@ -361,7 +371,8 @@ impl Engine {
 
     async fn watch(&self, plan: &Plan, book: &mut Book) -> Result<(), EngineError> {
         let quiet = |_: &str| {};
-        let cx = StepContext { plan, ports: &self.ports, records: book as &mut dyn Records, progress: &quiet };
+        let interrupted = self.interrupted.clone();
+        let cx = StepContext { plan, ports: &self.ports, records: book as &mut dyn Records, interrupted, progress: &quiet };
         match step::look(&cx).await {
             Ok(Sight::Fine) => {}
             Ok(Sight::GiveUp { reason }) => {

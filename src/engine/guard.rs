@@ -65,4 +65,9 @@ impl Guard for ProcessGuard {
         let _ = child.wait().await;
         Ok(())
     }
+
+    async fn is_standing(&self) -> bool {
+        let mut child = self.child.lock().await;
+        child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
 }

@@ -89,7 +89,7 @@ impl<'a> Heartbeat<'a> {
     /// A journal that does not answer has given the lease to nobody, until it is over.
     fn may_go_on(&self, error: &JournalError) -> bool {
         let age = self.clock.monotonic().saturating_sub(self.renewed);
-        matches!(error, JournalError::Unreachable { .. }) && age + EVERY < LEASE_TTL
+        matches!(error, JournalError::Unreachable { .. } | JournalError::NotWritten { .. }) && age + EVERY < LEASE_TTL
     }
 
     async fn write(&self, text: &str) {

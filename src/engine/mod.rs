@@ -7,10 +7,11 @@ mod drive;
 mod guard;
 mod heartbeat;
 mod records;
+mod safe;
 
 pub use drive::{Engine, Listener, Stop, Tell};
 pub use guard::ProcessGuard;
-pub use records::make_safe;
+pub use safe::{Rescue, Rescued};
 
 use crate::journal::JournalError;
 use std::time::Duration;
@@ -27,6 +28,12 @@ pub enum EngineError {
     /// The run's records were written by a newer version, or the run has none.
     #[error("read the run's journal: {why}")]
     Unreadable { why: String },
+}
+
+/// An error of the journal with its causes.
+fn in_full(error: &JournalError) -> String {
+    let source = std::error::Error::source(error);
+    source.map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }
 
 impl From<JournalError> for EngineError {

@@ -1,13 +1,13 @@
-use super::{EngineError, LEASE_TTL, heartbeat::Heartbeat};
+use super::{EngineError, LEASE_TTL, in_full};
 use crate::journal::{Journal, JournalError};
-use crate::plan::{Plan, StepName};
+use crate::plan::Plan;
 use crate::run::{self, Event, Fact, Run, StepNo};
-use crate::step::{self, Ports, Records, StepContext};
+use crate::step::Records;
 use crate::word::{Clock, PortError, RunId};
 use async_trait::async_trait;
 use std::{
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -26,6 +26,8 @@ pub(super) struct Book {
     pub(super) lost: Option<JournalError>,
     /// When the lease was last renewed.
     pub(super) renewed: Duration,
+    /// The journal keeps others from writing.
+    holds: bool,
     /// For the heartbeat, which runs while the run is lent to a step.
     pub(super) window_open: Arc<AtomicBool>,
     /// What the run has been waiting for, and since when.
@@ -59,6 +61,7 @@ impl Book {
             step: StepNo(0),
             lost: None,
             renewed,
+            holds: false,
             window_open: Arc::default(),
             waits: (None, None),
             since: renewed,
@@ -80,8 +83,39 @@ impl Book {
         self.run.apply(&event);
         self.look_at_window();
         self.note_what_is_waited_for();
+        if matches!(event, Event::FactLearned { fact: Fact::WindowClosed { .. }, .. }) {
+            self.let_go().await;
+        }
         crate::failpoint!(&format!("record-after#{}", self.run.seq));
         Ok(())
+    }
+
+    /// Others may write into the journal again.
+    pub(super) async fn let_go(&mut self) {
+        if std::mem::take(&mut self.holds) {
+            self.journal.let_go().await;
+        }
+    }
+
+    /// Reads back what became of an append whose answer was lost, until it is known. True: it is on record.
+    async fn read_back(&mut self, event: &Event) -> Result<bool, JournalError> {
+        loop {
+            match self.journal.read(&self.id).await {
+                Ok(records) => {
+                    let seq = usize::try_from(self.run.seq).unwrap_or(usize::MAX);
+                    let Some(record) = records.get(seq) else { return Ok(false) };
+                    if record.epoch != self.epoch || record.event != *event {
+                        return Err(JournalError::Superseded { expected: self.run.seq });
+                    }
+                    self.run.apply(event);
+                    return Ok(true);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "not known whether the commit point is on record; clients are paused; reading again");
+                    self.clock.sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
     }
 
     fn look_at_window(&self) {
@@ -123,59 +157,50 @@ impl Records for Book {
     async fn learn(&mut self, fact: Fact) -> Result<(), PortError> {
         let step = self.step;
         if let Err(error) = self.record(Event::FactLearned { step, fact }).await {
-            let port_error = PortError::uncertain("record what was done").because(error.to_string());
+            let port_error = PortError::uncertain("record what was done").because(in_full(&error));
             self.lost = Some(error);
             return Err(port_error);
         }
         Ok(())
     }
 
+    async fn commit(&mut self, fact: Fact) -> Result<Option<String>, PortError> {
+        let event = Event::FactLearned { step: self.step, fact };
+        let error = match self.record(event.clone()).await {
+            Ok(()) => return Ok(None),
+            Err(error) => error,
+        };
+        let why = in_full(&error);
+        let known = match error {
+            error if error.wrote_nothing() => return Ok(Some(why)),
+            JournalError::Unreachable { .. } => self.read_back(&event).await,
+            error => Err(error),
+        };
+        match known {
+            Ok(on_record) => Ok((!on_record).then_some(why)),
+            Err(error) => {
+                let port_error = PortError::uncertain("record the commit point").because(why);
+                self.lost = Some(error);
+                Err(port_error)
+            }
+        }
+    }
+
+    async fn hold(&mut self) -> Result<(), PortError> {
+        match self.journal.hold(&self.id).await {
+            Ok(()) => {
+                self.holds = true;
+                Ok(())
+            }
+            Err(error) => Err(PortError::transient("open the window").because(format!("could not {}", in_full(&error)))),
+        }
+    }
+
     fn run(&self) -> &Run {
         &self.run
     }
 
-    fn is_lost(&self) -> bool {
-        self.lost.is_some()
+    fn is_superseded(&self) -> bool {
+        matches!(self.lost, Some(JournalError::Superseded { .. } | JournalError::Held { .. }))
     }
-}
-
-/// The guard's act: takes the run over whoever holds it, and makes an open window safe, trying again until it is.
-///
-/// # Errors
-/// When the journal cannot be kept; then nothing more is done.
-pub async fn make_safe(
-    journal: Arc<dyn Journal>,
-    ports: &Ports,
-    id: &RunId,
-    holder: &str,
-    epoch_out: &AtomicU64,
-    why: &str,
-) -> Result<(), EngineError> {
-    let clock = ports.clock.clone();
-    let (mut book, plan) = Book::open(journal, clock.clone(), id, holder, epoch_out, true).await?;
-    // A change in place moves the writer only when it is taken back.
-    if let Some(step) = plan.step_no(StepName::Window).or_else(|| plan.step_no(StepName::MigrateBlue)) {
-        book.step = step;
-    }
-    let (quiet, said) = (|_: &str| {}, Mutex::new(None));
-    while book.run.open_window().is_some() {
-        let heartbeat = Heartbeat::new(&book, &said);
-        let mut cx = StepContext { plan: &plan, ports, records: &mut book, progress: &quiet };
-        let (made, renewed) = heartbeat.beside(step::make_safe(&mut cx, why, step::By::Guard)).await?;
-        book.renewed = renewed;
-        if let Err(error) = made {
-            if let Some(lost) = book.lost.take() {
-                return Err(lost.into());
-            }
-            // A person asks for something, such as to leave a lost green: a coordinator answers, and makes it safe first.
-            if !book.journal.open_requests(id).await?.is_empty() {
-                break;
-            }
-            tracing::warn!(error = %error.chain(), "the window is not safe yet, trying again");
-            clock.sleep(Duration::from_millis(100)).await;
-        }
-        book.keep_lease().await?;
-    }
-    book.journal.release_lease(id, book.epoch).await?;
-    Ok(())
 }

@@ -17,7 +17,11 @@ pub struct HolderProcess {
 impl HolderProcess {
     /// The process that asks. What the system does not say is left empty, and such a holder is never taken for gone.
     pub fn this() -> HolderProcess {
-        let pid = std::process::id();
+        HolderProcess::of(std::process::id())
+    }
+
+    /// Another process of this machine, which can be seen from here.
+    pub fn of(pid: u32) -> HolderProcess {
         HolderProcess {
             pid,
             host: read_line("/proc/sys/kernel/hostname"),

@@ -50,7 +50,7 @@ fn stored<'a>(runs: &'a mut [StoredRun], run: &RunId) -> Result<&'a mut StoredRu
 
 fn request(stored: &mut StoredRun, id: i64) -> Result<&mut (Request, Option<String>), JournalError> {
     let found = stored.requests.iter_mut().find(|(request, _)| request.id == id);
-    found.ok_or_else(|| JournalError::Unreachable {
+    found.ok_or_else(|| JournalError::NotWritten {
         attempted: format!("find request {id}"),
         source: "there is no such request".into(),
     })
@@ -104,6 +104,12 @@ impl Journal for MemoryJournal {
         stored.records.push(Record { seq: expected + 1, at, epoch, event: event.clone() });
         Ok(())
     }
+
+    async fn hold(&self, run: &RunId) -> Result<(), JournalError> {
+        stored(&mut self.lock(), run).map(drop)
+    }
+
+    async fn let_go(&self) {}
 
     async fn lease(&self, run: &RunId) -> Result<Option<Lease>, JournalError> {
         Ok(stored(&mut self.lock(), run)?.lease.clone())

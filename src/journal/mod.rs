@@ -27,6 +27,16 @@ pub enum JournalError {
     /// The state directory was written by a newer Greenlight.
     #[error("use a state directory of format {found}: this version reads up to {ours}")]
     NewerFormat { found: u32, ours: u32 },
+    /// The store refused before it wrote anything: it is certain that nothing has changed.
+    #[error("{attempted}")]
+    NotWritten {
+        attempted: String,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The file is no longer where it was opened: what is written into it, nobody will find. Nothing was written.
+    #[error("use the journal `{path}`: it was removed, or another file stands in its place")]
+    Vanished { path: String },
     /// The store did not answer, or not surely: whether the record is there is not known.
     #[error("{attempted}")]
     Unreachable {
@@ -34,6 +44,13 @@ pub enum JournalError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+impl JournalError {
+    /// Whether it is certain that nothing was written, and that nobody else has the run for all that is known.
+    pub fn wrote_nothing(&self) -> bool {
+        matches!(self, JournalError::NotWritten { .. } | JournalError::Vanished { .. })
+    }
 }
 
 /// Who holds a run.
@@ -65,6 +82,13 @@ pub trait Journal: Send + Sync + fmt::Debug {
     async fn read(&self, run: &RunId) -> Result<Vec<Record>, JournalError>;
     /// Durable when it returns: only if the last record is `expected` and `epoch` is the lease's, which was not let go.
     async fn append(&self, run: &RunId, expected: u64, epoch: u64, event: &Event, at: Timestamp) -> Result<(), JournalError>;
+
+    /// Before a window: proves that there is room for its records, by writing as much and taking it back, and keeps everybody
+    /// else from writing until `let_go`. Others read meanwhile. The lock ends with this process.
+    /// Err when either cannot be had; the window must stay shut then.
+    async fn hold(&self, run: &RunId) -> Result<(), JournalError>;
+    /// Others may write again. Nothing happens where nothing is held.
+    async fn let_go(&self);
 
     async fn lease(&self, run: &RunId) -> Result<Option<Lease>, JournalError>;
     /// Takes the lease with the next epoch if it is free or expired, or, with `force`, in any case. The new epoch.

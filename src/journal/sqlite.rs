@@ -8,10 +8,10 @@ use super::{HolderProcess, Journal, JournalError, Lease, RunEntry};
 use crate::run::{Event, FORMAT, Record, Request, RequestKind};
 use crate::word::{RunId, Timestamp};
 use async_trait::async_trait;
-use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, named_params, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, TransactionBehavior, named_params, params};
 use std::{
-    fs::{DirBuilder, File},
-    os::unix::fs::DirBuilderExt,
+    fs::{self, DirBuilder, File},
+    os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
     str::FromStr,
     sync::{Arc, Mutex, PoisonError},
@@ -24,9 +24,15 @@ pub const FILE: &str = "journal.db";
 /// How long a call waits for another process's transaction. Ours last about a millisecond.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The same while the window is open and the lock was to be in hand: clients wait with it.
+const BUSY_TIMEOUT_IN_WINDOW: Duration = Duration::from_millis(250);
+
+/// What a window may write: its commit point, and what a freeze learns on its way, with room to spare.
+const ROOM: i64 = 512 * 1024;
+
 #[derive(Clone)]
 pub struct SqliteJournal {
-    connection: Arc<Mutex<Connection>>,
+    kept: Arc<Mutex<Kept>>,
     path: PathBuf,
 }
 
@@ -44,23 +50,30 @@ impl SqliteJournal {
     /// `Unreachable` when the directory or the file cannot be made or read.
     pub fn open(state_dir: &Path) -> Result<SqliteJournal, JournalError> {
         let path = state_dir.join(FILE);
-        let connection =
-            open(state_dir, &path).map_err(|fault| fault.into_error(|| format!("open the journal `{}`", path.display())))?;
-        Ok(SqliteJournal { connection: Arc::new(Mutex::new(connection)), path })
+        let opened = open(state_dir, &path).and_then(|connection| Kept::new(connection, &path));
+        let kept = opened.map_err(|fault| fault.into_error(|| format!("open the journal `{}`", path.display())))?;
+        Ok(SqliteJournal { kept: Arc::new(Mutex::new(kept)), path })
+    }
+
+    /// The same journal, that waits no longer for another process's transaction than this.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> SqliteJournal {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).patience = patience;
+        self
     }
 
     /// Runs `work` on a thread that may block.
     async fn with<T: Send + 'static>(
         &self,
         attempted: String,
-        work: impl FnOnce(&mut Connection) -> Result<T, Fault> + Send + 'static,
+        work: impl FnOnce(&mut Kept) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, JournalError> {
-        let connection = self.connection.clone();
+        let kept = self.kept.clone();
         let done = tokio::task::spawn_blocking(move || {
-            // A panic inside `work` rolled its transaction back: the connection is as good as before.
-            work(&mut connection.lock().unwrap_or_else(PoisonError::into_inner))
+            // A panic inside `work` leaves a transaction that the next change rolls back.
+            work(&mut kept.lock().unwrap_or_else(PoisonError::into_inner))
         });
-        done.await.unwrap_or_else(|panic| Err(Fault::Store(panic.into()))).map_err(|fault| fault.into_error(|| attempted))
+        done.await.unwrap_or_else(|panic| Err(Fault::Unsure(panic.into()))).map_err(|fault| fault.into_error(|| attempted))
     }
 
     /// One transaction that takes the right to write at its beginning, so that what it reads stays true until it ends.
@@ -68,28 +81,122 @@ impl SqliteJournal {
         &self,
         attempted: String,
         run: &RunId,
-        work: impl FnOnce(&Transaction<'_>, &str) -> Result<T, Fault> + Send + 'static,
+        work: impl FnOnce(&Connection, &str) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, JournalError> {
         let run = run.to_string();
-        self.with(attempted, move |connection| {
-            let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            // Read each time: a newer Greenlight may have taken the directory over since we opened it.
-            let found = format_of(&tx)?;
-            if found > FORMAT {
-                return Err(JournalError::NewerFormat { found, ours: FORMAT }.into());
-            }
-            let value = work(&tx, &run)?;
-            tx.commit()?;
-            Ok(value)
+        self.with(attempted, move |kept| {
+            kept.change(|connection| work(connection, &run)).map_err(|fault| match fault {
+                Fault::Store(source) => Fault::Unwritten(source),
+                other => other,
+            })
         })
         .await
+    }
+}
+
+/// The connection, and what is kept in hand of it.
+struct Kept {
+    connection: Connection,
+    path: PathBuf,
+    /// Device and inode of the file that is open.
+    file: (u64, u64),
+    patience: Duration,
+    /// Others are to be kept from writing.
+    holds: bool,
+}
+
+impl Kept {
+    fn new(connection: Connection, path: &Path) -> Result<Kept, Fault> {
+        let at = fs::metadata(path)?;
+        let (path, file) = (path.to_owned(), (at.dev(), at.ino()));
+        Ok(Kept { connection, path, file, patience: BUSY_TIMEOUT, holds: false })
+    }
+
+    /// Err unless the open file is the one that others will find. What was asked for was not begun then.
+    fn is_at_its_place(&self) -> Result<(), Fault> {
+        let vanished = || JournalError::Vanished { path: self.path.display().to_string() };
+        match fs::metadata(&self.path) {
+            Ok(at) if (at.dev(), at.ino()) == self.file => Ok(()),
+            Ok(_) => Err(vanished().into()),
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
+                Err(vanished().into())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Err `Store`: it is certain that nothing was written. Err `Unsure`: it is not known.
+    fn change<T>(&mut self, work: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T, Fault> {
+        self.is_at_its_place()?;
+        self.begin()?;
+        let done = self.begun(work);
+        if done.is_err() && !self.connection.is_autocommit() {
+            // What cannot be rolled back now is so by the next change, or with the connection.
+            let _ = self.connection.execute_batch("ROLLBACK");
+        }
+        if self.holds {
+            self.take_in_hand();
+        }
+        done
+    }
+
+    fn begin(&mut self) -> Result<(), Fault> {
+        if !self.connection.is_autocommit() {
+            if self.holds {
+                return Ok(());
+            }
+            self.connection.execute_batch("ROLLBACK")?;
+        }
+        self.connection.busy_timeout(if self.holds { BUSY_TIMEOUT_IN_WINDOW } else { self.patience })?;
+        Ok(self.connection.execute_batch("BEGIN IMMEDIATE")?)
+    }
+
+    fn begun<T>(&self, work: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T, Fault> {
+        // Read each time: a newer Greenlight may have taken the directory over since we opened it.
+        let found = format_of(&self.connection)?;
+        if found > FORMAT {
+            return Err(JournalError::NewerFormat { found, ours: FORMAT }.into());
+        }
+        let value = work(&self.connection)?;
+        match self.connection.execute_batch("COMMIT") {
+            Ok(()) => Ok(value),
+            // The last page was not written, or nothing was begun.
+            Err(error) if matches!(error.sqlite_error_code(), Some(ErrorCode::DiskFull | ErrorCode::DatabaseBusy)) => {
+                Err(error.into())
+            }
+            Err(error) => Err(Fault::Unsure(in_words(error))),
+        }
+    }
+
+    /// Takes the right to write again at once. Where another process was quicker, the next change waits for it a little, and is
+    /// refused before it writes anything.
+    fn take_in_hand(&mut self) {
+        let _ = self.connection.busy_timeout(Duration::ZERO);
+        if self.connection.is_autocommit()
+            && let Err(error) = self.connection.execute_batch("BEGIN IMMEDIATE")
+        {
+            tracing::warn!(%error, "another process writes into the journal while the window is open");
+        }
+    }
+
+    /// Room in both files: as many pages are written and freed again in the journal, and its log, which is written from its
+    /// beginning after a checkpoint, is as long.
+    fn make_room(&mut self) -> Result<(), Fault> {
+        self.change(|connection| {
+            connection.execute_batch("CREATE TABLE IF NOT EXISTS room (padding BLOB NOT NULL) STRICT")?;
+            Ok(connection.execute("INSERT INTO room VALUES (zeroblob(?1))", [ROOM])?)
+        })?;
+        self.change(|connection| Ok(connection.execute("DELETE FROM room", ())?))?;
+        self.connection.busy_timeout(self.patience)?;
+        let busy: bool = self.connection.query_row("PRAGMA wal_checkpoint(RESTART)", (), |row| row.get(0))?;
+        if busy { Err(Fault::from("another process reads it all the time")) } else { Ok(()) }
     }
 }
 
 #[async_trait]
 impl Journal for SqliteJournal {
     async fn runs(&self) -> Result<Vec<RunEntry>, JournalError> {
-        self.with("list the runs".to_owned(), |connection| {
+        self.with("list the runs".to_owned(), |Kept { connection, .. }| {
             let mut statement = connection.prepare_cached("SELECT id, name, created_at FROM run ORDER BY number DESC")?;
             let rows = statement.query_map((), |row| {
                 Ok(RunEntry { run: parsed(row, "id")?, name: row.get("name")?, created_at: parsed(row, "created_at")? })
@@ -117,7 +224,7 @@ impl Journal for SqliteJournal {
 
     async fn read(&self, run: &RunId) -> Result<Vec<Record>, JournalError> {
         let id = run.to_string();
-        self.with(format!("read run `{run}`"), move |connection| read(connection, &id)).await
+        self.with(format!("read run `{run}`"), move |kept| read(&kept.connection, &id)).await
     }
 
     async fn append(&self, run: &RunId, expected: u64, epoch: u64, event: &Event, at: Timestamp) -> Result<(), JournalError> {
@@ -131,9 +238,34 @@ impl Journal for SqliteJournal {
         .await
     }
 
+    async fn hold(&self, run: &RunId) -> Result<(), JournalError> {
+        let attempted = format!("make room in the journal for the window of run `{run}`, and keep others from writing");
+        self.with(attempted, |kept| {
+            let held = kept.make_room().and_then(|()| kept.begin());
+            kept.holds = held.is_ok();
+            held.map_err(|fault| match fault {
+                Fault::Store(source) => Fault::Unwritten(source),
+                other => other,
+            })
+        })
+        .await
+    }
+
+    async fn let_go(&self) {
+        let let_go = self.with("let others write".to_owned(), |kept| {
+            if std::mem::take(&mut kept.holds) && !kept.connection.is_autocommit() {
+                kept.connection.execute_batch("ROLLBACK")?;
+            }
+            Ok(())
+        });
+        if let Err(error) = let_go.await {
+            tracing::warn!(%error, "the journal could not be let go");
+        }
+    }
+
     async fn lease(&self, run: &RunId) -> Result<Option<Lease>, JournalError> {
         let id = run.to_string();
-        self.with(format!("read who holds run `{run}`"), move |connection| {
+        self.with(format!("read who holds run `{run}`"), move |Kept { connection, .. }| {
             last_seq(connection, &id)?;
             lease_of(connection, &id)
         })
@@ -149,6 +281,8 @@ impl Journal for SqliteJournal {
         now: Timestamp,
     ) -> Result<u64, JournalError> {
         let holder = holder.to_owned();
+        // Whoever has it may keep others from writing just now: asked by a read first.
+        super::next_epoch(self.lease(run).await?.as_ref(), force, now)?;
         self.change(format!("take run `{run}`"), run, move |tx, run| {
             last_seq(tx, run)?;
             let epoch = super::next_epoch(lease_of(tx, run)?.as_ref(), force, now)?;
@@ -211,7 +345,7 @@ impl Journal for SqliteJournal {
 
     async fn open_requests(&self, run: &RunId) -> Result<Vec<Request>, JournalError> {
         let id = run.to_string();
-        self.with(format!("read the requests to run `{run}`"), move |connection| {
+        self.with(format!("read the requests to run `{run}`"), move |Kept { connection, .. }| {
             last_seq(connection, &id)?;
             let select = "SELECT id, at, filed_by, reason, kind FROM request WHERE run = ?1 AND answer IS NULL ORDER BY id";
             let mut statement = connection.prepare_cached(select)?;
@@ -245,7 +379,7 @@ impl Journal for SqliteJournal {
     async fn request_answer(&self, run: &RunId, id: i64) -> Result<Option<String>, JournalError> {
         let run = run.to_string();
         let attempted = format!("read the answer to request {id} to run `{run}`");
-        self.with(attempted, move |connection| answer_of(connection, &run, id)).await
+        self.with(attempted, move |kept| answer_of(&kept.connection, &run, id)).await
     }
 
     async fn set_progress(&self, run: &RunId, text: &str) -> Result<(), JournalError> {
@@ -260,7 +394,7 @@ impl Journal for SqliteJournal {
 
     async fn progress(&self, run: &RunId) -> Result<Option<String>, JournalError> {
         let id = run.to_string();
-        self.with(format!("read the progress of run `{run}`"), move |connection| {
+        self.with(format!("read the progress of run `{run}`"), move |Kept { connection, .. }| {
             let found = connection.query_row("SELECT progress FROM run WHERE id = ?1", [&id], |row| row.get(0)).optional()?;
             found.ok_or_else(|| JournalError::UnknownRun(id).into())
         })
@@ -357,7 +491,7 @@ struct NewRecord {
     event: String,
 }
 
-fn insert_record(tx: &Transaction<'_>, run: &str, row: &NewRecord) -> Result<(), Fault> {
+fn insert_record(tx: &Connection, run: &str, row: &NewRecord) -> Result<(), Fault> {
     let insert = "INSERT INTO record (run, seq, at, epoch, event) VALUES (?1, ?2, ?3, ?4, ?5)";
     let values = params![run, row.seq.cast_signed(), row.at.to_string(), row.epoch.cast_signed(), row.event];
     tx.prepare_cached(insert)?.execute(values)?;
@@ -388,14 +522,33 @@ where
 enum Fault {
     Contract(JournalError),
     Store(Box<dyn std::error::Error + Send + Sync>),
+    /// The store itself, and it is certain that nothing was written.
+    Unwritten(Box<dyn std::error::Error + Send + Sync>),
+    /// The store itself, and nobody knows what was written.
+    Unsure(Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl Fault {
     fn into_error(self, attempted: impl FnOnce() -> String) -> JournalError {
         match self {
             Fault::Contract(error) => error,
-            Fault::Store(source) => JournalError::Unreachable { attempted: attempted(), source },
+            Fault::Unwritten(source) => JournalError::NotWritten { attempted: attempted(), source },
+            Fault::Store(source) | Fault::Unsure(source) => JournalError::Unreachable { attempted: attempted(), source },
         }
+    }
+}
+
+/// An error of SQLite in words, where its own say little.
+fn in_words(error: rusqlite::Error) -> Box<dyn std::error::Error + Send + Sync> {
+    match error.sqlite_error() {
+        // SQLITE_IOERR_SHMSIZE: the file that its processes share could not be made as long as it must be.
+        Some(cause) if cause.code == ErrorCode::DiskFull || cause.extended_code == 4874 => {
+            "no space left in the state folder".into()
+        }
+        Some(cause) if cause.code == ErrorCode::DatabaseBusy => {
+            "another process holds the journal's lock (a coordinator does while its window is open)".into()
+        }
+        _ => error.into(),
     }
 }
 
@@ -407,7 +560,7 @@ impl From<JournalError> for Fault {
 
 impl From<rusqlite::Error> for Fault {
     fn from(error: rusqlite::Error) -> Fault {
-        Fault::Store(error.into())
+        Fault::Store(in_words(error))
     }
 }
 

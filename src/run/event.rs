@@ -97,6 +97,8 @@ pub enum Event {
     StepUnsure {
         step: StepNo,
         error: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        hint: Option<String>,
         look_at: Timestamp,
     },
     StepDone {

@@ -116,6 +116,10 @@ pub enum Fact {
         serving: Side,
         follow_from: Lsn,
     },
+    /// Clients were given back, and the window is open still: a part of what closes it fails, and is tried again.
+    ClientsResumed {
+        at: Timestamp,
+    },
     /// The routes are resumed. `moved` is whether the writer changed.
     WindowClosed {
         serving: Side,

@@ -46,6 +46,10 @@ pub enum StepState {
 pub struct OpenWindow {
     pub to: Side,
     pub attempt: u32,
+    /// When it was opened, by the wall clock. Clients are paused a moment later.
+    pub at: Timestamp,
+    /// When clients were given back, though not all was done that closes the window.
+    pub resumed: Option<Timestamp>,
     /// After the commit point: where the other side follows from.
     pub committed: Option<Lsn>,
 }
@@ -250,7 +254,14 @@ impl Run {
         let mut open = None;
         for fact in &self.facts {
             match fact {
-                Fact::WindowOpened { to, attempt, .. } => open = Some(OpenWindow { to: *to, attempt: *attempt, committed: None }),
+                Fact::WindowOpened { to, attempt, at } => {
+                    open = Some(OpenWindow { to: *to, attempt: *attempt, at: *at, resumed: None, committed: None });
+                }
+                Fact::ClientsResumed { at } => {
+                    if let Some(window) = &mut open {
+                        window.resumed.get_or_insert(*at);
+                    }
+                }
                 Fact::WindowCommitted { follow_from, .. } => {
                     if let Some(window) = &mut open {
                         window.committed = Some(*follow_from);
@@ -261,6 +272,11 @@ impl Run {
             }
         }
         open
+    }
+
+    /// Since when clients are paused, for all that the journal tells: the window is open, and nobody gave them back.
+    pub fn clients_paused_since(&self) -> Option<Timestamp> {
+        self.open_window().filter(|window| window.resumed.is_none()).map(|window| window.at)
     }
 
     /// How many windows were opened so far.

@@ -8,7 +8,11 @@ use crate::snapshot::Snapshots;
 use crate::validate::Validator;
 use crate::word::{Clock, PortError, Side};
 use async_trait::async_trait;
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 /// The outside world of one run, as ports. Made by `wire`, or of fakes by the simulation.
 #[derive(Clone)]
@@ -72,15 +76,22 @@ pub trait Guard: Send + Sync {
     async fn stand_by(&self, within: Duration) -> Result<(), PortError>;
     /// It ends without acting.
     async fn stand_down(&self) -> Result<(), PortError>;
+    /// Whether it lives. Nobody is paused without it.
+    async fn is_standing(&self) -> bool;
 }
 
 /// Where a step's facts go. Durable when `learn` returns; the engine's journal behind it.
 #[async_trait]
 pub trait Records: Send + Sync {
     async fn learn(&mut self, fact: Fact) -> Result<(), PortError>;
+    /// The same for the commit point, of which it must be known whether it is on record: read back until it is. `Some`: it is
+    /// certain that it is not, and why.
+    async fn commit(&mut self, fact: Fact) -> Result<Option<String>, PortError>;
+    /// Before a window: what it will have to record has its room, and nobody else writes until it is closed.
+    async fn hold(&mut self) -> Result<(), PortError>;
     fn run(&self) -> &Run;
-    /// A fact could not be recorded: nothing may be done any more, since somebody else may be driving.
-    fn is_lost(&self) -> bool;
+    /// Somebody else has taken the run over: nothing may be done any more.
+    fn is_superseded(&self) -> bool;
 }
 
 /// What a step is given.
@@ -88,6 +99,8 @@ pub struct StepContext<'a> {
     pub plan: &'a Plan,
     pub ports: &'a Ports,
     pub records: &'a mut dyn Records,
+    /// Set when this process is asked to end.
+    pub interrupted: Arc<AtomicBool>,
     /// Told what the step is doing, for people; not recorded.
     pub progress: &'a (dyn Fn(&str) + Send + Sync),
 }

@@ -29,7 +29,7 @@ mod window;
 
 pub use context::{Guard, Ports, Records, Route, StepContext};
 pub use watch::{Sight, look};
-pub use window::{By, make_safe};
+pub use window::{By, let_clients_read, make_safe};
 
 use crate::plan::StepName;
 use crate::postgres::{FenceProbe, Server};

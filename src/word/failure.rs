@@ -53,6 +53,31 @@ impl PortError {
         self
     }
 
+    /// Several that failed, told as one: the first, and the others behind it. `Uncertain` when one of them is, and `Refused` only
+    /// when all of them are.
+    ///
+    /// # Errors
+    /// When there is one.
+    pub fn all(errors: Vec<PortError>) -> Result<(), PortError> {
+        let failure = [Failure::Uncertain, Failure::Transient, Failure::Refused]
+            .into_iter()
+            .find(|failure| errors.iter().any(|error| error.failure == *failure));
+        let hints: Vec<String> = errors.iter().filter_map(|error| error.hint.clone()).collect();
+        let besides: Vec<String> = errors.iter().skip(1).map(PortError::chain).collect();
+        let (Some(first), Some(failure)) = (errors.into_iter().next(), failure) else { return Ok(()) };
+        if besides.is_empty() {
+            return Err(first);
+        }
+        let causes = first.chain();
+        let causes = causes.strip_prefix(&format!("could not {}: ", first.attempted)).unwrap_or_default();
+        let told = [
+            Some(causes.to_owned()).filter(|causes| !causes.is_empty()),
+            Some(format!("besides, {}", besides.join("; besides, "))),
+        ];
+        let all = PortError::new(failure, first.attempted).because(told.into_iter().flatten().collect::<Vec<_>>().join("; "));
+        Err(if hints.is_empty() { all } else { all.hint(hints.join("; ")) })
+    }
+
     /// The error and its causes on one line, for the journal and for a person.
     pub fn chain(&self) -> String {
         let mut text = format!("could not {}", self.attempted);

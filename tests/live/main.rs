@@ -16,6 +16,7 @@ mod hazards;
 mod hostile;
 mod inplace;
 mod kills;
+mod pauses;
 mod provisional;
 mod ready;
 mod restored;

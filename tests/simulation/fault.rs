@@ -2,7 +2,7 @@
 
 use crate::world::{SECOND, Shared, World};
 use greenlight::word::{Failure, PortError, Side};
-use std::{fmt, future::pending};
+use std::{fmt, future::pending, sync::atomic::Ordering};
 
 /// What goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,14 +40,18 @@ pub(crate) enum Fault {
     /// An append that failed for all that can be seen, and is written.
     UnreachableWritten,
     UnreachableUnwritten,
+    /// It is certain that nothing was written.
+    NotWritten,
+    /// The same of every write for a minute: the disk is full, or another process holds the lock.
+    Full,
     /// Another process has taken the lease.
     Usurped,
 }
 
 use Fault::{
-    CrashAfter, CrashBefore, CrashHalf, CrashLate, CrashVeryLate, Odd, Outage, Refused, RefusedLate, Restarted, RestartedDone,
-    Slow, Transient, UncertainDone, UncertainHalf, UncertainLate, UncertainUndone, UnreachableUnwritten, UnreachableWritten,
-    Usurped,
+    CrashAfter, CrashBefore, CrashHalf, CrashLate, CrashVeryLate, Full, NotWritten, Odd, Outage, Refused, RefusedLate, Restarted,
+    RestartedDone, Slow, Transient, UncertainDone, UncertainHalf, UncertainLate, UncertainUndone, UnreachableUnwritten,
+    UnreachableWritten, Usurped,
 };
 
 /// What kind of call has a number.
@@ -127,8 +131,8 @@ impl Kind {
                 UncertainDone,
                 Slow,
             ],
-            Kind::Append => &[CrashBefore, CrashAfter, UnreachableWritten, UnreachableUnwritten, Usurped],
-            Kind::Journal => &[CrashBefore, CrashAfter, UnreachableUnwritten],
+            Kind::Append => &[CrashBefore, CrashAfter, UnreachableWritten, UnreachableUnwritten, NotWritten, Full, Usurped],
+            Kind::Journal => &[CrashBefore, CrashAfter, UnreachableUnwritten, NotWritten, Full],
         }
     }
 
@@ -144,8 +148,8 @@ impl Kind {
             }
             Kind::Touch => &[CrashAfter, Transient, RefusedLate, UncertainDone, Slow],
             Kind::TouchInParts => &[CrashAfter, CrashHalf, Transient, RefusedLate, UncertainHalf, Slow],
-            Kind::Append => &[CrashAfter, UnreachableUnwritten, Usurped],
-            Kind::Journal => &[CrashBefore],
+            Kind::Append => &[CrashAfter, UnreachableUnwritten, Full, Usurped],
+            Kind::Journal => &[CrashBefore, Full],
         }
     }
 }
@@ -248,6 +252,7 @@ impl World {
                 self.node(Side::Green).up = false;
                 self.node(Side::Green).back_at = None;
             }
+            self.comes_to_pass(number);
             if self.promoted_by_others_at == Some(number) {
                 self.promoted_by_others();
             }
@@ -262,11 +267,26 @@ impl World {
         });
         if let Some(fault) = fault {
             self.fired += 1;
+            self.slow += u32::from(fault == Slow);
             self.processes[call.process].struck = true;
             self.tell(|| format!("     FAULT {fault:?}"));
         }
         self.check_endless(call);
         if self.violation.is_some() { None } else { Some(fault) }
+    }
+
+    /// What others do at this call.
+    fn comes_to_pass(&mut self, number: usize) {
+        if self.guard_dies_at == Some(number)
+            && let Some(guard) = &mut self.guard
+        {
+            guard.died_at = Some(self.now);
+            self.tell(|| "the guard is killed".to_owned());
+        }
+        if self.interrupted_at == Some(number) {
+            self.interrupted.store(true, Ordering::SeqCst);
+            self.tell(|| "the coordinator is asked to end".to_owned());
+        }
     }
 
     fn by_chance(&mut self, kind: Kind) -> Option<Fault> {
@@ -370,7 +390,7 @@ impl World {
                 }
                 Some(self.take_effect(call, effect, Part::Whole))
             }
-            CrashBefore | Odd | UnreachableWritten | UnreachableUnwritten | Usurped => {
+            CrashBefore | Odd | UnreachableWritten | UnreachableUnwritten | NotWritten | Full | Usurped => {
                 self.end_process(call.process);
                 None
             }

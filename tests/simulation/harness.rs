@@ -11,7 +11,7 @@ use crate::{
     world::{Shared, World},
 };
 use greenlight::{
-    engine::{Engine, EngineError, Stop, make_safe},
+    engine::{Engine, EngineError, Rescue, Rescued, Stop},
     journal::{Journal, MemoryJournal},
     run::{Event, Outcome},
     word::RunId,
@@ -49,6 +49,11 @@ pub(crate) struct Setup {
     pub(crate) differs: bool,
     /// A read that never succeeds.
     pub(crate) broken: Option<&'static str>,
+    pub(crate) guard_dies_at: Option<usize>,
+    pub(crate) interrupted_at: Option<usize>,
+    /// The first route cannot be pointed at green, or not be resumed, for so many seconds of the run.
+    pub(crate) unmovable_secs: u64,
+    pub(crate) unresumable_secs: u64,
     /// A call that lasts, with a rival who wants the run meanwhile.
     pub(crate) lasting: Option<Lasting>,
 }
@@ -93,6 +98,10 @@ impl Setup {
         world.green_dies_at = self.green_dies_at;
         world.broken = self.broken;
         world.lasting = self.lasting;
+        world.guard_dies_at = self.guard_dies_at;
+        world.interrupted_at = self.interrupted_at;
+        world.unmovable_until = self.unmovable_secs * crate::world::SECOND;
+        world.unresumable_until = self.unresumable_secs * crate::world::SECOND;
         world.differs = self.differs;
         world.trouble_at_promotion = self.trouble_at_promotion;
         world.chaos.clone_from(&self.chaos);
@@ -126,12 +135,17 @@ fn drive_to_the_end(world: &Shared, journal: &MemoryJournal, run: &RunId) -> Opt
             return None;
         }
         // The guard sees its coordinator end, whether by death or at a person's word.
-        if world.lock().guard.take().is_some() {
+        let standing = world.lock().guard.take();
+        if standing.is_some_and(|guard| guard.died_at.is_none()) {
             guard(world, journal, run);
         }
         match end {
             Some(Ok(Stop::Closed(outcome))) => return Some(outcome),
             Some(Ok(Stop::Interrupted)) => return None,
+            // Whoever starts the next one sees after a while that it cannot work yet.
+            Some(Err(EngineError::Journal(_))) if world.lock().now < world.lock().journal_full_until => {
+                world.lock().pass(5 * crate::world::SECOND);
+            }
             // Another one, with ports for the plan as it holds now.
             None | Some(Ok(Stop::Replanned) | Err(EngineError::Journal(_))) => {}
             Some(other) => world.lock().violated(format!("the engine came back with {other:?}")),
@@ -178,7 +192,21 @@ fn guard(world: &Shared, journal: &MemoryJournal, run: &RunId) {
     };
     let watched = Arc::new(WatchedJournal { inner: journal.clone(), world: world.clone(), process });
     let ports = ports(world, process);
-    let _ = poll_once(make_safe(watched, &ports, run, "the guard", &AtomicU64::new(0), "its coordinator is gone"));
+    let plan = world.lock().plan.clone();
+    let rescue = Rescue {
+        journal: watched,
+        ports: &ports,
+        run: run.clone(),
+        plan: &plan,
+        holder: "the guard".to_owned(),
+        epoch: Arc::default(),
+        why: "its coordinator is gone",
+        is_gone: &|| true,
+        tell: &|text| world.lock().tell(|| format!("the guard says: {text}")),
+    };
+    if poll_once(rescue.make_safe()) == Some(Rescued::Closed) {
+        world.lock().check_rescue();
+    }
     world.lock().end_process(process);
     journal.holder_died(run).unwrap();
 }

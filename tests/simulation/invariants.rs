@@ -14,8 +14,8 @@ use greenlight::{
 };
 use std::sync::Arc;
 
-/// What the guard adds to the longest pause before it acts, and what its act takes.
-const GRACE: u64 = 250 * MS + 100 * MS;
+/// What a pause may last beyond the window's limit, whatever fails.
+const GRACE: u64 = 2 * SECOND;
 const CALLS_MAX: usize = 50_000;
 const HOURS_MAX: u64 = 3;
 
@@ -45,11 +45,15 @@ impl World {
         }
     }
 
-    /// No route stays paused longer than the limit and the guard's grace; each further fault adds its own time.
+    /// No route stays paused longer than the limit and two seconds, whatever fails. Only a call that is slow, one after another,
+    /// adds its own time: nothing else happens in this world while it lasts.
     pub(crate) fn check_pauses(&mut self) {
         let limit = u64::try_from(MAX_PAUSE.as_micros()).unwrap() + GRACE;
-        let limit = limit + u64::from(self.fired.saturating_sub(1)) * (6 * SECOND + GRACE);
-        if let Some(since) = self.routes.iter().filter_map(|route| route.paused_since).min()
+        let limit = limit + u64::from(self.slow.saturating_sub(1)) * 6 * SECOND;
+        // One that refuses to be resumed, for as long as it does.
+        let may_rest = |at: usize| at == 0 && self.now < self.unresumable_until + SECOND;
+        let paused = self.routes.iter().enumerate().filter(|(at, _)| !may_rest(*at));
+        if let Some(since) = paused.filter_map(|(_, route)| route.paused_since).min()
             && self.now - since > limit
         {
             self.violated(format!("a route is paused for {} ms", (self.now - since) / MS));
@@ -68,7 +72,9 @@ impl World {
         if self.must_observe && !process.is_guard {
             self.violated(format!("{} before anybody looked how far the run came", call.name));
         }
-        if process.lost_journal {
+        if process.is_superseded {
+            self.violated(format!("{} by a process whose run another has", call.name));
+        } else if process.lost_journal && window.is_none() {
             self.violated(format!("{} by a process that has lost its journal", call.name));
         } else if !intended || self.run.outcome.is_some() {
             self.violated(format!("{} without an intent in the journal", call.name));
@@ -84,15 +90,25 @@ impl World {
         }
     }
 
-    pub(crate) fn check_pause(&mut self, route: usize) {
+    pub(crate) fn check_pause(&mut self, process: usize, route: usize) {
+        if !self.processes[process].holds_journal {
+            self.violated("a route is paused by a process that has not the journal in hand");
+        }
         if !self.routes[route].settled {
             self.violated("a route is paused that was not settled");
         }
-        if self.guard.is_none() {
+        if self.guard.is_none_or(|guard| guard.died_at.is_some_and(|at| self.now - at > 3 * MS)) {
             self.violated("a route is paused with no guard standing by");
         }
         if self.run.open_window().is_none_or(|window| window.committed.is_some()) {
             self.violated("a route is paused with no window open in the journal");
+        }
+    }
+
+    /// The guard says that it is done.
+    pub(crate) fn check_rescue(&mut self) {
+        if self.run.open_window().is_some() {
+            self.violated("the guard ended while a window is open");
         }
     }
 
@@ -188,6 +204,9 @@ impl World {
         if self.run.open_window().is_none_or(|window| window.committed.is_some()) {
             self.violated("a second commit point of one window, or one outside any");
         }
+        if self.guard.and_then(|guard| guard.died_at).is_some_and(|at| self.now - at > 3 * MS) && !self.run.without_green {
+            self.violated("a commit point though the guard is dead");
+        }
         if self.run.without_green {
             self.given_up[Side::Blue as usize] = self.acknowledged - self.nodes[Side::Blue as usize].rows.count;
             self.outcast_green = true;
@@ -263,7 +282,7 @@ impl World {
         if self.run.open_window().is_some() {
             self.violated("the run rests with a window open");
         }
-        if self.run.note.is_none() && self.run.reason.is_none() {
+        if self.run.note.is_none() && self.run.reason.is_none() && self.interrupted_at.is_none() {
             self.violated("the run rests without a reason on record");
         }
         if self.late.is_empty() {

@@ -3,7 +3,7 @@
 use crate::{
     fault::{Call, Fault, Kind, answer},
     lasting::Renewals,
-    world::Shared,
+    world::{SECOND, Shared},
 };
 use async_trait::async_trait;
 use greenlight::{
@@ -22,6 +22,10 @@ pub(crate) struct WatchedJournal {
 
 fn unreachable(attempted: &str) -> JournalError {
     JournalError::Unreachable { attempted: attempted.to_owned(), source: "no answer".into() }
+}
+
+fn not_written(attempted: &str) -> JournalError {
+    JournalError::NotWritten { attempted: attempted.to_owned(), source: "no space left".into() }
 }
 
 /// What an append is called in a trace.
@@ -54,20 +58,43 @@ impl WatchedJournal {
     fn lose(&self) {
         self.world.lock().processes[self.process].lost_journal = true;
     }
+
+    /// Err when nothing is written, whether by this fault or by what lasts.
+    fn writes(&self, attempted: &str, fault: Option<Fault>) -> Result<(), JournalError> {
+        let full = {
+            let mut world = self.world.lock();
+            if fault == Some(Fault::Full) {
+                world.journal_full_until = world.now + 60 * SECOND;
+            }
+            world.now < world.journal_full_until
+        };
+        let error = match fault {
+            _ if full => not_written(attempted),
+            Some(Fault::NotWritten) => not_written(attempted),
+            Some(Fault::UnreachableUnwritten) => unreachable(attempted),
+            _ => return Ok(()),
+        };
+        self.lose();
+        Err(error)
+    }
+
+    fn superseded<T>(&self, result: Result<T, JournalError>) -> Result<T, JournalError> {
+        if matches!(result, Err(JournalError::Superseded { .. })) {
+            self.world.lock().processes[self.process].is_superseded = true;
+        }
+        result
+    }
 }
 
 #[async_trait]
 impl Journal for WatchedJournal {
     async fn append(&self, run: &RunId, expected: u64, epoch: u64, event: &Event, at: Timestamp) -> Result<(), JournalError> {
         let fault = self.begin(name(event), Kind::Append).await;
-        if fault == Some(Fault::UnreachableUnwritten) {
-            self.lose();
-            return Err(unreachable("append a record"));
-        }
+        self.writes("append a record", fault)?;
         if fault == Some(Fault::Usurped) {
             self.inner.take_lease(run, "another", Duration::from_secs(15), true, at).await?;
         }
-        let result = self.inner.append(run, expected, epoch, event, at).await;
+        let result = self.superseded(self.inner.append(run, expected, epoch, event, at).await);
         match &result {
             Ok(()) => self.world.lock().witness(event),
             Err(_) => self.lose(),
@@ -95,9 +122,7 @@ impl Journal for WatchedJournal {
         now: Timestamp,
     ) -> Result<u64, JournalError> {
         let fault = self.begin("take the lease", Kind::Journal).await;
-        if fault == Some(Fault::UnreachableUnwritten) {
-            return Err(unreachable("take the lease"));
-        }
+        self.writes("take the lease", fault)?;
         let epoch = self.inner.take_lease(run, holder, ttl, force, now).await?;
         if fault == Some(Fault::CrashAfter) { self.die().await } else { Ok(epoch) }
     }
@@ -115,14 +140,29 @@ impl Journal for WatchedJournal {
                 self.inner.take_lease(run, "another", ttl, true, now).await?;
             }
         }
-        let result = self.inner.renew_lease(run, epoch, ttl, now).await;
-        if result.is_err() {
-            self.lose();
+        self.writes("renew the lease", None)?;
+        self.superseded(self.inner.renew_lease(run, epoch, ttl, now).await)
+    }
+
+    async fn hold(&self, run: &RunId) -> Result<(), JournalError> {
+        let fault = self.begin("hold the journal", Kind::Journal).await;
+        self.writes("hold the journal", fault)?;
+        self.inner.hold(run).await?;
+        self.world.lock().processes[self.process].holds_journal = true;
+        if fault == Some(Fault::CrashAfter) { self.die().await } else { Ok(()) }
+    }
+
+    async fn let_go(&self) {
+        let mut world = self.world.lock();
+        world.processes[self.process].holds_journal = false;
+        if world.run.open_window().is_some_and(|window| window.committed.is_none()) && world.processes[self.process].alive {
+            // The coordinator comes back from a window that it could not close: it ends.
+            world.processes[self.process].lost_journal = true;
         }
-        result
     }
 
     async fn release_lease(&self, run: &RunId, epoch: u64) -> Result<(), JournalError> {
+        self.writes("release the lease", None)?;
         self.inner.release_lease(run, epoch).await
     }
 
@@ -139,10 +179,7 @@ impl Journal for WatchedJournal {
 
     async fn answer_request(&self, run: &RunId, id: i64, text: &str) -> Result<(), JournalError> {
         let fault = self.begin("answer a request", Kind::Journal).await;
-        if fault == Some(Fault::UnreachableUnwritten) {
-            self.lose();
-            return Err(unreachable("answer a request"));
-        }
+        self.writes("answer a request", fault)?;
         self.inner.answer_request(run, id, text).await?;
         if fault == Some(Fault::CrashAfter) { self.die().await } else { Ok(()) }
     }

@@ -17,6 +17,7 @@ mod inplaces;
 mod invariants;
 mod journal;
 mod lasting;
+mod pauses;
 mod plan;
 mod ports;
 mod restores;

@@ -145,9 +145,10 @@ impl Router for FakeRouter {
 
     async fn pause(&self, limit: Duration) -> Result<(), PortError> {
         assert!(limit <= MAX_PAUSE);
-        self.touch("route: pause", |world, at| {
+        let process = self.of.process;
+        self.touch("route: pause", move |world, at| {
             let now = world.now;
-            world.check_pause(at);
+            world.check_pause(process, at);
             world.routes[at].paused_since.get_or_insert(now);
             Ok(())
         })
@@ -156,7 +157,11 @@ impl Router for FakeRouter {
 
     async fn point_at(&self, target: &Target) -> Result<(), PortError> {
         let side = if target.port == 1 { Side::Blue } else { Side::Green };
+        let call = self.of.call("route: point_at", None, Kind::Touch);
         self.touch("route: point_at", move |world, at| {
+            if at == 0 && side == Side::Green && world.now < world.unmovable_until {
+                return Err(call.error(Failure::Uncertain).because("it does not read its file"));
+            }
             let route = &mut world.routes[at];
             route.points_at = if route.is_stubborn { route.points_at } else { side };
             Ok(())
@@ -165,7 +170,11 @@ impl Router for FakeRouter {
     }
 
     async fn resume(&self) -> Result<(), PortError> {
-        self.touch("route: resume", |world, at| {
+        let call = self.of.call("route: resume", None, Kind::Touch);
+        self.touch("route: resume", move |world, at| {
+            if at == 0 && world.now < world.unresumable_until {
+                return Err(call.error(Failure::Uncertain).because("it does not answer"));
+            }
             (world.routes[at].paused_since, world.routes[at].settled) = (None, false);
             Ok(())
         })
@@ -204,7 +213,7 @@ impl Guard for FakeGuard {
             .world
             .change(call, move |world, _| {
                 let deadline = world.now + u64::try_from(within.as_micros()).unwrap();
-                world.guard = Some(StandingGuard { deadline, coordinator: call.process });
+                world.guard = Some(StandingGuard { deadline, coordinator: call.process, died_at: None });
                 Ok(())
             })
             .await
@@ -220,6 +229,10 @@ impl Guard for FakeGuard {
                 Ok(())
             })
             .await
+    }
+
+    async fn is_standing(&self) -> bool {
+        self.0.world.lock().guard.is_some_and(|guard| guard.died_at.is_none())
     }
 }
 

@@ -243,6 +243,8 @@ pub(crate) struct RouteFake {
 pub(crate) struct StandingGuard {
     pub(crate) deadline: u64,
     pub(crate) coordinator: usize,
+    /// When it was killed.
+    pub(crate) died_at: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -250,8 +252,12 @@ pub(crate) struct StandingGuard {
 pub(crate) struct Process {
     pub(crate) is_guard: bool,
     pub(crate) alive: bool,
-    /// An append failed: this process may change nothing any more.
+    /// Another process has the run: this one may change nothing any more.
+    pub(crate) is_superseded: bool,
+    /// A write to the journal failed: this process may do nothing but give clients back.
     pub(crate) lost_journal: bool,
+    /// It keeps others from writing into the journal, and has its room.
+    pub(crate) holds_journal: bool,
     /// A fault struck it.
     pub(crate) struck: bool,
 }
@@ -284,6 +290,17 @@ pub(crate) struct World {
     pub(crate) faults: Vec<(usize, Fault)>,
     pub(crate) chaos: Option<Chaos>,
     pub(crate) fired: u32,
+    /// How many calls were slow, of a process that goes on.
+    pub(crate) slow: u32,
+    /// Until when nothing can be written into the journal.
+    pub(crate) journal_full_until: u64,
+    /// The guard is killed at this call.
+    pub(crate) guard_dies_at: Option<usize>,
+    /// The coordinator is asked to end at this call.
+    pub(crate) interrupted_at: Option<usize>,
+    /// Routes that cannot be pointed at green, or not be resumed, up to this time.
+    pub(crate) unmovable_until: u64,
+    pub(crate) unresumable_until: u64,
     /// Every numbered call so far.
     pub(crate) points: Vec<Kind>,
     pub(crate) last_read: Option<(&'static str, Option<Side>)>,
@@ -366,6 +383,12 @@ impl World {
             faults: faults.to_vec(),
             chaos: None,
             fired: 0,
+            slow: 0,
+            journal_full_until: 0,
+            guard_dies_at: None,
+            interrupted_at: None,
+            unmovable_until: 0,
+            unresumable_until: 0,
             points: Vec::with_capacity(512),
             last_read: None,
             broken: None,
@@ -413,7 +436,14 @@ impl World {
     // --- processes -----------------------------------------------------------------------------------------------------
 
     pub(crate) fn start_process(&mut self, is_guard: bool) -> usize {
-        self.processes.push(Process { is_guard, alive: true, lost_journal: false, struck: false });
+        self.processes.push(Process {
+            is_guard,
+            alive: true,
+            is_superseded: false,
+            lost_journal: false,
+            holds_journal: false,
+            struck: false,
+        });
         self.last_read = None;
         self.processes.len() - 1
     }
@@ -431,12 +461,13 @@ impl World {
     /// Lets time pass, with the guard's deadline in it.
     pub(crate) fn pass(&mut self, mut left: u64) {
         while left > 0 && self.violation.is_none() {
-            let deadline = self.guard.map_or(u64::MAX, |guard| guard.deadline.max(self.now + 1));
+            let deadline =
+                self.guard.filter(|guard| guard.died_at.is_none()).map_or(u64::MAX, |guard| guard.deadline.max(self.now + 1));
             let part = left.min(SECOND).min(deadline - self.now);
             self.now += part;
             left -= part;
             self.tick();
-            if let Some(guard) = self.guard.filter(|guard| guard.deadline <= self.now)
+            if let Some(guard) = self.guard.filter(|guard| guard.deadline <= self.now && guard.died_at.is_none())
                 && self.processes[guard.coordinator].alive
             {
                 self.tell(|| "the guard's deadline has passed: it ends the coordinator".to_owned());

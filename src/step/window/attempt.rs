@@ -1,13 +1,20 @@
 //! One try: pause, fence, marker and sequences side by side, flush, the commit point, open, repoint, resume.
 
-use super::safety::{self, By};
+use super::safety::{self, By, Pause};
 use super::{Way, freeze, restored};
 use crate::postgres::{Fence, FenceProbe, Server, sequences_behind};
 use crate::run::{Fact, WindowPhase};
-use crate::step::{StepContext, marker};
-use crate::word::{Failure, Lsn, PortError, Side};
+use crate::step::{Guard, StepContext, marker};
+use crate::word::{Clock, Failure, Lsn, PortError, Side};
 use futures_util::future::{join_all, try_join_all};
-use std::{sync::Arc, time::Duration};
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 use tokio::join;
 
 /// The guard acts this much after the limit, so that a coordinator that is alive goes back by itself first.
@@ -16,6 +23,12 @@ const GUARD_GRACE: Duration = Duration::from_millis(250);
 /// Between the last preparation and the pause: the looks, the guard's start and its logins take the machine from the clients
 /// for a moment, and a pause that begins while they catch up waits for more of them.
 const CALM: Duration = Duration::from_millis(100);
+
+/// How often is looked whether the window must be given up.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// What the window has to end by itself when this process is asked to end. Whoever asks kills later what has not ended.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 /// `None`: the writer moved to `to`. `Some`: everything is as before, and why. Err after the commit point, or when it is not
 /// known whether that was recorded: the next call goes on by what the journal says.
@@ -27,31 +40,99 @@ pub(super) async fn open(cx: &mut StepContext<'_>, to: Side) -> Result<Option<St
     let mut watch = StopWatch::new(cx);
     crate::failpoint!("window-opened");
     let way = super::way(cx, to);
-    let tried = match way {
-        Way::Follows => until_commit(cx, to, &mut watch).await,
-        Way::Freezes => freeze::until_commit(cx, &mut watch).await,
-        Way::Restored => restored::until_commit(cx, &mut watch).await,
-    };
-    let follow_from = match tried {
-        Ok(lsn) => lsn,
-        // What a freeze learns on its way. The guard makes it safe, or whoever has the journal.
-        Err(error) if cx.records.is_lost() => return Err(error),
+    let mut tried = tried(cx, to, way, &mut watch).await;
+    if let Ok(follow_from) = tried {
+        tried = commit(cx, to, follow_from).await.map(|()| follow_from);
+    }
+    match tried {
+        Ok(_) => {}
+        // Whoever has the run makes it safe.
+        Err(error) if cx.records.is_superseded() => return Err(error),
         Err(error) => {
             let reason = error.chain();
-            safety::make_safe(cx, &reason, By::Coordinator).await?;
+            safety::end(cx, &reason, By::Coordinator, watch.pause()).await?;
             if way == Way::Freezes && (cx.run().fork_point().is_some() || error.failure == Failure::Refused) {
                 // Blue serves again. Green has left its history, or will be refused again.
                 return Err(PortError { failure: Failure::Refused, ..error });
             }
             return Ok(Some(reason));
         }
-    };
-    // From the answer of this call on the way is forward. Without an answer nobody knows, and only the journal may say.
-    cx.learn(Fact::WindowCommitted { serving: to, follow_from }).await?;
+    }
     watch.lap(cx, "commit point");
     crate::failpoint!("window-committed");
+    let pause = watch.pause();
+    if let Err(error) = give_over(cx, to, &mut watch).await {
+        safety::end(cx, &error.chain(), By::Coordinator, pause).await?;
+        return Ok(None);
+    }
     finish(cx, to, watch).await?;
     Ok(None)
+}
+
+/// Up to the commit point, or until it must be given up: then the call that is under way is dropped where it stands, as if this
+/// process had been killed, and making the window safe ends what it has under way on the servers.
+async fn tried(cx: &mut StepContext<'_>, to: Side, way: Way, watch: &mut StopWatch) -> Result<Lsn, PortError> {
+    let mut alarm = Alarm::new(cx);
+    let mut trying = pin!(async {
+        match way {
+            Way::Follows => until_commit(cx, to, watch).await,
+            Way::Freezes => freeze::until_commit(cx, watch).await,
+            Way::Restored => restored::until_commit(cx, watch).await,
+        }
+    });
+    loop {
+        tokio::select! {
+            biased;
+            tried = &mut trying => return tried,
+            looked = alarm.look() => looked?,
+        }
+    }
+}
+
+/// What makes a window be given up that would go on by itself.
+struct Alarm {
+    guard: Arc<dyn Guard>,
+    clock: Arc<dyn Clock>,
+    interrupted: Arc<AtomicBool>,
+    /// When the word to end was first seen.
+    asked_at: Option<Duration>,
+}
+
+impl Alarm {
+    fn new(cx: &StepContext<'_>) -> Alarm {
+        let (guard, clock) = (cx.ports.guard.clone(), cx.ports.clock.clone());
+        Alarm { guard, clock, interrupted: cx.interrupted.clone(), asked_at: None }
+    }
+
+    async fn look(&mut self) -> Result<(), PortError> {
+        self.clock.sleep(LOOK_EVERY).await;
+        stands(&self.guard).await?;
+        if !self.interrupted.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let now = self.clock.monotonic();
+        if now.saturating_sub(*self.asked_at.get_or_insert(now)) < STOP_LIMIT {
+            return Ok(());
+        }
+        Err(PortError::transient("finish the window").because("this process was asked to end, and it would have lasted longer"))
+    }
+}
+
+async fn stands(guard: &Arc<dyn Guard>) -> Result<(), PortError> {
+    if guard.is_standing().await {
+        return Ok(());
+    }
+    Err(PortError::transient("keep the window open")
+        .because("its guard died, and nobody would end the pause in this process's place"))
+}
+
+/// From the answer of this call on the way is forward.
+async fn commit(cx: &mut StepContext<'_>, to: Side, follow_from: Lsn) -> Result<(), PortError> {
+    stands(&cx.ports.guard).await?;
+    match cx.records.commit(Fact::WindowCommitted { serving: to, follow_from }).await? {
+        None => Ok(()),
+        Some(why) => Err(PortError::transient("record the commit point").because(why)),
+    }
 }
 
 async fn until_commit(cx: &mut StepContext<'_>, to: Side, watch: &mut StopWatch) -> Result<Lsn, PortError> {
@@ -94,6 +175,7 @@ pub(super) async fn pause(cx: &StepContext<'_>, watch: &mut StopWatch) -> Result
     try_join_all(cx.ports.routes.iter().map(|route| route.router.settle())).await?;
     if !watch.running {
         cx.ports.clock.sleep(CALM).await;
+        stands(&cx.ports.guard).await?;
         watch.begin(cx);
     }
     let left = watch.left(cx)?;
@@ -148,7 +230,8 @@ pub(super) async fn sequences_moved(cx: &StepContext<'_>, old: &Arc<dyn Server>,
     Err(PortError::transient("set the sequences").because(format!("these are behind: {}", behind.join(", "))))
 }
 
-async fn finish(cx: &mut StepContext<'_>, to: Side, mut watch: StopWatch) -> Result<(), PortError> {
+/// Past the commit point: `to` is opened, and the clients go on there.
+async fn give_over(cx: &StepContext<'_>, to: Side, watch: &mut StopWatch) -> Result<(), PortError> {
     cx.ports.server(to).ensure_fence(Fence::Open).await?;
     watch.lap(cx, "open");
     crate::failpoint!("window-open");
@@ -158,6 +241,10 @@ async fn finish(cx: &mut StepContext<'_>, to: Side, mut watch: StopWatch) -> Res
     resume(cx).await?;
     watch.lap(cx, "resume");
     crate::failpoint!("window-resumed");
+    Ok(())
+}
+
+async fn finish(cx: &mut StepContext<'_>, to: Side, watch: StopWatch) -> Result<(), PortError> {
     let pause_ms = watch.total_ms(cx);
     let waits = join_all(cx.ports.routes.iter().map(|route| route.router.client_wait())).await;
     let closed = Fact::WindowClosed {
@@ -198,6 +285,10 @@ impl StopWatch {
         let now = cx.ports.clock.monotonic();
         self.phases.push(WindowPhase { name: name.to_owned(), ms: ms(now.saturating_sub(self.last)) });
         self.last = now;
+    }
+
+    fn pause(&self) -> Pause {
+        Pause::Since(self.running.then_some(self.began))
     }
 
     fn total_ms(&self, cx: &StepContext<'_>) -> f64 {

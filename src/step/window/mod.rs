@@ -11,7 +11,7 @@ mod restored;
 mod safety;
 mod settle;
 
-pub use safety::{By, make_safe};
+pub use safety::{By, let_clients_read, make_safe};
 
 use super::{Observed, Progress, Step, StepContext};
 use crate::plan::Strategy;
@@ -130,6 +130,9 @@ async fn go(cx: &mut StepContext<'_>, to: Side) -> Result<Progress, PortError> {
         };
         if let Some(why_not) = why_not {
             return Ok(Progress::NotYet { poll_after: Duration::from_secs(1), note: why_not });
+        }
+        if let Err(why_not) = cx.records.hold().await {
+            return Ok(Progress::NotYet { poll_after: Duration::from_secs(1), note: why_not.chain() });
         }
         if let Some(why_back) = attempt::open(cx, to).await? {
             let note = format!("another window, since the last went back: {why_back}");

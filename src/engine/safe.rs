@@ -1,0 +1,212 @@
+//! The guard's act: it takes the run over and makes an open window safe, and it never gives up. Without the journal it does what
+//! can be done without: clients go on, and what was done is recorded when the journal can be kept again.
+//!
+//! **Invariant:** who acts without the lease knows that the coordinator is gone, works under its epoch, so that whoever takes the
+//! lease shuts it out at the servers, and acts by what the journal says.
+
+use super::{EngineError, LEASE_TTL, heartbeat::Heartbeat, in_full, records::Book};
+use crate::journal::{Journal, JournalError, Lease};
+use crate::plan::{Plan, StepName};
+use crate::run::{self, Fact, Run};
+use crate::step::{self, Ports, Records, StepContext};
+use crate::word::{PortError, RunId, Timestamp};
+use async_trait::async_trait;
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+/// Between two tries: at first, and when it has lasted long.
+const TRY_EVERY: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
+/// Tries until it has lasted long.
+const LONG: u32 = 50;
+
+/// What came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rescued {
+    /// The window is closed, by this process or by another that took the run over.
+    Closed,
+    /// A person asks for something that a coordinator has to answer: the lease is free for one. To be called again.
+    HandedOver,
+    /// Clients go on, and there is no journal any more in which to say so.
+    WithoutJournal,
+}
+
+/// What the guard works with.
+pub struct Rescue<'a> {
+    pub journal: Arc<dyn Journal>,
+    pub ports: &'a Ports,
+    pub run: RunId,
+    /// As it was when the window was opened: what is done where nothing can be read.
+    pub plan: &'a Plan,
+    /// Who drives, for others who ask.
+    pub holder: String,
+    /// Shared with the ports: sessions carry the lease's epoch.
+    pub epoch: Arc<AtomicU64>,
+    pub why: &'a str,
+    /// Ends the coordinator where it lives, and tells whether it is surely gone.
+    pub is_gone: &'a (dyn Fn() -> bool + Sync),
+    /// Told of each error, and how things stand.
+    pub tell: &'a (dyn Fn(&str) + Sync),
+}
+
+impl fmt::Debug for Rescue<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rescue").field("run", &self.run).finish_non_exhaustive()
+    }
+}
+
+impl Rescue<'_> {
+    /// Tries until the window is closed.
+    pub async fn make_safe(&self) -> Rescued {
+        // When clients went on, by what was done without the journal.
+        let mut back: Option<Timestamp> = None;
+        for round in 0_u32.. {
+            // At first from the coordinator, whose time is over; from nobody else.
+            let error = match self.with_journal(round == 0, back).await {
+                Ok(rescued) => return rescued,
+                Err(error) => error,
+            };
+            if back.is_none() {
+                (self.tell)(&format!("CLIENTS ARE PAUSED; {}; they are given back without it", in_words(&error)));
+                match self.without_journal().await {
+                    Ok(closed) if closed => return Rescued::Closed,
+                    Ok(_) => {
+                        back = Some(self.ports.clock.now());
+                        (self.tell)("clients go on; this is recorded as soon as the journal can be written");
+                    }
+                    Err(error) => (self.tell)(&format!("not everything is as it must be yet, trying again: {}", error.chain())),
+                }
+            } else if self.is_closed().await {
+                return Rescued::Closed;
+            }
+            if back.is_some() && matches!(error, EngineError::Journal(JournalError::Vanished { .. })) {
+                return Rescued::WithoutJournal;
+            }
+            self.ports.clock.sleep(TRY_EVERY[usize::from(back.is_some() || round > LONG)]).await;
+        }
+        Rescued::Closed
+    }
+
+    /// Under the lease, as every driver does.
+    async fn with_journal(&self, force: bool, back: Option<Timestamp>) -> Result<Rescued, EngineError> {
+        let clock = self.ports.clock.clone();
+        let (mut book, plan) =
+            Book::open(self.journal.clone(), clock.clone(), &self.run, &self.holder, &self.epoch, force).await?;
+        // A change in place moves the writer only when it is taken back.
+        if let Some(step) = plan.step_no(StepName::Window).or_else(|| plan.step_no(StepName::MigrateBlue)) {
+            book.step = step;
+        }
+        if let Some(at) = back.filter(|_| book.run.clients_paused_since().is_some()) {
+            let _ = book.learn(Fact::ClientsResumed { at }).await;
+        }
+        let (quiet, said) = (|_: &str| {}, Mutex::new(None));
+        let mut tries = 0;
+        while book.run.open_window().is_some() {
+            let heartbeat = Heartbeat::new(&book, &said);
+            let interrupted = Arc::default();
+            let mut cx = StepContext { plan: &plan, ports: self.ports, records: &mut book, interrupted, progress: &quiet };
+            let (made, renewed) = heartbeat.beside(step::make_safe(&mut cx, self.why, step::By::Guard)).await?;
+            book.renewed = renewed;
+            if let Err(error) = made {
+                if let Some(lost) = book.lost.take() {
+                    return Err(lost.into());
+                }
+                // A person asks for something, such as to leave a lost green: a coordinator answers, and makes it safe first.
+                if !book.journal.open_requests(&self.run).await?.is_empty() {
+                    book.journal.release_lease(&self.run, book.epoch).await?;
+                    return Ok(Rescued::HandedOver);
+                }
+                if tries % LONG == 0 {
+                    let paused = if book.run.clients_paused_since().is_some() { "CLIENTS ARE PAUSED; " } else { "" };
+                    (self.tell)(&format!("{paused}the window is not closed yet, trying again: {}", error.chain()));
+                }
+                clock.sleep(TRY_EVERY[usize::from(tries > LONG)]).await;
+                tries += 1;
+            }
+            book.keep_lease().await?;
+        }
+        book.journal.release_lease(&self.run, book.epoch).await?;
+        Ok(Rescued::Closed)
+    }
+
+    /// Reads what is so, and does it. True: there is nothing to do any more.
+    async fn without_journal(&self) -> Result<bool, PortError> {
+        let known = if (self.is_gone)() { self.read().await.ok() } else { None };
+        let interrupted = Arc::default();
+        let Some((plan, run, lease)) = known else {
+            // Nobody may say which side serves, and neither is opened.
+            let mut unkept = Unkept(Run::new(self.plan.steps.len()));
+            let cx = StepContext { plan: self.plan, ports: self.ports, records: &mut unkept, interrupted, progress: &|_| {} };
+            step::let_clients_read(&cx).await?;
+            return Err(PortError::uncertain("read which side serves: clients get errors meanwhile"));
+        };
+        if run.open_window().is_none() {
+            return Ok(true);
+        }
+        let ours = self.epoch.load(Ordering::SeqCst);
+        if let Some(lease) = lease {
+            // The coordinator's own is free, since it is gone.
+            if !lease.free && lease.epoch != ours {
+                return Err(PortError::transient("go on").because(format!("{} has the run", lease.holder)));
+            }
+            self.epoch.store(lease.epoch, Ordering::SeqCst);
+        }
+        let mut unkept = Unkept(run);
+        let mut cx = StepContext { plan: &plan, ports: self.ports, records: &mut unkept, interrupted, progress: &|_| {} };
+        step::make_safe(&mut cx, self.why, step::By::Guard).await.map(|()| false)
+    }
+
+    async fn read(&self) -> Result<(Plan, Run, Option<Lease>), JournalError> {
+        let lease = self.journal.lease(&self.run).await?;
+        let records = self.journal.read(&self.run).await?;
+        let unknown = || JournalError::UnknownRun(self.run.to_string());
+        let (plan, run) = run::replay(records.iter().map(|record| &record.event)).ok_or_else(unknown)?;
+        Ok((plan, run, lease))
+    }
+
+    async fn is_closed(&self) -> bool {
+        self.read().await.is_ok_and(|(_, run, _)| run.open_window().is_none())
+    }
+}
+
+fn in_words(error: &EngineError) -> String {
+    match error {
+        EngineError::Journal(journal) => format!("could not {}", in_full(journal)),
+        EngineError::Unreadable { .. } => format!("could not {error}"),
+    }
+}
+
+/// A run whose journal cannot be kept: what is learned is remembered here, and recorded by what is done again later.
+struct Unkept(Run);
+
+#[async_trait]
+impl Records for Unkept {
+    async fn learn(&mut self, fact: Fact) -> Result<(), PortError> {
+        self.0.facts.push(fact);
+        Ok(())
+    }
+
+    async fn commit(&mut self, _: Fact) -> Result<Option<String>, PortError> {
+        Err(PortError::refused("commit without the journal"))
+    }
+
+    async fn hold(&mut self) -> Result<(), PortError> {
+        Err(PortError::refused("open a window without the journal"))
+    }
+
+    fn run(&self) -> &Run {
+        &self.0
+    }
+
+    fn is_superseded(&self) -> bool {
+        false
+    }
+}
+
+/// A guard's lease outlives its longest sleep.
+const _: () = assert!(TRY_EVERY[1].as_secs() * 3 < LEASE_TTL.as_secs());
