@@ -653,7 +653,6 @@ fn facts_of_format_1() -> Vec<Fact> {
         Fact::BlueFingerprint { fingerprint: schema("b2") },
         Fact::WayBackGivenUp { reason: text("the slot kept more than 10 GiB") },
         Fact::Validated { at: at(70), tables: 14, rows: 300_000, took_ms: 900 },
-        Fact::RouteOriginal { route: text("main"), original: text("shop = host=db1 port=5432") },
         Fact::WindowOpened { to: Side::Green, attempt: 1, at: at(71) },
         Fact::WindowCommitted { serving: Side::Green, follow_from: lsn },
         Fact::ClientsResumed { at: at(72) },
@@ -667,6 +666,8 @@ fn facts_of_format_1() -> Vec<Fact> {
             reason: None,
         },
         Fact::FollowsBack { follower: Side::Blue },
+        Fact::RouteSeen { route: text("main"), trouble: Some(text("leads to blue")) },
+        Fact::RouteSeen { route: text("main"), trouble: None },
         Fact::LeftBehind { on: Side::Blue, what: text("slot `x`"), why: text("blue does not answer") },
     ]
 }

@@ -4,6 +4,7 @@
 
 mod real;
 
+use greenlight::plan::{RouteEntry, RouteProblem};
 use greenlight::process;
 use greenlight::provider::processes::{self, Signal};
 use greenlight::route::{PgBouncer, Router, Target};
@@ -67,12 +68,40 @@ impl Pooled {
         text.trim().parse().into_iter().filter(|pid| processes::is_alive(*pid)).collect()
     }
 
+    /// Another process on the same port, with a folder of its own.
+    async fn second_process(&self) -> Second {
+        let folder = tempfile::Builder::new().tempdir_in("/tmp").unwrap();
+        process::give_to_server_user(folder.path()).await.unwrap();
+        let (from, to) = (self.world.folder.path().display().to_string(), folder.path().display().to_string());
+        let users = fs::read_to_string(self.world.folder.path().join("users.txt")).unwrap();
+        let ini = fs::read_to_string(&self.config).unwrap().replace(&from, &to);
+        for (name, text) in [("users.txt", users), ("pgbouncer.ini", ini)] {
+            fs::write(folder.path().join(name), text).unwrap();
+            process::give_to_server_user(&folder.path().join(name)).await.unwrap();
+        }
+        let mut command = process::server_command(Path::new("/usr/sbin/pgbouncer"));
+        process::run(command.args(["-q", "-d"]).arg(folder.path().join("pgbouncer.ini")), LIMIT).await.unwrap();
+        let pid_file = folder.path().join("pgbouncer.pid");
+        self.until("the second process is there", || async { pid_file.exists() }).await;
+        Second(folder)
+    }
+
     fn console(&self, user: &str) -> Endpoint {
         endpoint(self.port, "pgbouncer", user)
     }
 
     fn through(&self, database: &str) -> Endpoint {
         endpoint(self.port, database, "postgres")
+    }
+}
+
+/// The folder of another process, which is killed with it.
+struct Second(tempfile::TempDir);
+
+impl Drop for Second {
+    fn drop(&mut self) {
+        let text = fs::read_to_string(self.0.path().join("pgbouncer.pid")).unwrap_or_default();
+        processes::kill_and_wait(&text.trim().parse().into_iter().collect::<Vec<u32>>());
     }
 }
 
@@ -112,6 +141,11 @@ fn route(world: &Pooled, database: &str) -> PgBouncer {
 
 fn target(world: &Pooled, server: usize, database: &str) -> Target {
     Target { host: "127.0.0.1".to_owned(), port: world.servers[server].port, database: database.to_owned() }
+}
+
+/// As a survey sees it.
+async fn route_entry(world: &Pooled, database: &str) -> Option<RouteEntry> {
+    route(world, database).survey().await.entry
 }
 
 fn config_text(world: &Pooled) -> String {
@@ -305,8 +339,8 @@ async fn names_that_need_quoting_are_paused_and_moved() {
     let world = world(&format!("{APP}\nWeb.app-1 = host=127.0.0.1 port=BLUE dbname=app pool_size=3")).await;
     ask(&world.server(1, "postgres"), &format!("CREATE DATABASE {}", greenlight::word::quote_ident(weird))).await;
     let route = route(&world, "Web.app-1");
-    let original = route.original().await.unwrap();
     let before = config_text(&world);
+    let route = route.with_entry(route_entry(&world, "Web.app-1").await);
     route.settle().await.unwrap();
     route.pause(Duration::from_secs(5)).await.unwrap();
     route.point_at(&target(&world, 1, weird)).await.unwrap();
@@ -314,7 +348,7 @@ async fn names_that_need_quoting_are_paused_and_moved() {
     assert_eq!(route.observe().await.unwrap().points_at, target(&world, 1, weird));
     assert_eq!(ask(&world.through("Web.app-1"), "SELECT current_database()").await, [weird]);
     assert_eq!(ask(&world.through("app"), "SELECT current_database()").await, ["app"]);
-    route.put_back(&original).await.unwrap();
+    route.point_at(&target(&world, 0, "app")).await.unwrap();
     assert_eq!(config_text(&world), before);
     assert_eq!(ask(&world.through("Web.app-1"), "SELECT current_database()").await, ["app"]);
 }
@@ -329,15 +363,16 @@ async fn what_the_file_was_comes_back_byte_for_byte_with_its_owner_mode_and_link
     symlink(&real, &config).unwrap();
     let (before, meta) = (fs::read(&real).unwrap(), fs::metadata(&real).unwrap());
 
-    let route = route(&world, "app");
-    let original = route.original().await.unwrap();
+    let route = route(&world, "app").with_entry(route_entry(&world, "app").await);
+    route.rehearse(&target(&world, 1, "app")).await.unwrap();
+    assert_eq!(fs::read(&real).unwrap(), before);
     assert_eq!(route.observe().await.unwrap().points_at, target(&world, 0, "app"));
     route.point_at(&target(&world, 1, "app")).await.unwrap();
     assert_ne!(fs::read(&real).unwrap(), before);
     assert!(fs::read_to_string(&real).unwrap().contains("# before\n  app  =   port="));
     let now = fs::metadata(&real).unwrap();
     assert_eq!((now.uid(), now.gid(), now.mode()), (meta.uid(), meta.gid(), meta.mode()));
-    route.put_back(&original).await.unwrap();
+    route.point_at(&target(&world, 0, "app")).await.unwrap();
     assert_eq!(fs::read(&real).unwrap(), before);
     assert!(fs::symlink_metadata(&config).unwrap().is_symlink());
     assert_eq!(route.observe().await.unwrap().points_at, target(&world, 0, "app"));
@@ -372,12 +407,15 @@ async fn a_survey_says_what_is_wrong_in_clear_words() {
     let world =
         world(&format!("{APP}\n* = host=127.0.0.1 port=BLUE\nbroken = host=127.0.0.1 port=BLUE\nbroken = port=BLUE")).await;
     let fine = route(&world, "app").survey().await;
-    assert_eq!(fine.problems, Vec::<String>::new());
+    assert_eq!(fine.problems, []);
+    assert_eq!((fine.file_unknown, fine.namesakes), (None, vec!["broken".to_owned()]));
+    assert!(fine.users.contains(&"postgres".to_owned()) && fine.users.contains(&"app".to_owned()), "{:?}", fine.users);
     assert_eq!(fine.points_at, Some(target(&world, 0, "app").to_string()));
     assert!(fine.about.starts_with("PgBouncer 1.18") && fine.about.contains("transaction pooling"), "{}", fine.about);
 
-    let one = |problems: Vec<String>, words: &str| {
-        assert!(problems.iter().any(|problem| problem.contains(words)), "`{words}` is not in {problems:#?}");
+    let one = |problems: Vec<RouteProblem>, words: &str| {
+        let said = problems.iter().any(|problem| problem.what.contains(words) || problem.remedy.contains(words));
+        assert!(said, "`{words}` is not in {problems:#?}");
     };
     one(route_as(&world, "watcher", "app").survey().await.problems, "`admin_users`");
     one(route_as(&world, "app", "app").survey().await.problems, "`admin_users`");
@@ -401,4 +439,158 @@ async fn a_survey_says_what_is_wrong_in_clear_words() {
     let error = route.pause(Duration::from_secs(1)).await.unwrap_err();
     assert_eq!(error.failure, Failure::Refused);
     assert!(error.hint.unwrap().contains("admin_users"));
+}
+
+/// What this PgBouncer reads, and whether the route's file is among it: by its folder and name, not by what is in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_file_that_pgbouncer_reads_is_taken_for_it_and_only_a_change_that_it_takes_is_a_rehearsal() {
+    let world = world(&format!("{APP}\n%include BLUE.ini\nreport = host=localhost port=BLUE dbname=app")).await;
+    let included = world.folder.path().join(format!("{}.ini", world.servers[0].port));
+    fs::write(&included, format!("; included\nown = host=127.0.0.1 port={} dbname=app\n* = port=1\n", world.servers[0].port))
+        .unwrap();
+    process::give_to_server_user(&included).await.unwrap();
+    let text = config_text(&world)
+        .replace(&format!("%include {}.ini", world.servers[0].port), &format!("%include {}", included.display()));
+    fs::write(&world.config, text).unwrap();
+    ask(&world.console("admin"), "RELOAD").await;
+    let at = |database: &str, config: &Path| {
+        let (admin, probe) = (world.console("admin"), world.through(database));
+        PgBouncer::new("main".to_owned(), admin, database.to_owned(), config.to_owned(), probe, world.clock.clone())
+    };
+    let green = target(&world, 1, "app");
+    let (copy, linked) = (world.folder.path().join("copy.ini"), world.folder.path().join("linked.ini"));
+    fs::copy(&world.config, &copy).unwrap();
+    fs::hard_link(&world.config, &linked).unwrap();
+    for wrong in [&copy, &linked] {
+        let survey = at("app", wrong).survey().await;
+        let said = format!("{:?}", survey.problems);
+        assert!(said.contains("PgBouncer was started with") && said.contains(&wrong.display().to_string()), "{said}");
+        let before = fs::read(wrong).unwrap();
+        let error = at("app", wrong).rehearse(&green).await.unwrap_err();
+        assert!(error.chain().contains("RELOAD changed nothing"), "{}", error.chain());
+        assert_eq!(fs::read(wrong).unwrap(), before);
+        assert_eq!(route(&world, "app").observe().await.unwrap().points_at, target(&world, 0, "app"));
+    }
+    // The right one, by a link; and one that is included.
+    let by_link = world.folder.path().join("by-link.ini");
+    symlink(&world.config, &by_link).unwrap();
+    for (database, config) in [("app", &world.config), ("app", &by_link), ("own", &included)] {
+        let route = at(database, config);
+        let survey = route.survey().await;
+        assert_eq!((survey.problems, survey.file_unknown), (Vec::new(), None), "{database}");
+        let before = fs::read(config).unwrap();
+        let seen = route.rehearse(&green).await.unwrap();
+        assert_eq!(seen.answers, signature(&world, 1).await);
+        assert_eq!(seen.arrival.address, Some(std::net::IpAddr::from([127, 0, 0, 1])));
+        assert_eq!(fs::read(config).unwrap(), before);
+        assert_eq!(ask(&world.through(database), "SHOW port").await, [world.servers[0].port.to_string()]);
+    }
+    let namesakes = at("app", &world.config).survey().await.namesakes;
+    assert_eq!(namesakes, ["own", "report"], "under another name and by another way to the same server");
+    // A mistake further up: PgBouncer reads no further.
+    let good = config_text(&world);
+    fs::write(&world.config, good.replace("[databases]", "[databases]\nwhat is this?")).unwrap();
+    let error = route(&world, "app").rehearse(&green).await.unwrap_err();
+    assert!(
+        error.chain().contains("RELOAD changed nothing") && error.hint.as_ref().unwrap().contains("log"),
+        "{}",
+        error.chain()
+    );
+    fs::write(&world.config, good).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rehearsal_that_was_killed_is_cleared_away_and_one_that_reaches_nobody_says_so() {
+    let world = world(APP).await;
+    let route = route(&world, "app");
+    let before = config_text(&world);
+    let nobody = Target { host: "127.0.0.1".to_owned(), port: free_port(), database: "app".to_owned() };
+    let error = route.rehearse(&nobody).await.unwrap_err();
+    assert!(error.chain().contains(&nobody.to_string()), "{}", error.chain());
+    assert_eq!(config_text(&world), before);
+    // As if it was killed when PgBouncer had read it.
+    let port = world.servers[0].port;
+    let left = before.replace(
+        APP.replace("BLUE", &port.to_string()).as_str(),
+        &format!(
+            "greenlight_rehearsal_a172cedcae47 = port=1\n{} max_db_connections=000000900000",
+            APP.replace("BLUE", &port.to_string())
+        ),
+    );
+    assert_ne!(left, before);
+    fs::write(&world.config, &left).unwrap();
+    route.hasten().await.unwrap();
+    ask(&world.console("admin"), "RELOAD").await;
+    route.hasten().await.unwrap();
+    assert_eq!(setting(&world, "server_login_retry").await.as_deref(), Some("0.2"));
+    route.tidy().await.unwrap();
+    assert_eq!(config_text(&world), before);
+    assert_eq!(setting(&world, "server_login_retry").await.as_deref(), Some("15"));
+    let shown = ask(&world.console("admin"), "SHOW DATABASES").await.join("\n");
+    assert!(!shown.contains("rehearsal") && !shown.contains("900000"), "{shown}");
+}
+
+/// Blue as a Unix socket, with nothing but a port in the entry.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_by_socket_is_moved_and_comes_back_as_it_was_written() {
+    let world = world("app = port=BLUE dbname='app'  pool_size=4").await;
+    let before = config_text(&world);
+    let entry = route_entry(&world, "app").await.unwrap();
+    assert_eq!(entry.points_at.host, world.folder.path().display().to_string());
+    assert_eq!((&entry.host, entry.dbname.as_deref()), (&None, Some("'app'")));
+    let blue = entry.points_at.clone();
+    let route = route(&world, "app").with_entry(Some(entry));
+    assert_eq!(route.who_answers().await.unwrap(), signature(&world, 0).await);
+    route.point_at(&target(&world, 1, "app")).await.unwrap();
+    assert_eq!(route.who_answers().await.unwrap(), signature(&world, 1).await);
+    let seen = route.rehearse(&blue).await.unwrap();
+    assert_eq!((seen.answers, seen.arrival.address), (signature(&world, 0).await, None));
+    route.point_at(&blue).await.unwrap();
+    assert_eq!(config_text(&world), before);
+    assert_eq!(route.observe().await.unwrap().points_at, blue);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_that_share_a_port_are_routes_with_sockets_of_their_own_or_refused() {
+    let world = world(APP).await;
+    world.stop().await;
+    fs::write(&world.config, format!("{}so_reuseport = 1\n", config_text(&world))).unwrap();
+    world.run().await;
+    let second = world.second_process().await;
+    let folder = second.0.path();
+    let admin = |folder: &Path| Endpoint { host: folder.display().to_string(), ..world.console("admin") };
+    let of = |name: &str, admin: Endpoint, config: &Path| {
+        PgBouncer::new(name.to_owned(), admin, "app".to_owned(), config.to_owned(), world.through("app"), world.clock.clone())
+    };
+    let by_port = [of("main", world.console("admin"), &world.config)];
+    let said = format!("{:?}", by_port[0].strangers(&by_port).await.unwrap());
+    assert!(said.contains("so_reuseport") && said.contains("Unix socket"), "{said}");
+    let one = [of("main", admin(world.folder.path()), &world.config)];
+    let said = format!("{:?}", one[0].strangers(&one).await.unwrap());
+    assert!(said.contains("another PgBouncer than those of the routes"), "{said}");
+    let both =
+        [of("main", admin(world.folder.path()), &world.config), of("second", admin(folder), &folder.join("pgbouncer.ini"))];
+    for route in &both {
+        assert_eq!(route.strangers(&both).await.unwrap(), []);
+    }
+    drop(second);
+}
+
+/// PgBouncer refuses its clients for 15 s after a login that failed, also once the server is there again.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_are_served_as_soon_as_a_server_that_was_down_answers() {
+    let world = world(APP).await;
+    let route = route(&world, "app");
+    assert_eq!(ask(&world.through("app"), "SELECT 1").await, ["1"]);
+    world.servers[0].crash();
+    assert!(try_ask(&world.through("app"), "SELECT 1").await.is_err());
+    let begun = world.clock.monotonic();
+    world.servers[0].start(LIMIT).await.unwrap();
+    route.hasten().await.unwrap();
+    world.until("a client is served", || async { try_ask(&world.through("app"), "SELECT 1").await.is_ok() }).await;
+    let took = world.clock.monotonic().saturating_sub(begun);
+    // The pooler's own would be 15 s after the failed login.
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    route.tidy().await.unwrap();
+    assert_eq!(setting(&world, "server_login_retry").await.as_deref(), Some("15"));
 }

@@ -163,9 +163,11 @@ fn fact_line(fact: &Fact) -> Option<String> {
         Fact::WayBackGivenUp { reason } => format!("the way back was given up: {reason}"),
         Fact::Analyzed { table, failed: None } => format!("statistics gathered of {table} on green"),
         Fact::Analyzed { table, failed: Some(why) } => format!("no statistics were gathered of {table} on green: {why}"),
+        Fact::RouteSeen { route, trouble: Some(trouble) } => format!("ALARM: route {route} {trouble}"),
+        Fact::RouteSeen { route, trouble: None } => format!("route {route} is as it should be again"),
         Fact::LeftBehind { on, what, why } => format!("left on {on}: {what} ({why})"),
         Fact::ClientsResumed { .. } => "clients are no longer paused; what is left of the window is tried again".to_owned(),
-        Fact::RouteOriginal { .. } | Fact::BlueFingerprint { .. } | Fact::WindowCommitted { .. } => return None,
+        Fact::BlueFingerprint { .. } | Fact::WindowCommitted { .. } => return None,
     })
 }
 

@@ -6,6 +6,7 @@ use crate::journal::Journal;
 use crate::plan::{Plan, Strategy};
 use crate::postgres::Server;
 use crate::run::{Run, StepState};
+use crate::step::{Lead, leads};
 use crate::wire;
 use crate::word::{Clock, PortError, Side, SystemClock, Timestamp, shown};
 use serde::Serialize;
@@ -26,8 +27,18 @@ struct Status {
     doing: Option<String>,
     held_by: Option<String>,
     way_back: WayBack,
+    /// Where each route leads, seen now. Empty where nobody looked.
+    routes: Vec<RouteLine>,
     /// What could not be taken away, and why.
     left_behind: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct RouteLine {
+    name: String,
+    leads: String,
+    /// Why that is not as it must be.
+    wrong: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -99,6 +110,13 @@ async fn look(journal: &dyn Journal, stored: &state::Stored, shared: &Shared, of
         let ports = wire::ports(plan, &Arc::new(AtomicU64::new(0)), &shared.state).await?;
         way_back(plan, run, &ports.blue, &ports.green).await.unwrap_or_else(|error| WayBack::Unknown { why: error.chain() })
     };
+    let routes = if offline || run.outcome.is_some() {
+        Vec::new()
+    } else {
+        let ports = wire::ports(plan, &Arc::new(AtomicU64::new(0)), &shared.state).await?;
+        let line = |lead: Lead| RouteLine { leads: lead.to.to_string(), wrong: lead.wrong(run.serving()), name: lead.route };
+        leads(&ports).await.into_iter().map(line).collect()
+    };
     let steps = plan.steps.iter().zip(&run.steps).enumerate();
     Ok(Status {
         run: plan.run.to_string(),
@@ -117,6 +135,7 @@ async fn look(journal: &dyn Journal, stored: &state::Stored, shared: &Shared, of
         doing: if lease.is_some() { journal.progress(&stored.id).await?.filter(|text| !text.is_empty()) } else { None },
         held_by: lease.map(|lease| lease.holder),
         way_back,
+        routes,
         left_behind: run.left_behind().collect(),
     })
 }
@@ -173,6 +192,10 @@ fn text(status: &Status) -> String {
     if status.outcome.is_none() {
         let holder = status.held_by.as_deref().unwrap_or("nobody: its limits are watched while `greenlight run` stands");
         let _ = writeln!(text, "driven by {}", shown(holder));
+    }
+    for route in &status.routes {
+        let wrong = route.wrong.as_ref().map(|wrong| format!("; ALARM: it {wrong}"));
+        let _ = writeln!(text, "route {} {}{}", route.name, route.leads, wrong.unwrap_or_default());
     }
     for left in &status.left_behind {
         let _ = writeln!(text, "left behind {}", shown(left));

@@ -78,7 +78,7 @@ pub fn compile(input: PlanInput, survey: &Survey, run: RunId, now: Timestamp) ->
         standby: input.standby,
         restore_into: input.restore_into,
         shadow: input.shadow,
-        routes: input.routes,
+        routes: with_entries(input.routes, survey),
         window: input.window,
         validate: input.validate,
         history: input.history,
@@ -104,6 +104,12 @@ pub fn compile(input: PlanInput, survey: &Survey, run: RunId, now: Timestamp) ->
     };
     settle(&mut plan, &wanted, survey);
     plan
+}
+
+/// Each route with its way to blue, where it was seen that blue answers there.
+fn with_entries(routes: Vec<RouteSpec>, survey: &Survey) -> Vec<RouteSpec> {
+    let seen = |name: &str| survey.routes.iter().find(|seen| seen.name == name && seen.answers_from_blue == Some(true));
+    routes.into_iter().map(|route| RouteSpec { entry: seen(&route.name).and_then(|seen| seen.entry.clone()), ..route }).collect()
 }
 
 /// Fills in what the two schemas mean for the plan. A provisional plan's tables are judged as if no migration touched them.

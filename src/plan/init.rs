@@ -189,6 +189,7 @@ fn findings(look: &FirstLook<'_>, wal_kept: u64) -> Vec<Finding> {
         applied: Vec::new(),
         rights: None,
         snapshots: None,
+        access: None,
     };
     let mut findings = compile(input, &survey, RunId::random(), Timestamp::UNIX_EPOCH).findings;
     // The first playbook does name one.

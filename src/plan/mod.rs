@@ -5,6 +5,7 @@
 //!
 //! **Invariant:** nothing here does I/O. `compile` is pure: what was seen of the world comes in as a `Survey`.
 
+mod access;
 mod compile;
 mod figures;
 mod finding;
@@ -20,6 +21,7 @@ mod statements;
 mod survey;
 mod touched;
 
+pub use access::{Access, Arrival, Comparison, HbaRule, Lack, RoleAccess};
 pub use compile::{FailurePhases, PlanInput, compile};
 pub use figures::command_in_short;
 pub use finding::{Answer, Finding};
@@ -32,7 +34,7 @@ pub use survey::*;
 
 use crate::migrate::Migration;
 use crate::schema::{Fingerprint, TableFlow};
-use crate::word::{RelationName, RunId, Side, Template, Timestamp};
+use crate::word::{RelationName, RunId, Side, Target, Template, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::{fmt, path::PathBuf, time::Duration};
 
@@ -230,6 +232,28 @@ pub struct RestoreSpec {
 pub struct RouteSpec {
     pub name: String,
     pub kind: RouteKind,
+    /// How the route reaches green, where that is not what `green.url` says.
+    #[serde(default)]
+    pub green: RouteTarget,
+    /// Where it led when the run was planned: the way to blue. `None` until it is seen that blue answers there.
+    #[serde(default)]
+    pub entry: Option<RouteEntry>,
+}
+
+/// What a playbook says of a route's way to a server.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteTarget {
+    pub host: Option<String>,
+    pub port: Option<u16>,
+}
+
+/// A route's entry: where it leads, and how that is written, which a way back restores byte by byte. Nothing else of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteEntry {
+    pub points_at: Target,
+    pub host: Option<String>,
+    pub port: Option<String>,
+    pub dbname: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,3 +1,4 @@
+use super::{Access, Arrival, RouteEntry};
 use crate::migrate::{Applied, ShadowReport};
 use crate::schema::Catalog;
 use crate::word::{Lsn, RelationName, Timestamp};
@@ -21,6 +22,10 @@ pub struct Survey {
     /// Of the store that the playbook names. Err: why it could not be looked at.
     #[serde(default)]
     pub snapshots: Option<Result<SnapshotSurvey, String>>,
+    /// What decides at blue and at green who gets in, of the roles that come by the routes. `None`: green is to be made. Err:
+    /// why it could not be read.
+    #[serde(default)]
+    pub access: Option<Result<(Access, Access), String>>,
 }
 
 /// Who owns and who may use what in blue's database: to tell what becomes of objects that the migrations make.
@@ -328,12 +333,34 @@ impl fmt::Display for Stranger {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteSurvey {
     pub name: String,
+    /// Where its entry leads, and how that is written.
+    #[serde(default)]
+    pub entry: Option<RouteEntry>,
     /// `host:port/database` that it points at.
     pub points_at: Option<String>,
     /// PgBouncer's version text and pool mode.
     pub about: String,
     /// Why the route cannot be used (not reachable, no admin rights, database not found, file not writable).
-    pub problems: Vec<String>,
+    pub problems: Vec<RouteProblem>,
     /// Whether the one who answers through the route is blue.
     pub answers_from_blue: Option<bool>,
+    /// Why it could not be told that PgBouncer reads the file that is edited. `None`: it does.
+    #[serde(default)]
+    pub file_unknown: Option<String>,
+    /// Entries of the same PgBouncer under other names that lead to the same database.
+    #[serde(default)]
+    pub namesakes: Vec<String>,
+    /// As whom it logs in to the server, as far as it can be seen now.
+    #[serde(default)]
+    pub users: Vec<String>,
+    /// How its logins come in at blue.
+    #[serde(default)]
+    pub arrival: Option<Arrival>,
+}
+
+/// Why a route cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteProblem {
+    pub what: String,
+    pub remedy: String,
 }

@@ -21,7 +21,8 @@ pub use reference::{Environment, holds_password, resolve_url};
 
 use crate::plan::{
     AssertionSpec, FailurePhases, Gate, HistorySpec, LimitsSpec, OnFailure, OpenHours, RestoreSpec, RetentionSpec, RouteKind,
-    RouteSpec, ServerSpec, SnapshotSpec, SoakSpec, StandbySpec, StoreSpec, Strategy, ValidateSpec, WalSpec, WindowSpec,
+    RouteSpec, RouteTarget, ServerSpec, SnapshotSpec, SoakSpec, StandbySpec, StoreSpec, Strategy, ValidateSpec, WalSpec,
+    WindowSpec,
 };
 use crate::word::Template;
 use problem::Flaw;
@@ -229,8 +230,11 @@ fn history_spec(shape: Option<shape::Migrations>) -> Result<HistorySpec, Flaw> {
 
 fn route_spec(route: shape::Route, folder: &Path) -> RouteSpec {
     let shape::Route::Pgbouncer(route) = route;
+    let green = route.green.map(|green| RouteTarget { host: green.host, port: green.port });
     RouteSpec {
         name: route.name,
+        green: green.unwrap_or_default(),
+        entry: None,
         kind: RouteKind::Pgbouncer {
             admin: Template(route.admin),
             database: route.database,

@@ -246,6 +246,22 @@ pub(super) struct Pgbouncer {
     #[schemars(schema_with = "scalar::url")]
     #[serde(default)]
     pub probe: Option<String>,
+    /// How PgBouncer reaches green, where that is not what `green.url` says. How it reaches blue is read from its entry.
+    #[serde(default)]
+    pub green: Option<RouteTarget>,
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RouteTarget {
+    /// A name, an address, or the folder of a Unix socket. That of `green.url` when absent.
+    #[serde(default)]
+    #[schemars(length(min = 1))]
+    pub host: Option<String>,
+    /// That of `green.url` when absent.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub port: Option<u16>,
 }
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]

@@ -4,6 +4,7 @@
 //! Ok. `create_*` is not repeatable and has a reading counterpart. Every error answers what may have happened
 //! (`Failure`). Sessions say who they are: `application_name` is `greenlight/<run>/<epoch>`.
 
+pub mod access;
 pub mod catalog;
 pub mod client;
 pub mod content;
@@ -131,6 +132,9 @@ pub trait Server: Send + Sync + fmt::Debug {
     async fn identity(&self) -> Result<Identity, PortError>;
     /// Tells two servers with one system identifier apart: start time and port, read from the server.
     async fn signature(&self) -> Result<String, PortError>;
+
+    /// What decides here who of these roles gets in. `salt`: the same for servers that are compared, and never used again.
+    async fn access(&self, roles: &[String], salt: &str) -> Result<crate::plan::Access, PortError>;
 
     // --- claim and marker -------------------------------------------------------------------------------------------
     /// The run that has claimed this database, if any.

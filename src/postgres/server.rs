@@ -6,14 +6,15 @@
 //! belong together go as one batch. **Invariant:** a kept session is replaced before something is sent, never after.
 
 use super::{
-    Fence, FenceProbe, ForkPoint, Identity, LongTransaction, PublishedTable, Server, SlotState, SubscriptionState, alter, claim,
+    Fence, FenceProbe, ForkPoint, Identity, LongTransaction, PublishedTable, Server, SlotState, SubscriptionState, access, alter,
+    claim,
     client::{Session, SessionOptions},
     failure::sqlstate,
     fence, health, mark, probe, promotion, publication,
     sequences::{self, SequenceValue},
     slot, subscription, triggers, trust, warm,
 };
-use crate::plan::{HistorySpec, SyncTrigger};
+use crate::plan::{Access, HistorySpec, SyncTrigger};
 use crate::schema::Fingerprint;
 use crate::word::{Clock, Endpoint, Lsn, PortError, RelationName, RunId, Secret, Side};
 use async_trait::async_trait;
@@ -209,6 +210,10 @@ impl Server for PgServer {
 
     async fn signature(&self) -> Result<String, PortError> {
         promotion::signature(self).await
+    }
+
+    async fn access(&self, roles: &[String], salt: &str) -> Result<Access, PortError> {
+        access::read(&*self.session().await?, roles, salt).await
     }
 
     async fn claim(&self) -> Result<Option<String>, PortError> {

@@ -6,30 +6,31 @@ mod pgbouncer;
 
 pub use pgbouncer::PgBouncer;
 
+pub use crate::word::Target;
+
+use crate::plan::Arrival;
 use crate::word::PortError;
 use async_trait::async_trait;
-use serde::{Deserialize, Serialize};
 use std::{fmt, time::Duration};
-
-/// Where a route sends its clients.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Target {
-    pub host: String,
-    pub port: u16,
-    pub database: String,
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}/{}", self.host, self.port, self.database)
-    }
-}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteState {
     /// By the route's own running state, not by its file.
     pub points_at: Target,
     pub paused: bool,
+}
+
+/// What was seen at a target before anybody was led there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rehearsal {
+    /// Who answered, as `who_answers` would say.
+    pub answers: String,
+    /// How the route's logins come in there.
+    pub arrival: Arrival,
+    /// Users of the route whom that server does not let in, each with the server's words.
+    pub refused: Vec<(String, String)>,
+    /// Users who were let in there.
+    pub let_in: Vec<String>,
 }
 
 #[async_trait]
@@ -42,9 +43,6 @@ pub trait Router: Send + Sync + fmt::Debug {
     /// Reads the running state. Changes nothing.
     async fn observe(&self) -> Result<RouteState, PortError>;
 
-    /// The part of the configuration that names the target, as text with which `put_back` restores it byte by byte.
-    async fn original(&self) -> Result<String, PortError>;
-
     /// Makes the route fit to be paused without an error at a client (for PgBouncer: no server login under way).
     /// Before every pause; undone by `resume`.
     async fn settle(&self) -> Result<(), PortError>;
@@ -56,6 +54,17 @@ pub trait Router: Send + Sync + fmt::Debug {
     /// The route sends its clients to `target`, now and after a restart of the route.
     async fn point_at(&self, target: &Target) -> Result<(), PortError>;
 
+    /// Tries all of `point_at` beside the clients, who notice nothing of it: the file that the route reads is changed and read
+    /// again, and somebody at `target` answers through the route. Takes it all back before it returns. Err: the route could
+    /// not be moved there.
+    async fn rehearse(&self, target: &Target) -> Result<Rehearsal, PortError>;
+
+    /// From here on a server that was away is tried again within a moment of its return, until `tidy`.
+    async fn hasten(&self) -> Result<(), PortError>;
+
+    /// Nothing is left of a rehearsal that was killed, nor of `hasten`.
+    async fn tidy(&self) -> Result<(), PortError>;
+
     /// Clients that waited go on.
     async fn resume(&self) -> Result<(), PortError>;
 
@@ -65,9 +74,12 @@ pub trait Router: Send + Sync + fmt::Debug {
         None
     }
 
-    /// Restores the configuration text that `original` gave.
-    async fn put_back(&self, original: &str) -> Result<(), PortError>;
-
     /// Reads *through the route* who answers: the server's start time and port as `postgres::Server::signature` gives them.
     async fn who_answers(&self) -> Result<String, PortError>;
+
+    /// As whom the route logs in to its server for its clients, as far as it can be seen now. Not all need be roles there.
+    async fn users(&self) -> Result<Vec<String>, PortError>;
+
+    /// Why clients of this route are not served, where it shows. Changes nothing.
+    async fn trouble(&self) -> Result<Option<String>, PortError>;
 }

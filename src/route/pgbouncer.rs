@@ -9,39 +9,54 @@
 //! that its own configuration is the one place from which `resume` restores it, whoever calls it and whatever crashed.
 
 mod client;
+mod conffile;
 mod console;
+mod file;
 mod ini;
+mod pools;
+mod processes;
+mod rehearsal;
 mod survey;
 
-use super::{RouteState, Router, Target};
-use crate::postgres::SIGNATURE_SQL;
-use crate::process::files::Held;
-use crate::word::{Clock, Endpoint, PortError};
+use super::{Rehearsal, RouteState, Router, Target};
+use crate::plan::RouteEntry;
+use crate::word::{Clock, Endpoint, Failure, PortError};
 use async_trait::async_trait;
 use client::Client;
 use console::{ANSWER_LIMIT, NoAnswer, Row, Session, quote_name};
-use ini::{Entry, EntryError};
-use std::{
-    fs, io,
-    io::Write,
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
-    path::{Path, PathBuf},
-    sync::{Arc, PoisonError},
-    time::Duration,
-};
+use ini::{Entry, Wanted};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::Mutex;
 
 /// How long `settle` waits for logins under way to end.
 const LOGIN_LIMIT: Duration = Duration::from_secs(5);
+/// After how many seconds PgBouncer tries a server again that did not let it in, and what that is set to around a window. Not
+/// nothing: it would ask a server that is down without a break.
+const LOGIN_RETRY: &str = "server_login_retry";
+const LOGIN_RETRY_SECS: f64 = 0.2;
 /// How long the running state may take to become what the file says, after RELOAD.
 const RELOAD_LIMIT: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(1);
 /// How long the answer to a client's last question is waited for after RESUME.
 const CLIENT_LIMIT: Duration = Duration::from_millis(250);
 
-/// Several routes may share one PgBouncer and one file, and move at the same time: each reads, decides and writes alone.
+/// Several routes may share one PgBouncer, and move at the same time: each reads, decides and sets alone.
 static LOWERING: Mutex<()> = Mutex::const_new(());
-static EDITING: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+/// `host`, `port` and `dbname` of an entry.
+enum Parts {
+    Values([String; 3]),
+    Written([Option<String>; 3]),
+}
+
+const KEYS: [&str; 3] = ["host", "port", "dbname"];
+
+fn wanted(parts: &Parts) -> Vec<(&'static str, Wanted<'_>)> {
+    match parts {
+        Parts::Values(values) => KEYS.into_iter().zip(values.iter().map(|value| Wanted::Value(value))).collect(),
+        Parts::Written(written) => KEYS.into_iter().zip(written.iter().map(|text| Wanted::Written(text.as_deref()))).collect(),
+    }
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -51,6 +66,8 @@ pub struct PgBouncer {
     database: String,
     config: PathBuf,
     probe: Endpoint,
+    /// Where the entry led when the run was planned.
+    entry: Option<RouteEntry>,
     clock: Arc<dyn Clock>,
     /// For every command but PAUSE.
     console: Mutex<Option<Session>>,
@@ -72,7 +89,21 @@ impl PgBouncer {
         clock: Arc<dyn Clock>,
     ) -> PgBouncer {
         let (console, pausing, client) = (Mutex::default(), Mutex::default(), Mutex::default());
-        PgBouncer { name, admin, database, config, probe, clock, console, pausing, client }
+        PgBouncer { name, admin, database, config, probe, entry: None, clock, console, pausing, client }
+    }
+
+    /// Back there it is written as it was, byte by byte.
+    #[must_use]
+    pub fn with_entry(self, entry: Option<RouteEntry>) -> PgBouncer {
+        PgBouncer { entry, ..self }
+    }
+
+    /// What the entry is to say so that it leads to `target`: each part as a value, or as it stood in the file.
+    fn parts_for(&self, target: &Target) -> Parts {
+        match self.entry.as_ref().filter(|entry| entry.points_at == *target) {
+            Some(RouteEntry { host, port, dbname, .. }) => Parts::Written([host.clone(), port.clone(), dbname.clone()]),
+            None => Parts::Values([target.host.clone(), target.port.to_string(), target.database.clone()]),
+        }
     }
 
     /// Sends a command that waits for nothing. Every such command may be repeated, so a session that PgBouncer closed
@@ -156,6 +187,11 @@ impl PgBouncer {
         Ok(rows.into_iter().find(|row| row.get("key").is_some_and(|k| k == key)).and_then(|mut row| row.remove("value")))
     }
 
+    /// Whether it is the route of this name in that PgBouncer.
+    pub fn is_of(&self, other: &PgBouncer, database: &str) -> bool {
+        (&self.admin.host, self.admin.port) == (&other.admin.host, other.admin.port) && self.database == database
+    }
+
     /// The file that it was started with, as it was named then.
     ///
     /// # Errors
@@ -213,24 +249,6 @@ impl PgBouncer {
         }
         Ok(())
     }
-
-    /// Rewrites the configuration file by `edit`, off the async threads.
-    async fn edit_config(
-        &self,
-        edit: impl FnOnce(&[u8], &Entry) -> Result<Vec<u8>, EntryError> + Send + 'static,
-    ) -> Result<(), PortError> {
-        let (config, database) = (self.config.clone(), self.database.clone());
-        let work = move || {
-            let _one_at_a_time = EDITING.lock().unwrap_or_else(PoisonError::into_inner);
-            let file = read_config(&config)?;
-            let edited = Entry::find(&file, &database)
-                .and_then(|entry| edit(&file, &entry))
-                .map_err(|error| entry_refused(&config, &database, &error))?;
-            if edited == file { Ok(()) } else { replace_config(&config, &edited) }
-        };
-        let done = tokio::task::spawn_blocking(work).await;
-        done.map_err(|error| PortError::uncertain(format!("edit `{}`", self.config.display())).because(error))?
-    }
 }
 
 #[async_trait]
@@ -253,18 +271,6 @@ impl Router for PgBouncer {
         self.state(&row).await
     }
 
-    async fn original(&self) -> Result<String, PortError> {
-        let (config, database) = (self.config.clone(), self.database.clone());
-        let work = move || {
-            let file = read_config(&config)?;
-            let entry = Entry::find(&file, &database).map_err(|error| entry_refused(&config, &database, &error))?;
-            // The entry was read as text, but its key and the spaces around it were not.
-            String::from_utf8(file[entry.whole].to_vec()).map_err(|_| entry_refused(&config, &database, &EntryError::NotUnicode))
-        };
-        let done = tokio::task::spawn_blocking(work).await;
-        done.map_err(|error| PortError::transient(format!("read `{}`", self.config.display())).because(error))?
-    }
-
     /// A server connection that is still logging in when PAUSE arrives is closed and counted as a failed login, after
     /// which the pool answers its clients with an error for `server_login_retry`. So no pool may grow from here on, and
     /// the logins that are under way are waited for.
@@ -275,6 +281,7 @@ impl Router for PgBouncer {
         self.lower("default_pool_size", servers.iter().min().copied().unwrap_or(1)).await?;
         self.lower("min_pool_size", 0).await?;
         self.lower("reserve_pool_timeout", 0).await?;
+        self.hasten().await?;
         let pool_size = self.setting("default_pool_size").await?;
         if self.row().await?.get("pool_size") != pool_size.as_ref() {
             // The entry has a `pool_size` of its own, which nothing but a changed file could change.
@@ -332,13 +339,45 @@ impl Router for PgBouncer {
     }
 
     async fn point_at(&self, target: &Target) -> Result<(), PortError> {
-        let wanted = target.clone();
-        self.edit_config(move |file, entry| {
-            let port = wanted.port.to_string();
-            entry.with(file, &[("host", &wanted.host), ("port", &port), ("dbname", &wanted.database)])
+        let (parts, database, name) = (self.parts_for(target), self.database.clone(), self.rehearsal_name());
+        self.edit_config(move |file| {
+            // What a rehearsal left that was killed goes in the same move.
+            let file = ini::without_rehearsal(file, &database, &name);
+            Entry::find(&file, &database)?.with(&file, &wanted(&parts))
         })
         .await?;
         self.reload_to(target).await
+    }
+
+    async fn rehearse(&self, target: &Target) -> Result<Rehearsal, PortError> {
+        self.rehearsal(target).await
+    }
+
+    /// PgBouncer waits after a login that failed, and answers its clients with an error meanwhile, also once the server is there.
+    async fn hasten(&self) -> Result<(), PortError> {
+        let _one_at_a_time = LOWERING.lock().await;
+        let now: f64 = self.setting(LOGIN_RETRY).await?.and_then(|value| value.parse().ok()).unwrap_or(f64::MAX);
+        if now > LOGIN_RETRY_SECS {
+            self.command(&format!("SET {LOGIN_RETRY} = '{LOGIN_RETRY_SECS}'")).await?;
+        }
+        Ok(())
+    }
+
+    async fn tidy(&self) -> Result<(), PortError> {
+        let was_left = self.remove_rehearsal().await?;
+        let reread = async {
+            if was_left {
+                return self.forget_rehearsal().await;
+            }
+            let now: Option<f64> = self.setting(LOGIN_RETRY).await?.and_then(|value| value.parse().ok());
+            // It may be the configuration's own value: to read that again harms nobody.
+            if now.is_some_and(|secs| secs <= LOGIN_RETRY_SECS) { self.command("RELOAD").await.map(drop) } else { Ok(()) }
+        };
+        match reread.await {
+            // One that does not run has nothing set, and reads the file when it starts.
+            Err(error) if error.failure == Failure::Transient && self.command("SHOW VERSION").await.is_err() => Ok(()),
+            done => done,
+        }
     }
 
     async fn resume(&self) -> Result<(), PortError> {
@@ -353,20 +392,13 @@ impl Router for PgBouncer {
         }
         // Puts every setting back that `settle` changed, after the clients go on, since it makes nobody wait.
         self.command("RELOAD").await?;
+        // But for this one: whether the server is there now is for the next look.
+        self.hasten().await?;
         let row = self.row().await?;
         if number(&row, "paused") == Some(0) {
             return Ok(());
         }
         Err(PortError::uncertain(format!("resume route `{}`", self.name)).because("PgBouncer still shows the database as paused"))
-    }
-
-    async fn put_back(&self, original: &str) -> Result<(), PortError> {
-        let entry = Entry::find(original.as_bytes(), &self.database)
-            .map_err(|error| entry_refused(&self.config, &self.database, &error))?;
-        let target = self.target_of(&entry).await?;
-        let text = original.to_owned();
-        self.edit_config(move |file, entry| Ok(entry.replaced_by(file, &text))).await?;
-        self.reload_to(&target).await
     }
 
     async fn client_wait(&self) -> Option<Duration> {
@@ -375,14 +407,15 @@ impl Router for PgBouncer {
     }
 
     async fn who_answers(&self) -> Result<String, PortError> {
-        let attempted = || format!("read through route `{}` which server answers", self.name);
-        let session = Session::open(&self.probe, &*self.clock).await?;
-        let rows = session
-            .query(SIGNATURE_SQL, &*self.clock, ANSWER_LIMIT)
-            .await
-            .map_err(|error| PortError::transient(attempted()).because(error.text()))?;
-        let value = rows.into_iter().next().and_then(|row| row.into_values().next());
-        value.ok_or_else(|| PortError::transient(attempted()).because("an empty answer"))
+        self.met(&self.probe).await.map(|(answers, _)| answers)
+    }
+
+    async fn users(&self) -> Result<Vec<String>, PortError> {
+        self.pool_users().await
+    }
+
+    async fn trouble(&self) -> Result<Option<String>, PortError> {
+        self.pools_trouble().await
     }
 }
 
@@ -408,73 +441,4 @@ fn number(row: &Row, column: &str) -> Option<u64> {
 /// Server connections of a pool, in whatever state; each version of PgBouncer has its own list of states.
 fn servers(pool: &Row) -> u64 {
     pool.keys().filter(|column| column.starts_with("sv_")).filter_map(|column| number(pool, column)).sum()
-}
-
-fn read_config(config: &Path) -> Result<Vec<u8>, PortError> {
-    Held::of(config).and_then(|held| fs::read(held.path())).map_err(|error| {
-        PortError::refused(format!("read PgBouncer's configuration `{}`", config.display()))
-            .because(error)
-            .hint("the coordinator runs on PgBouncer's machine and needs to read and write that file")
-    })
-}
-
-/// Replaces the file in one move, so that PgBouncer never reads half of one; owner, group and mode stay.
-fn replace_config(config: &Path, content: &[u8]) -> Result<(), PortError> {
-    let failed = |error: io::Error| {
-        PortError::refused(format!("write PgBouncer's configuration `{}`", config.display()))
-            .because(error)
-            .hint("the folder must be writable, and the new file must get the same owner as the old one")
-    };
-    // A link stays a link: the file behind it is replaced. Its folder may be another user's, who may put links there.
-    let held = Held::of(config).map_err(failed)?;
-    let at = held.path();
-    let temporary = write_beside(&at, content).map_err(failed)?;
-    fs::rename(&temporary, &at).map_err(failed)?;
-    // From here on the change has happened; what is left to fail is its survival of a power cut.
-    at.parent().map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all()).map_err(|error| {
-        PortError::uncertain(format!("make the new PgBouncer configuration `{}` durable", config.display())).because(error)
-    })
-}
-
-/// A new file beside `file` with this content and `file`'s owner, group and mode, on the disk when it returns.
-fn write_beside(file: &Path, content: &[u8]) -> io::Result<PathBuf> {
-    let mut name = std::ffi::OsString::from(".");
-    name.push(file.file_name().unwrap_or_default());
-    name.push(".greenlight");
-    let temporary = file.with_file_name(name);
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    // Made readable for nobody else first: the file may hold passwords.
-    let mut new = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-    let written = (|| {
-        let (old, own) = (fs::symlink_metadata(file)?, new.metadata()?);
-        if (old.uid(), old.gid()) != (own.uid(), own.gid()) {
-            std::os::unix::fs::fchown(&new, Some(old.uid()), Some(old.gid()))?;
-        }
-        new.set_permissions(old.permissions())?;
-        new.write_all(content)?;
-        new.sync_all()
-    })();
-    if let Err(error) = written {
-        // The error that matters is the first one.
-        let _ = fs::remove_file(&temporary);
-        return Err(error);
-    }
-    Ok(temporary)
-}
-
-fn entry_refused(config: &Path, database: &str, error: &EntryError) -> PortError {
-    let hint = match error {
-        EntryError::Missing => "name the file in which the entry stands, which may be one that `pgbouncer.ini` includes",
-        EntryError::Wildcard => "give the database an entry of its own; moving `*` would move every other database too",
-        EntryError::Repeated(_) => "leave one entry for the database: PgBouncer takes the last",
-        EntryError::SeveralHosts(_) => "a route that moves has one host",
-        EntryError::NotUnicode | EntryError::Syntax(_) => "PgBouncer's manual, section `[databases]`, shows the format",
-        EntryError::LineBreak(_) => "rename the database",
-    };
-    PortError::refused(format!("use the entry `{database}` of `{}`", config.display()))
-        .because(format!("the entry {error}"))
-        .hint(hint)
 }

@@ -96,11 +96,6 @@ pub enum Fact {
         rows: u64,
         took_ms: u64,
     },
-    /// A route pointed there before the run first touched it, as text that restores it byte by byte.
-    RouteOriginal {
-        route: String,
-        original: String,
-    },
     /// Blue's schema as the run left it itself; another one from here on is drift.
     BlueFingerprint {
         fingerprint: Fingerprint,
@@ -144,6 +139,11 @@ pub enum Fact {
     Analyzed {
         table: RelationName,
         failed: Option<String>,
+    },
+    /// Seen while it should lead to the serving side: why a route does not, or does not serve its clients. `None`: it does again.
+    RouteSeen {
+        route: String,
+        trouble: Option<String>,
     },
     /// What a run could not take away, and why: listed by `status` and `sweep`.
     LeftBehind {

@@ -308,6 +308,13 @@ impl Run {
     }
 
     /// Why a rollback can no longer be lossless, if the run gave the way back up.
+    pub fn route_trouble(&self, name: &str) -> Option<&str> {
+        self.facts.iter().rev().find_map(|fact| match fact {
+            Fact::RouteSeen { route, trouble } if route == name => Some(trouble.as_deref()),
+            _ => None,
+        })?
+    }
+
     pub fn way_back_given_up(&self) -> Option<&str> {
         self.facts.iter().find_map(|fact| match fact {
             Fact::WayBackGivenUp { reason } => Some(reason.as_str()),

@@ -1,11 +1,12 @@
 //! The end of the soak: everything that Greenlight made is taken down, and blue is retired. No way back from here.
 
-use super::{Observed, Progress, Step, StepContext, restored};
+use super::{Observed, Progress, Step, StepContext, restored, routes};
 use crate::plan::Strategy;
 use crate::postgres::Fence;
 use crate::run::Fact;
 use crate::word::{PortError, Side};
 use async_trait::async_trait;
+use std::time::Duration;
 
 #[derive(Debug)]
 pub(super) struct Finish;
@@ -18,7 +19,15 @@ impl Step for Finish {
     }
 
     async fn advance(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
-        if cx.plan.strategy == Strategy::Restored {
+        // Asked once more where the first thing that cannot be taken back is done.
+        let is_restored = cx.plan.strategy == Strategy::Restored;
+        if (is_restored || cx.ports.blue.fence().await? != Fence::Connections)
+            && let Some(astray) = routes::watch(cx, Side::Green).await?
+        {
+            let note = format!("every route to lead to green; ALARM: {astray}");
+            return Ok(Progress::Pending { poll_after: Duration::from_secs(2), note });
+        }
+        if is_restored {
             restored::conclude(cx).await?;
             return Ok(Progress::Done);
         }

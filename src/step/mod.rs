@@ -17,6 +17,7 @@ mod prepare_blue;
 mod publish_blue;
 mod release_blue;
 mod restored;
+mod routes;
 mod shadow_green;
 mod snapshot;
 mod soak;
@@ -28,6 +29,7 @@ mod watch;
 mod window;
 
 pub use context::{Guard, Ports, Records, Route, StepContext};
+pub use routes::{Lead, LeadsTo, leads};
 pub use watch::{Sight, look};
 pub use window::{By, let_clients_read, make_safe};
 

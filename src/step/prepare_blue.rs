@@ -2,7 +2,7 @@
 //! before everything from which green is made or promoted, since green gets it by replay, and is closed by it from its first
 //! moment: see `attach_green::close_ahead`.
 
-use super::{Observed, Progress, Step, StepContext};
+use super::{Observed, Progress, Step, StepContext, routes};
 use crate::plan::Strategy;
 use crate::postgres::Fence;
 use crate::run::Fact;
@@ -42,6 +42,7 @@ impl Step for PrepareBlue {
     }
 
     async fn revert(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
+        routes::tidy(cx).await?;
         if cx.run().serving() == Side::Green {
             // Taken back by a restore: blue stays closed, for what is to be looked for there.
             return Ok(Progress::Done);

@@ -1,6 +1,6 @@
 //! Blue follows green, and a rollback loses nothing. Looked at again and again, and said when it changes.
 
-use super::{Observed, Progress, Step, StepContext};
+use super::{Observed, Progress, Step, StepContext, routes};
 use crate::plan::Strategy;
 use crate::run::Fact;
 use crate::snapshot::{Basis, Snapshots};
@@ -21,8 +21,10 @@ impl Step for Soak {
         gather_statistics(cx).await?;
         let over = is_over(cx);
         let ends = cx.run().finish_ordered || (over && cx.plan.soak.then_finish);
+        let astray = routes::watch(cx, Side::Green).await?;
         let backups = match back_green_up(cx).await? {
-            None if ends => match back_blue_up(cx).await? {
+            // After the finish blue takes no connections: no route may lead there then.
+            None if ends && astray.is_none() => match back_blue_up(cx).await? {
                 None => return Ok(Progress::Done),
                 waits_for => waits_for,
             },
@@ -31,15 +33,23 @@ impl Step for Soak {
         let health = watch_the_way_back(cx).await?;
         let waits_for = match (backups, over) {
             (Some(backup), _) => backup,
+            (None, _) if ends && astray.is_some() => "every route to lead to green, before it finishes".to_owned(),
             (None, true) => "a person's `finish`, the soak being over".to_owned(),
             (None, false) => "the end of the soak".to_owned(),
         };
-        Ok(Progress::Pending { poll_after: Duration::from_secs(2), note: format!("{waits_for}; {health}") })
+        Ok(Progress::Pending {
+            poll_after: Duration::from_secs(2),
+            note: format!("{waits_for}{}; {health}", alarm(astray.as_deref())),
+        })
     }
 
     async fn revert(&self, _: &mut StepContext<'_>) -> Result<Progress, PortError> {
         Ok(Progress::Done)
     }
+}
+
+fn alarm(astray: Option<&str>) -> String {
+    astray.map(|what| format!("; ALARM: {what}")).unwrap_or_default()
 }
 
 /// After a freeze the tables that the migrations changed have no statistics that fit them: clients work already, and their

@@ -4,19 +4,20 @@ use super::{endpoint, ports, typed_endpoint};
 use crate::lab::Watcher;
 use crate::migrate::{self, Migration, ShadowReport};
 use crate::plan::{
-    self, GreenSurvey, NewestBackup, Plan, PlanInput, RouteSurvey, ServerSurvey, SnapshotSurvey, Strategy, Survey,
+    self, Access, GreenSurvey, NewestBackup, Plan, PlanInput, RouteSurvey, ServerSurvey, SnapshotSurvey, Strategy, Survey,
 };
 use crate::playbook::{ON_GREEN, Playbook};
 use crate::postgres::client::{Session, SessionOptions, cell, one};
 use crate::postgres::programs::Programs;
-use crate::postgres::{rights, survey};
+use crate::postgres::{access, rights, survey};
 use crate::process::ServerUser;
 use crate::provider::{LocalProvider, Throwaway, end_throwaway, spare_user};
 use crate::route::{PgBouncer, Router};
 use crate::snapshot::restore;
 use crate::snapshot::{History, newest_before, reach};
-use crate::word::{Clock, Endpoint, RunId, SystemClock, Template};
+use crate::word::{Clock, Endpoint, PortError, RunId, SystemClock, Template};
 use anyhow::{Context, bail};
+use std::collections::BTreeSet;
 use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
 
@@ -107,7 +108,11 @@ async fn look(playbook: &Playbook, migrations: &[Migration], run: &RunId, clock:
     } else {
         None
     };
-    Ok(Survey { blue, green, shadow, routes, applied, rights, snapshots })
+    let access = match &green {
+        GreenSurvey::ToBeMade { .. } => None,
+        GreenSurvey::Standby(_) => Some(look_at_access(&routes, &blue_at, &green_at).await.map_err(|error| error.chain())),
+    };
+    Ok(Survey { blue, green, shadow, routes, applied, rights, snapshots, access })
 }
 
 /// Why blue could not be restored to where the playbook says.
@@ -152,14 +157,33 @@ async fn look_at_routes(playbook: &Playbook, blue: &Endpoint, clock: &Arc<dyn Cl
         let rows = session.read("read who blue is", crate::postgres::SIGNATURE_SQL, &[]).await?;
         cell::<String>(one(&rows)?, 0)?
     };
+    let routers: Vec<PgBouncer> =
+        playbook.routes.iter().map(|spec| ports::pgbouncer(spec, blue, clock)).collect::<anyhow::Result<_>>()?;
     let mut routes = Vec::new();
-    for spec in &playbook.routes {
-        let router = ports::pgbouncer(spec, blue, clock)?;
+    for router in &routers {
         let mut survey = router.survey().await;
         survey.answers_from_blue = router.who_answers().await.ok().map(|answer| answer == signature);
+        if survey.problems.is_empty() {
+            survey.problems.extend(router.strangers(&routers).await?);
+        }
+        // Those that are routes themselves move, too.
+        survey.namesakes.retain(|name| !routers.iter().any(|other| other.is_of(router, name)));
         routes.push(survey);
     }
     Ok(routes)
+}
+
+/// What decides on either side who of the routes' users gets in.
+async fn look_at_access(routes: &[RouteSurvey], blue: &Endpoint, green: &Endpoint) -> Result<(Access, Access), PortError> {
+    let users: BTreeSet<&String> = routes.iter().flat_map(|route| &route.users).collect();
+    let users: Vec<String> = users.into_iter().cloned().collect();
+    // Of no use to anybody but this one comparison.
+    let salt = RunId::random().to_string();
+    let read = async |at: &Endpoint, name: &str| {
+        let session = Session::open(at, &SessionOptions::reading("greenlight/plan"), name).await?;
+        access::read(&session, &users, &salt).await
+    };
+    Ok((read(blue, "blue").await?, read(green, "green").await?))
 }
 
 /// Runs the migrations where they can do no harm. `Ok(Err(why))`: there is no such place before the run.

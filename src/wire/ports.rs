@@ -149,7 +149,11 @@ fn peer(spec: &ServerSpec, at: &Endpoint) -> anyhow::Result<Endpoint> {
 pub(super) fn route(spec: &RouteSpec, blue: &Endpoint, green: &Endpoint, clock: &Arc<dyn Clock>) -> anyhow::Result<Route> {
     let router = pgbouncer(spec, blue, clock)?;
     let target = |at: &Endpoint| Target { host: at.host.clone(), port: at.port, database: at.database.clone() };
-    Ok(Route { router: Arc::new(router), blue: target(blue), green: target(green) })
+    let (host, port) = (spec.green.host.clone(), spec.green.port);
+    let green = target(green);
+    let green = Target { host: host.unwrap_or(green.host), port: port.unwrap_or(green.port), database: green.database };
+    let blue = spec.entry.as_ref().map_or_else(|| target(blue), |entry| entry.points_at.clone());
+    Ok(Route { router: Arc::new(router), blue, green })
 }
 
 pub(super) fn pgbouncer(spec: &RouteSpec, blue: &Endpoint, clock: &Arc<dyn Clock>) -> anyhow::Result<PgBouncer> {
@@ -162,5 +166,6 @@ pub(super) fn pgbouncer(spec: &RouteSpec, blue: &Endpoint, clock: &Arc<dyn Clock
             Endpoint { database: database.clone(), user: blue.user.clone(), password: blue.password.clone(), ..admin.clone() }
         }
     };
-    Ok(PgBouncer::new(spec.name.clone(), admin, database.clone(), config.clone(), probe, clock.clone()))
+    let router = PgBouncer::new(spec.name.clone(), admin, database.clone(), config.clone(), probe, clock.clone());
+    Ok(router.with_entry(spec.entry.clone()))
 }

@@ -12,6 +12,7 @@ mod secret;
 mod shell;
 mod shown;
 mod side;
+mod target;
 mod template;
 
 pub use clock::{Clock, SystemClock, Timestamp};
@@ -24,4 +25,5 @@ pub use secret::Secret;
 pub use shell::{misread_path, shell_word};
 pub use shown::{is_hidden, shown, shown_lines};
 pub use side::Side;
+pub use target::Target;
 pub use template::{Reference, Template};

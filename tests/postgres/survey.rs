@@ -71,6 +71,7 @@ pub(crate) fn plan(blue: ServerSurvey, green: ServerSurvey) -> Plan {
         applied: Vec::new(),
         rights: None,
         snapshots: None,
+        access: None,
     };
     compile(input, &survey, "r1234567".parse().unwrap(), Timestamp::UNIX_EPOCH)
 }

@@ -33,9 +33,10 @@ impl World {
         process::give_to_server_user(folder.path()).await.unwrap();
         let installed = Installed::find(None, None).await;
         let mut world = World { folder, clock: Arc::new(SystemClock::new()), servers: Vec::new() };
+        let sockets = world.folder.path().display().to_string();
         let settings = [
             ("listen_addresses", "127.0.0.1"),
-            ("unix_socket_directories", ""),
+            ("unix_socket_directories", sockets.as_str()),
             ("fsync", "off"),
             ("wal_level", "logical"),
             ("max_connections", "200"),

@@ -153,7 +153,9 @@ const LOOKS: &[&str] = &[
     "connect",
     "route: connect",
     "route: observe",
-    "route: original",
+    "route: who_answers",
+    "route: users",
+    "access",
     "fence",
     "probe_fence",
     "schema_fingerprint",
@@ -237,6 +239,34 @@ fn a_route_that_was_not_repointed_keeps_the_run_from_going_on() {
     let soak = report.world.plan.step_no(StepName::Soak).unwrap();
     assert_eq!(report.world.run.steps[soak.0], StepState::Idle);
     assert!(report.world.run.reason.is_some_and(|reason| reason.contains("answer through route")));
+}
+
+#[test]
+fn a_route_that_cannot_be_rehearsed_keeps_the_window_shut() {
+    let script = Script { trouble: Some(Trouble::UnmovableRoute), patience_secs: 60, ..Script::default() };
+    let report = told(script).run();
+    assert_eq!((report.world.windows_opened, report.outcome), (0, Some(Outcome::RolledBack)));
+}
+
+#[test]
+fn a_side_that_does_not_let_the_applications_in_is_not_moved_to() {
+    let locked = |side| told(Script { trouble: Some(Trouble::LockedOut(side)), patience_secs: 60, ..Script::default() });
+    assert_eq!(locked(Side::Green).run().world.windows_opened, 0);
+    let back = locked(Side::Blue).simulate(false).world;
+    // Nobody of blue's has to get in on green, and nobody gets back.
+    assert_eq!((back.violation.clone(), back.moves_to_green(), back.run.serving()), (None, 1, Side::Green));
+}
+
+#[test]
+fn a_route_that_leads_to_blue_in_the_soak_keeps_the_finish_shut_until_it_is_mended() {
+    for mends in [false, true] {
+        let script = Script { trouble: Some(Trouble::RouteAstray { mends }), soaks: &[Wish::Finish], ..Script::default() };
+        let report = told(script).simulate(false);
+        let said = |fact: &Fact| matches!(fact, Fact::RouteSeen { trouble: Some(what), .. } if what.contains("leads to blue"));
+        assert!(report.world.run.facts.iter().any(said), "nobody says that a route leads to blue");
+        assert_eq!(report.outcome, mends.then_some(Outcome::Completed));
+        assert_eq!(!report.world.nodes[Side::Blue as usize].allow_connections, mends);
+    }
 }
 
 #[test]

@@ -285,7 +285,8 @@ impl World {
         if self.run.note.is_none() && self.run.reason.is_none() && self.interrupted_at.is_none() {
             self.violated("the run rests without a reason on record");
         }
-        if self.late.is_empty() {
+        // One that somebody leads elsewhere is not the run's doing; a run may not end with it.
+        if self.late.is_empty() && !matches!(self.person.script.trouble, Some(Trouble::RouteAstray { .. })) {
             self.check_serves(self.run.serving());
         }
     }
@@ -310,6 +311,9 @@ impl World {
             self.violated(format!("the run ended {outcome:?} and does not serve from {serving}"));
         }
         self.check_serves(serving);
+        if let Some(route) = self.routes.iter().find(|route| route.rehearses || route.is_hasty || route.settled) {
+            self.violated(format!("the run ended, and has left something set in a route: {route:?}"));
+        }
         self.check_before_write(serving);
         let without_green = self.run.without_green;
         // A damaged blue is kept, closed.

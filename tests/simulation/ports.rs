@@ -9,9 +9,9 @@ use crate::{
 use async_trait::async_trait;
 use greenlight::{
     migrate::{Applied, Migration, Migrator, Progress as Told, Shadow, Unfinished},
-    plan::{Plan, SchemaWork, Strategy},
+    plan::{Arrival, Plan, SchemaWork, Strategy},
     provider::{CopyProgress, Provider, StandbyState},
-    route::{RouteState, Router, Target},
+    route::{Rehearsal, RouteState, Router, Target},
     snapshot::{ArchiveProof, Basis, Snapshots, Stands},
     step::{Guard, Ports, Route},
     validate::{Difference, Findings, Progress, Validator},
@@ -131,13 +131,9 @@ impl Router for FakeRouter {
         self.of.world.look(call, look, Some(odd)).await
     }
 
-    async fn original(&self) -> Result<String, PortError> {
-        self.of.world.read(self.of.call("route: original", None, Kind::Read), |_| Ok("as it was".to_owned())).await
-    }
-
     async fn settle(&self) -> Result<(), PortError> {
         self.touch("route: settle", |world, at| {
-            world.routes[at].settled = true;
+            (world.routes[at].settled, world.routes[at].is_hasty) = (true, true);
             Ok(())
         })
         .await
@@ -156,14 +152,60 @@ impl Router for FakeRouter {
     }
 
     async fn point_at(&self, target: &Target) -> Result<(), PortError> {
-        let side = if target.port == 1 { Side::Blue } else { Side::Green };
+        let side = side_of(target);
         let call = self.of.call("route: point_at", None, Kind::Touch);
         self.touch("route: point_at", move |world, at| {
             if at == 0 && side == Side::Green && world.now < world.unmovable_until {
                 return Err(call.error(Failure::Uncertain).because("it does not read its file"));
             }
             let route = &mut world.routes[at];
+            if route.is_unmovable && route.points_at != side {
+                return Err(call.error(Failure::Uncertain).because("after RELOAD it points where it did"));
+            }
             route.points_at = if route.is_stubborn { route.points_at } else { side };
+            route.rehearses = false;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn rehearse(&self, target: &Target) -> Result<Rehearsal, PortError> {
+        let (side, at) = (side_of(target), self.at);
+        let call = self.of.call("route: rehearse", None, Kind::TouchInParts);
+        let effect = move |world: &mut World, part: Part| {
+            world.routes[at].rehearses = part == Part::First;
+            let node = &world.nodes[side as usize];
+            if world.routes[at].is_unmovable || !node.up || !node.allow_connections {
+                return Err(call.error(Failure::Transient).because("it cannot be moved"));
+            }
+            Ok(Rehearsal {
+                answers: side.to_string(),
+                arrival: Arrival { address: None, tls: false },
+                refused: Vec::new(),
+                let_in: Vec::new(),
+            })
+        };
+        self.of.world.change(call, effect).await
+    }
+
+    async fn hasten(&self) -> Result<(), PortError> {
+        self.touch("route: hasten", |world, at| {
+            world.routes[at].is_hasty = true;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn tidy(&self) -> Result<(), PortError> {
+        let is_tidy = {
+            let world = self.of.world.lock();
+            !world.routes[self.at].rehearses && !world.routes[self.at].is_hasty
+        };
+        if is_tidy {
+            return self.of.world.read(self.of.call("route: tidy", None, Kind::Read), |_| Ok(())).await;
+        }
+        self.touch("route: tidy", |world, at| {
+            (world.routes[at].rehearses, world.routes[at].is_hasty) = (false, false);
             Ok(())
         })
         .await
@@ -176,14 +218,7 @@ impl Router for FakeRouter {
                 return Err(call.error(Failure::Uncertain).because("it does not answer"));
             }
             (world.routes[at].paused_since, world.routes[at].settled) = (None, false);
-            Ok(())
-        })
-        .await
-    }
-
-    async fn put_back(&self, _: &str) -> Result<(), PortError> {
-        self.touch("route: put_back", |world, at| {
-            world.routes[at].points_at = Side::Blue;
+            world.routes[at].is_hasty = true;
             Ok(())
         })
         .await
@@ -201,6 +236,23 @@ impl Router for FakeRouter {
         };
         self.of.world.look(call, look, Some("somebody else".to_owned())).await
     }
+
+    async fn users(&self) -> Result<Vec<String>, PortError> {
+        self.of.world.read(self.of.call("route: users", None, Kind::Read), |_| Ok(vec!["app".to_owned()])).await
+    }
+
+    async fn trouble(&self) -> Result<Option<String>, PortError> {
+        let call = self.of.call("route: trouble", None, Kind::Look);
+        let look = |world: &World| {
+            let node = &world.nodes[world.routes[self.at].points_at as usize];
+            Ok((!node.up).then(|| "clients wait".to_owned()))
+        };
+        self.of.world.look(call, look, Some(Some("clients wait".to_owned()))).await
+    }
+}
+
+fn side_of(target: &Target) -> Side {
+    if target.port == 1 { Side::Blue } else { Side::Green }
 }
 
 struct FakeGuard(OfProcess);

@@ -28,6 +28,12 @@ pub(crate) enum Trouble {
     PreparedInWindow,
     /// A route says that it was repointed, and was not.
     StubbornRoute,
+    /// A route takes no change, and says so.
+    UnmovableRoute,
+    /// In the soak somebody leads a route back to blue. `mends`: and after a minute to green again.
+    RouteAstray { mends: bool },
+    /// This side does not know the role by which the applications come.
+    LockedOut(Side),
     /// This side's sequences do not take the values that are set.
     StubbornSequences(Side),
     /// We may not read where this side's sequences stand.
@@ -60,6 +66,8 @@ pub(crate) struct Script {
     /// Seconds without any progress before the person abandons.
     pub(crate) patience_secs: u64,
 }
+
+const MENDED_AFTER: u64 = 60 * SECOND;
 
 pub(crate) const FORTH_BACK_FORTH: &[Wish] = &[Wish::Rollback, Wish::Finish];
 
@@ -153,9 +161,11 @@ impl World {
             Some(Trouble::Leak(side)) => self.node(side).leaks = true,
             Some(Trouble::Drift(side)) => self.node(side).drifted = true,
             Some(Trouble::StubbornRoute) => self.routes[0].is_stubborn = true,
+            Some(Trouble::UnmovableRoute) => self.routes[0].is_unmovable = true,
+            Some(Trouble::LockedOut(side)) => self.node(side).locks_out = true,
             Some(Trouble::StubbornSequences(side)) => self.node(side).has_stubborn_sequences = true,
             Some(Trouble::HiddenSequences(side)) => self.node(side).hides_sequences = true,
-            Some(Trouble::PreparedInWindow | Trouble::Dishonest) | None => {}
+            Some(Trouble::PreparedInWindow | Trouble::Dishonest | Trouble::RouteAstray { .. }) | None => {}
         }
     }
 
@@ -181,6 +191,14 @@ impl World {
             self.run.way_back_given_up()?;
             self.person.was_refused = true;
             return Some(RequestKind::Rollback);
+        }
+        if let Some(Trouble::RouteAstray { mends }) = self.person.script.trouble {
+            let is_mended = mends && self.now - self.person.since >= MENDED_AFTER;
+            self.routes[0].points_at = if is_mended { Side::Green } else { Side::Blue };
+            if !is_mended && self.now - self.person.since >= 2 * MENDED_AFTER {
+                self.gives_up();
+                return None;
+            }
         }
         Some(match soaks.get(self.moves_to_green().saturating_sub(1)) {
             Some(Wish::Rollback) if self.run.way_back_given_up().is_none() => RequestKind::Rollback,

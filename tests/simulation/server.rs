@@ -7,7 +7,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use greenlight::{
-    plan::{Names, SyncTrigger},
+    plan::{Access, HbaRule, Names, RoleAccess, SyncTrigger},
     postgres::{
         Fence, FenceProbe, ForkPoint, Identity, LongTransaction, PublishedTable, SequencePlace, SequenceValue, Server, SlotState,
         SubscriptionState,
@@ -155,6 +155,34 @@ impl Server for FakeServer {
 
     async fn signature(&self) -> Result<String, PortError> {
         self.read("signature", Outside, |node| node.side.to_string()).await
+    }
+
+    async fn access(&self, roles: &[String], _: &str) -> Result<Access, PortError> {
+        let roles = roles.to_vec();
+        let read = |node: &Node| {
+            let known = roles.iter().filter(|_| !node.locks_out).map(|role| RoleAccess {
+                name: role.clone(),
+                login: true,
+                password: None,
+                expired: false,
+                connections: -1,
+                may_connect: true,
+                member_of: Vec::new(),
+                settings: std::collections::BTreeMap::new(),
+            });
+            let rule = HbaRule {
+                line: Some(1),
+                kind: Some("local".to_owned()),
+                databases: Some(vec!["all".to_owned()]),
+                users: Some(vec!["all".to_owned()]),
+                address: None,
+                netmask: None,
+                method: Some("scram-sha-256".to_owned()),
+                error: None,
+            };
+            Access { tls: false, rules: vec![rule], roles: known.collect() }
+        };
+        self.read("access", Inside, read).await
     }
 
     async fn claim(&self) -> Result<Option<String>, PortError> {

@@ -137,6 +137,8 @@ pub(crate) struct Node {
     pub(crate) has_nulls: bool,
     /// Its fences do not keep everybody out.
     pub(crate) leaks: bool,
+    /// Does not know the role by which the applications come.
+    pub(crate) locks_out: bool,
     /// Somebody has changed its schema.
     pub(crate) drifted: bool,
     pub(crate) has_prepared: bool,
@@ -185,6 +187,7 @@ impl Node {
             relaxed: false,
             has_nulls: false,
             leaks: false,
+            locks_out: false,
             drifted: false,
             has_prepared: false,
             has_stubborn_sequences: false,
@@ -236,6 +239,12 @@ pub(crate) struct RouteFake {
     pub(crate) settled: bool,
     /// Says that it was repointed, and was not.
     pub(crate) is_stubborn: bool,
+    /// Takes no change, and says so.
+    pub(crate) is_unmovable: bool,
+    /// Its file holds what was rehearsed.
+    pub(crate) rehearses: bool,
+    /// It tries its server again at once.
+    pub(crate) is_hasty: bool,
 }
 
 /// The guard process, standing by.
@@ -363,7 +372,15 @@ impl World {
             acknowledged = 5;
             green.take_log(&blue.log[..3]);
         }
-        let route = || RouteFake { points_at: Side::Blue, paused_since: None, settled: false, is_stubborn: false };
+        let route = || RouteFake {
+            points_at: Side::Blue,
+            paused_since: None,
+            settled: false,
+            is_stubborn: false,
+            is_unmovable: false,
+            rehearses: false,
+            is_hasty: false,
+        };
         World {
             now: 0,
             lag: 4 * MS,

@@ -3,9 +3,9 @@
 use super::{Look, check};
 use crate::migrate::{Migration, ShadowReport, StatementReport, TableWrite};
 use crate::plan::{
-    Answer, Day, Finding, Gate, GreenSurvey, HistorySpec, LimitsSpec, LongTransactions, OnFailure, OpenHours, Plan, PlanInput,
-    RightsSurvey, RouteKind, RouteSpec, RouteSurvey, ServerSpec, ServerSurvey, SlotSurvey, SoakSpec, StandbySurvey, Survey,
-    SyncTrigger, TableSize, ValidateSpec, WindowSpec, compile,
+    Access, Answer, Arrival, Day, Finding, Gate, GreenSurvey, HbaRule, HistorySpec, LimitsSpec, LongTransactions, OnFailure,
+    OpenHours, Plan, PlanInput, RightsSurvey, RoleAccess, RouteKind, RouteSpec, RouteSurvey, RouteTarget, ServerSpec, ServerSurvey,
+    SlotSurvey, SoakSpec, StandbySurvey, Survey, SyncTrigger, TableSize, ValidateSpec, WindowSpec, compile,
 };
 use crate::schema::{
     Catalog, Column, ComparedColumn, Constraint, Flow, Index, Moves, Partition, Persistence, ReplicaIdentity, SharedColumns,
@@ -42,6 +42,11 @@ impl World {
             shadow: Ok(shadow),
             routes: vec![RouteSurvey {
                 name: "main".to_owned(),
+                entry: None,
+                file_unknown: None,
+                namesakes: Vec::new(),
+                users: vec!["app".to_owned()],
+                arrival: Some(Arrival { address: Some(std::net::IpAddr::from([10, 1, 2, 3])), tls: false }),
                 points_at: Some("db1:5432/shop".to_owned()),
                 about: "PgBouncer 1.18, transaction pooling".to_owned(),
                 problems: Vec::new(),
@@ -50,6 +55,7 @@ impl World {
             applied: Vec::new(),
             rights: Some(rights()),
             snapshots: None,
+            access: Some(Ok((access(), access()))),
         };
         World { input: input(), survey, tables: vec![flow("orders")], sync_triggers: Vec::new() }
     }
@@ -225,6 +231,8 @@ fn input() -> PlanInput {
         shadow: None,
         routes: vec![RouteSpec {
             name: "main".to_owned(),
+            green: RouteTarget::default(),
+            entry: None,
             kind: RouteKind::Pgbouncer {
                 admin: Template("postgresql://admin@pool:6432/pgbouncer".to_owned()),
                 database: "shop".to_owned(),
@@ -420,4 +428,30 @@ fn green(catalog: Catalog) -> ServerSurvey {
         replay_lsn: Some(Lsn(0x16_B374_D800)),
         ..blue(catalog)
     }
+}
+
+/// Everybody gets in from everywhere.
+fn access() -> Access {
+    let all = || Some(vec!["all".to_owned()]);
+    let rule = HbaRule {
+        line: Some(1),
+        kind: Some("host".to_owned()),
+        databases: all(),
+        users: all(),
+        address: Some("all".to_owned()),
+        netmask: None,
+        method: Some("scram-sha-256".to_owned()),
+        error: None,
+    };
+    let app = RoleAccess {
+        name: "app".to_owned(),
+        login: true,
+        password: Some("hash".to_owned()),
+        expired: false,
+        connections: -1,
+        may_connect: true,
+        member_of: Vec::new(),
+        settings: std::collections::BTreeMap::new(),
+    };
+    Access { tls: true, rules: vec![rule], roles: vec![app] }
 }

@@ -2,13 +2,77 @@
 
 use super::{Look, fine, handled, needs_accept, refused};
 use crate::plan::figures::capital;
-use crate::plan::{Finding, RouteSurvey, ServerSpec, StepName};
+use crate::plan::{Comparison, Finding, RouteSpec, RouteSurvey, ServerSpec, StepName};
 use crate::word::Side;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) fn check(look: &Look<'_>) -> Vec<Finding> {
     let mut findings = ways_in(look);
     findings.extend(peers(look));
     findings
+}
+
+/// Whether green lets in whoever comes by the routes. Nothing of what decides that comes to green by logical replication.
+fn access(look: &Look<'_>) -> Vec<Finding> {
+    let (blue, green) = match &look.survey.access {
+        None => return Vec::new(),
+        Some(Ok((blue, green))) => (blue, green),
+        Some(Err(why)) => {
+            let seen = format!("What decides who gets in could not be read: {why}.");
+            return vec![refused("access", seen, "let Greenlight's user be a superuser on both servers")];
+        }
+    };
+    let mut findings = BTreeMap::new();
+    for (route, spec) in look.survey.routes.iter().zip(&look.input.routes) {
+        let arrival = route.arrival.filter(|arrival| is_local(arrival.address) == leads_here(look, spec));
+        if arrival.is_some_and(|arrival| arrival.tls) && !green.tls {
+            let seen = format!("Route `{}` comes to blue by TLS, and green has `ssl = off`.", route.name);
+            let remedy = "give green a certificate, and on green: `ALTER SYSTEM SET ssl = on; SELECT pg_reload_conf()`";
+            findings.insert(format!("access-tls:{}", route.name), refused(format!("access-tls:{}", route.name), seen, remedy));
+        }
+        let comparison = Comparison {
+            serving: blue,
+            next: green,
+            arrival,
+            database: &look.blue().database,
+            let_in: &[],
+            side: Side::Green,
+            settings: true,
+        };
+        for lack in comparison.lacks(&route.users) {
+            let code = format!("access:{}", lack.role);
+            let seen = format!("Green would not take over for `{}`: {}.", lack.role, lack.what);
+            let finding = if lack.unknown {
+                needs_accept(
+                    &code,
+                    format!("{seen} {}", capital(&lack.remedy)),
+                    "its clients may be kept out of green after the window",
+                )
+            } else {
+                refused(&code, seen, lack.remedy)
+            };
+            findings.insert(format!("{code} {}", lack.what), finding);
+        }
+    }
+    if findings.is_empty() {
+        let users: BTreeSet<&str> = look.survey.routes.iter().flat_map(|route| &route.users).map(String::as_str).collect();
+        let known = blue.roles.iter().filter(|role| users.contains(role.name.as_str())).count();
+        let seen = format!("Green lets in whoever comes by the routes ({known} roles compared).");
+        return vec![handled("access", seen, StepName::Window, "compared again before the clients are paused, and logins tried")];
+    }
+    findings.into_values().collect()
+}
+
+fn is_local(address: Option<std::net::IpAddr>) -> bool {
+    address.is_none_or(|address| address.is_loopback())
+}
+
+/// The pooler's way to green is one of this machine, as far as the playbook says it.
+fn leads_here(look: &Look<'_>, route: &RouteSpec) -> bool {
+    route.green.host.as_ref().map_or_else(
+        || is_loopback(&look.input.green.url.0),
+        |host| host.starts_with('/') || ["localhost", "127.", "::1"].iter().any(|local| host.starts_with(local)),
+    )
 }
 
 /// The routes themselves.
@@ -18,6 +82,7 @@ pub(super) fn ways_in(look: &Look<'_>) -> Vec<Finding> {
         let consequence = "applications that are not repointed by somebody else meet a fenced blue after the window";
         findings.push(needs_accept("no-routes", "The playbook names no route.", consequence));
     }
+    findings.extend(access(look));
     findings
 }
 
@@ -26,9 +91,7 @@ fn route(route: &RouteSurvey) -> Vec<Finding> {
     let code = format!("route:{name}");
     if !route.problems.is_empty() {
         let problems = route.problems.iter();
-        return problems
-            .map(|problem| refused(&code, format!("Route `{name}`: {problem}."), "see this route in the playbook"))
-            .collect();
+        return problems.map(|problem| refused(&code, format!("Route `{name}`: {}.", problem.what), &problem.remedy)).collect();
     }
     let points_at = route.points_at.as_deref().unwrap_or("nobody knows where");
     let mut findings = vec![match route.answers_from_blue {
@@ -42,6 +105,19 @@ fn route(route: &RouteSurvey) -> Vec<Finding> {
             refused(code, seen, "give the route a `probe:` URL that can connect through it")
         }
     }];
+    if let Some(files) = &route.file_unknown {
+        let seen =
+            format!("Whether PgBouncer of route `{name}` reads the file that is edited cannot be told from here: {files}.");
+        let how = "a change of the file is seen to be taken before the clients are paused, else they are not";
+        findings.push(handled(format!("route-file:{name}"), seen, StepName::Window, how));
+    }
+    for namesake in &route.namesakes {
+        let seen =
+            format!("`{namesake}` of the same PgBouncer leads to the same database as route `{name}`, and is not moved with it.");
+        let consequence =
+            "clients that connect by that name stay with blue, which is fenced after the window; name it as a route to move it";
+        findings.push(needs_accept(format!("other-entry:{name}/{namesake}"), seen, consequence));
+    }
     if route.about.to_lowercase().contains("session") {
         let consequence = "a pause waits for every client to disconnect, and will be given up when `max_pause` is reached";
         findings.push(needs_accept(
@@ -140,6 +216,7 @@ fn is_loopback(url: &str) -> bool {
 mod tests {
     use super::super::example::{World, assert_answers};
     use super::*;
+    use crate::plan::{Access, RouteProblem};
     use crate::word::Template;
 
     #[test]
@@ -147,10 +224,51 @@ mod tests {
         assert_answers(&World::new(), "route:main", "fine");
         assert_answers(&World::with(|w| w.survey.routes[0].answers_from_blue = Some(false)), "route:main", "refused");
         assert_answers(&World::with(|w| w.survey.routes[0].answers_from_blue = None), "route:main", "refused");
-        let broken = World::with(|w| w.survey.routes[0].problems.push("no admin rights".to_owned()));
+        let broken = World::with(|w| {
+            let (what, remedy) = ("`watcher` may only look".to_owned(), "put it into `admin_users`".to_owned());
+            w.survey.routes[0].problems.push(RouteProblem { what, remedy });
+        });
         assert_answers(&broken, "route:main", "refused");
+        let remedy = broken.finding("route:main").unwrap().answer;
+        assert!(matches!(remedy, crate::plan::Answer::Refused { remedy } if remedy.contains("admin_users")));
         assert_answers(&World::new(), "no-routes", "none");
         assert_answers(&World::with(|w| w.input.routes.clear()), "no-routes", "needs_accept");
+    }
+
+    #[test]
+    fn what_is_not_known_of_a_route_or_not_moved_with_it_is_said() {
+        assert_answers(&World::new(), "route-file:main", "none");
+        assert_answers(&World::with(|w| w.survey.routes[0].file_unknown = Some("?".to_owned())), "route-file:main", "handled");
+        let other = World::with(|w| w.survey.routes[0].namesakes.push("shop_ro".to_owned()));
+        assert_answers(&other, "other-entry:main/shop_ro", "needs_accept");
+    }
+
+    #[test]
+    fn green_must_let_in_whoever_comes_by_the_routes() {
+        let with = |change: fn(&mut Access)| {
+            World::with(|w| {
+                let Some(Ok((_, green))) = &mut w.survey.access else { panic!("it is read") };
+                change(green);
+            })
+        };
+        assert_answers(&World::new(), "access", "handled");
+        assert_answers(&with(|green| green.roles[0].password = None), "access:app", "refused");
+        assert_answers(&with(|green| green.rules.clear()), "access:app", "refused");
+        assert_answers(&with(|green| green.rules[0].address = Some("db".to_owned())), "access:app", "needs_accept");
+        assert_answers(&World::with(|w| w.survey.access = Some(Err("no rights".to_owned()))), "access", "refused");
+        let tls = World::with(|w| {
+            w.survey.routes[0].arrival.as_mut().unwrap().tls = true;
+            let Some(Ok((_, green))) = &mut w.survey.access else { panic!("it is read") };
+            green.tls = false;
+        });
+        assert_answers(&tls, "access-tls:main", "refused");
+        let elsewhere = World::with(|w| {
+            w.survey.routes[0].arrival.as_mut().unwrap().address = None;
+            let Some(Ok((_, green))) = &mut w.survey.access else { panic!("it is read") };
+            green.rules.clear();
+        });
+        // By which address it comes to green is seen before the window.
+        assert_answers(&elsewhere, "access", "handled");
     }
 
     #[test]

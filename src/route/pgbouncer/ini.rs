@@ -43,8 +43,19 @@ struct Part {
     key: String,
     /// Without quotes.
     value: String,
+    /// From the key's first byte to the value's last.
+    whole: Range<usize>,
     /// Where the value is written in the file, quotes included.
     span: Range<usize>,
+}
+
+/// What a part of an entry is to be.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Wanted<'a> {
+    /// This value, in whatever quotes it needs.
+    Value(&'a str),
+    /// Exactly these bytes, as `Entry::written` gave them; `None`: not there.
+    Written(Option<&'a str>),
 }
 
 impl Entry {
@@ -66,6 +77,12 @@ impl Entry {
         }
     }
 
+    /// The entry for every name that has none of its own.
+    pub(super) fn fallback(file: &[u8]) -> Option<Entry> {
+        let line = lines(file).filter(|line| line.key == b"*").last()?;
+        Entry::read(file, &line).ok()
+    }
+
     fn read(file: &[u8], line: &Line) -> Result<Entry, EntryError> {
         let text = std::str::from_utf8(&file[line.value.clone()]).map_err(|_| EntryError::NotUnicode)?;
         let parts = parts(text, line.value.start)?;
@@ -81,39 +98,118 @@ impl Entry {
         self.parts.iter().rfind(|part| part.key == key).map(|part| part.value.as_str())
     }
 
-    /// The file with these parts of the entry set to these values, and nothing else changed.
-    pub(super) fn with(&self, file: &[u8], wanted: &[(&str, &str)]) -> Result<Vec<u8>, EntryError> {
-        let mut edits: Vec<(Range<usize>, String)> = Vec::new();
+    /// How a part stands in the file, quotes included; `None` where the entry has no such part.
+    pub(super) fn written(&self, file: &[u8], key: &str) -> Option<String> {
+        let part = self.parts.iter().rfind(|part| part.key == key)?;
+        Some(String::from_utf8_lossy(&file[part.span.clone()]).into_owned())
+    }
+
+    /// The file with these parts of the entry as they are wanted, and nothing else changed.
+    pub(super) fn with(&self, file: &[u8], wanted: &[(&str, Wanted<'_>)]) -> Result<Vec<u8>, EntryError> {
+        Ok(edited(file, self.edits(file, wanted)?))
+    }
+
+    fn edits(&self, file: &[u8], wanted: &[(&str, Wanted<'_>)]) -> Result<Vec<Edit>, EntryError> {
+        let mut edits: Vec<Edit> = Vec::new();
         // The value of the last part, where it is not quoted, would else run on into what is added.
         let mut added: Vec<String> = Vec::new();
         for &(key, value) in wanted {
-            let written = quote_value(value)?;
-            let mut given = self.parts.iter().filter(|part| part.key == key).peekable();
-            if given.peek().is_none() {
+            let given: Vec<&Part> = self.parts.iter().filter(|part| part.key == key).collect();
+            let written = match value {
+                Wanted::Value(value) => quote_value(value)?,
+                Wanted::Written(Some(written)) => written.to_owned(),
+                Wanted::Written(None) => {
+                    // With the one space that came with it.
+                    let spaced = |at: usize| at - usize::from(at > 0 && file[at - 1] == b' ');
+                    edits.extend(given.iter().map(|part| (spaced(part.whole.start)..part.whole.end, String::new())));
+                    continue;
+                }
+            };
+            if given.is_empty() {
                 added.push(format!(" {key}={written}"));
             }
-            edits.extend(given.filter(|part| part.value != value).map(|part| (part.span.clone(), written.clone())));
+            let is_so = |part: &&&Part| match value {
+                Wanted::Value(value) => part.value == value,
+                Wanted::Written(_) => file[part.span.clone()] == *written.as_bytes(),
+            };
+            edits.extend(given.iter().filter(|part| !is_so(part)).map(|part| (part.span.clone(), written.clone())));
         }
         if !added.is_empty() {
             let end = self.value.end;
             edits.push((end..end, added.concat()));
         }
-        edits.sort_by_key(|(span, _)| span.start);
-        let mut edited = Vec::with_capacity(file.len() + 64);
-        let mut at = 0;
-        for (span, text) in edits {
-            edited.extend_from_slice(&file[at..span.start]);
-            edited.extend_from_slice(text.as_bytes());
-            at = span.end;
-        }
-        edited.extend_from_slice(&file[at..]);
-        Ok(edited)
+        Ok(edits)
     }
 
-    /// The file with the whole entry replaced by another text of it.
-    pub(super) fn replaced_by(&self, file: &[u8], original: &str) -> Vec<u8> {
-        [&file[..self.whole.start], original.as_bytes(), &file[self.whole.end..]].concat()
+    /// The file with a change of the entry that PgBouncer shows and no client feels, and before it a second entry, `name`,
+    /// which is the same but for where it leads: what is rehearsed. `limit`: of connections, another one than PgBouncer
+    /// shows now.
+    pub(super) fn rehearsed(
+        &self,
+        file: &[u8],
+        name: &str,
+        limit: u64,
+        wanted: &[(&str, Wanted<'_>)],
+    ) -> Result<Vec<u8>, EntryError> {
+        let moved = self.with(file, wanted)?;
+        // What was changed lies inside of the entry.
+        let value = &moved[self.value.start..moved.len() - (file.len() - self.value.end)];
+        let second = format!("{name} = {}\n", String::from_utf8_lossy(value));
+        let line = file[..self.whole.start].iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+        let end = self.value.end;
+        Ok(edited(file, vec![(line..line, second), (end..end, mark(limit))]))
     }
+}
+
+/// The file without what `Entry::rehearsed` added, whoever left it there.
+pub(super) fn without_rehearsal(file: &[u8], database: &str, name: &str) -> Vec<u8> {
+    let mut edits: Vec<Edit> = Vec::new();
+    for line in lines(file) {
+        if line.key == name.as_bytes() {
+            let start = file[..line.start].iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+            let end = file[line.start..].iter().position(|&byte| byte == b'\n').map_or(file.len(), |at| line.start + at + 1);
+            edits.push((start..end, String::new()));
+        } else if line.key == database.as_bytes()
+            && let Some(at) = line.value.end.checked_sub(mark(0).len()).filter(|at| *at >= line.value.start)
+            && is_mark(&file[at..line.value.end])
+        {
+            edits.push((at..line.value.end, String::new()));
+        }
+    }
+    edited(file, edits)
+}
+
+/// A limit of connections as nobody writes it, so that it is known again.
+fn mark(limit: u64) -> String {
+    format!(" max_db_connections={limit:012}")
+}
+
+fn is_mark(text: &[u8]) -> bool {
+    let digits = text.strip_prefix(b" max_db_connections=");
+    digits.is_some_and(|digits| digits.len() == 12 && digits[0] == b'0' && digits.iter().all(u8::is_ascii_digit))
+}
+
+/// What takes the place of a part of the file.
+type Edit = (Range<usize>, String);
+
+fn edited(file: &[u8], mut edits: Vec<Edit>) -> Vec<u8> {
+    edits.sort_by_key(|(span, _)| span.start);
+    let mut edited = Vec::with_capacity(file.len() + 64);
+    let mut at = 0;
+    for (span, text) in edits {
+        edited.extend_from_slice(&file[at..span.start]);
+        edited.extend_from_slice(text.as_bytes());
+        at = span.end;
+    }
+    edited.extend_from_slice(&file[at..]);
+    edited
+}
+
+/// The files that this one includes, as it names them.
+pub(super) fn includes(file: &[u8]) -> Vec<String> {
+    let lines = file.split(|&byte| byte == b'\n').filter_map(|line| line.trim_ascii().strip_prefix(b"%include"));
+    let named = lines.filter(|rest| rest.first().is_some_and(u8::is_ascii_whitespace));
+    named.map(|rest| String::from_utf8_lossy(rest.trim_ascii()).into_owned()).filter(|name| !name.is_empty()).collect()
 }
 
 /// A `key = value` line of the section `[databases]`.
@@ -201,7 +297,7 @@ fn parts(text: &str, offset: usize) -> Result<Vec<Part>, EntryError> {
         let key = text[at..key_end].to_owned();
         let start = skip(equals + 1);
         let (value, end) = value(text, start).filter(|(value, _)| !value.is_empty()).ok_or(EntryError::Syntax(start))?;
-        found.push(Part { key, value, span: offset + start..offset + end });
+        found.push(Part { key, value, whole: offset + at..offset + end, span: offset + start..offset + end });
         at = skip(end);
     }
     Ok(found)
@@ -246,7 +342,8 @@ mod tests {
 
     fn moved(file: &str, database: &str) -> String {
         let entry = Entry::find(file.as_bytes(), database).unwrap();
-        let bytes = entry.with(file.as_bytes(), &[("host", "::1"), ("port", "6000"), ("dbname", "it's Ü")]).unwrap();
+        let to = [("host", Wanted::Value("::1")), ("port", Wanted::Value("6000")), ("dbname", Wanted::Value("it's Ü"))];
+        let bytes = entry.with(file.as_bytes(), &to).unwrap();
         String::from_utf8(bytes).unwrap()
     }
 
@@ -265,14 +362,40 @@ mod tests {
     }
 
     #[test]
-    fn the_original_text_comes_back_byte_by_byte() {
-        for database in ["app", "other", "App"] {
-            let entry = Entry::find(FILE.as_bytes(), database).unwrap();
-            let original = &FILE[entry.whole.clone()];
-            let edited = moved(FILE, database);
+    fn what_was_written_comes_back_byte_by_byte() {
+        let odd = "sock = port=5432 pool_size=3\nquoted= host='10.0.0.1'  port = 5432\n";
+        for (file, database) in [(FILE, "app"), (FILE, "other"), (FILE, "App"), (odd, "sock"), (odd, "quoted")] {
+            let entry = Entry::find(file.as_bytes(), database).unwrap();
+            let written = ["host", "port", "dbname"].map(|key| (key, entry.written(file.as_bytes(), key)));
+            let edited = moved(file, database);
+            assert_ne!(edited, file);
             let now = Entry::find(edited.as_bytes(), database).unwrap();
-            assert_eq!(now.replaced_by(edited.as_bytes(), original), FILE.as_bytes(), "{database}");
+            let back = written.each_ref().map(|(key, text)| (*key, Wanted::Written(text.as_deref())));
+            assert_eq!(String::from_utf8(now.with(edited.as_bytes(), &back).unwrap()).unwrap(), file, "{database}");
         }
+    }
+
+    #[test]
+    fn what_is_rehearsed_stands_beside_the_entry_and_goes_without_a_trace() {
+        for (file, database) in [(FILE, "app"), (FILE, "App"), ("x=host=a max_db_connections=9", "x"), ("x =\nx2 = port=1", "x")]
+        {
+            let entry = Entry::find(file.as_bytes(), database).unwrap();
+            let to = [("host", Wanted::Value("::1")), ("port", Wanted::Value("6000")), ("dbname", Wanted::Value("d"))];
+            let tried = entry.rehearsed(file.as_bytes(), "gl_1", 10, &to).unwrap();
+            let second = Entry::find(&tried, "gl_1").unwrap();
+            assert_eq!(["host", "port", "dbname"].map(|key| second.get(key)), [Some("::1"), Some("6000"), Some("d")]);
+            assert_eq!(second.get("pool_size"), entry.get("pool_size"));
+            let now = Entry::find(&tried, database).unwrap();
+            assert_eq!((now.get("max_db_connections"), now.get("host")), (Some("000000000010"), entry.get("host")));
+            assert_eq!(String::from_utf8(without_rehearsal(&tried, database, "gl_1")).unwrap(), file);
+            assert_eq!(without_rehearsal(file.as_bytes(), database, "gl_1"), file.as_bytes());
+        }
+    }
+
+    #[test]
+    fn included_files_are_named() {
+        let file = b"%include a.ini\n  %include  /etc/b c.ini \n;%include d\n%includes e\n[databases]\n%include\n";
+        assert_eq!(includes(file), ["a.ini", "/etc/b c.ini"]);
     }
 
     #[test]
@@ -284,7 +407,7 @@ mod tests {
         assert_eq!(entry.get("user"), None);
         let twice = Entry::find(b"x = host=a host=b", "x").unwrap();
         assert_eq!(twice.get("host"), Some("b"));
-        assert_eq!(twice.with(b"x = host=a host=b", &[("host", "c")]).unwrap(), b"x = host=c host=c");
+        assert_eq!(twice.with(b"x = host=a host=b", &[("host", Wanted::Value("c"))]).unwrap(), b"x = host=c host=c");
     }
 
     #[test]
@@ -297,7 +420,7 @@ mod tests {
     #[test]
     fn bytes_that_are_no_text_stay_as_they_are() {
         let file = b"# \xE4\xFF\n[databases]\nx = host=a\n; \xE4\n";
-        let edited = Entry::find(file, "x").unwrap().with(file, &[("host", "b")]).unwrap();
+        let edited = Entry::find(file, "x").unwrap().with(file, &[("host", Wanted::Value("b"))]).unwrap();
         assert_eq!(edited, b"# \xE4\xFF\n[databases]\nx = host=b\n; \xE4\n");
     }
 
@@ -312,6 +435,6 @@ mod tests {
         assert_eq!(find("x = host=a port", "x"), Err(EntryError::Syntax(7)));
         assert_eq!(find("x = host='a", "x"), Err(EntryError::Syntax(5)));
         let entry = Entry::find(b"x = host=a", "x").unwrap();
-        assert!(matches!(entry.with(b"x = host=a", &[("dbname", "a\nb")]), Err(EntryError::LineBreak(_))));
+        assert!(matches!(entry.with(b"x = host=a", &[("dbname", Wanted::Value("a\nb"))]), Err(EntryError::LineBreak(_))));
     }
 }

@@ -8,17 +8,21 @@ mod attempt;
 mod freeze;
 mod prepare;
 mod restored;
+mod routes;
 mod safety;
 mod settle;
 
 pub use safety::{By, let_clients_read, make_safe};
 
-use super::{Observed, Progress, Step, StepContext};
+use super::{Observed, Progress, Step, StepContext, routes::tidy};
 use crate::plan::Strategy;
 use crate::run::{Direction, Fact};
 use crate::word::{Failure, PortError, Side};
 use async_trait::async_trait;
 use std::time::Duration;
+
+/// Between two rehearsals: each is a change of the routes' files.
+const REHEARSAL: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(super) struct Window;
@@ -101,6 +105,9 @@ pub(super) async fn to_restored(cx: &mut StepContext<'_>) -> Result<Progress, Po
 /// Blue serves again without asking green, by a person's word.
 pub(super) async fn leave_green(cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
     let result = safety::leave_green(cx).await;
+    if matches!(result, Ok(Progress::Done)) {
+        tidy(cx).await?;
+    }
     unsure_inside_a_window(cx, result)
 }
 
@@ -130,6 +137,9 @@ async fn go(cx: &mut StepContext<'_>, to: Side) -> Result<Progress, PortError> {
         };
         if let Some(why_not) = why_not {
             return Ok(Progress::NotYet { poll_after: Duration::from_secs(1), note: why_not });
+        }
+        if let Some(why_not) = routes::rehearsed(cx, to).await? {
+            return Ok(Progress::NotYet { poll_after: REHEARSAL, note: why_not });
         }
         if let Err(why_not) = cx.records.hold().await {
             return Ok(Progress::NotYet { poll_after: Duration::from_secs(1), note: why_not.chain() });

@@ -1,5 +1,6 @@
 //! What must be so before anybody is paused. Unknown is never good: whatever cannot be read keeps the window shut.
 
+use super::routes;
 use crate::plan::{LongTransactions, Strategy};
 use crate::postgres::{Fence, FenceProbe, SequenceValue, sequences_unreadable};
 use crate::run::Fact;
@@ -16,7 +17,7 @@ pub(super) async fn look(cx: &mut StepContext<'_>, to: Side) -> Result<Option<St
         return Err(PortError::refused("move back to blue").because(format!("the way back was given up: {reason}")));
     }
     connect(cx).await?;
-    if let Some(why) = routes_ready(cx, from).await? {
+    if let Some(why) = routes::ready(cx, from).await? {
         return Ok(Some(why));
     }
     if let Some(why) = fences_ready(cx, from, to).await? {
@@ -54,7 +55,7 @@ pub(super) async fn look_before_freeze(cx: &mut StepContext<'_>) -> Result<Optio
             .because("green was promoted already, by a freeze that did not come to its end or by somebody else")
             .hint("rebuild green as a standby of blue, and start a new run"));
     }
-    if let Some(why) = routes_ready(cx, Side::Blue).await? {
+    if let Some(why) = routes::ready(cx, Side::Blue).await? {
         return Ok(Some(why));
     }
     blue.ensure_fence_installed().await?;
@@ -77,24 +78,6 @@ pub(super) async fn connect(cx: &StepContext<'_>) -> Result<(), PortError> {
     cx.ports.green.connect().await?;
     futures_util::future::try_join_all(cx.ports.routes.iter().map(|route| route.router.connect())).await?;
     Ok(())
-}
-
-pub(super) async fn routes_ready(cx: &mut StepContext<'_>, from: Side) -> Result<Option<String>, PortError> {
-    for route in cx.ports.routes.clone() {
-        let state = route.router.observe().await?;
-        if state.points_at != *route.target(from) {
-            return Ok(Some(format!("route `{}` points at {} and not at {from}", route.router.name(), state.points_at)));
-        }
-        if state.paused {
-            return Ok(Some(format!("route `{}` is paused by somebody else", route.router.name())));
-        }
-        let known = |fact: &Fact| matches!(fact, Fact::RouteOriginal { route: name, .. } if name == route.router.name());
-        if !cx.run().facts.iter().any(known) {
-            let original = route.router.original().await?;
-            cx.learn(Fact::RouteOriginal { route: route.router.name().to_owned(), original }).await?;
-        }
-    }
-    Ok(None)
 }
 
 pub(super) async fn fences_ready(cx: &StepContext<'_>, from: Side, to: Side) -> Result<Option<String>, PortError> {

@@ -2,7 +2,7 @@
 //! given twice, and the writer moves.
 
 use super::attempt::{StopWatch, close, is_tight, sequences_moved};
-use super::prepare;
+use super::{prepare, routes};
 use crate::step::StepContext;
 use crate::word::{Lsn, PortError, Side};
 use tokio::join;
@@ -10,7 +10,7 @@ use tokio::join;
 /// `Some`: why the window does not open now.
 pub(super) async fn look(cx: &mut StepContext<'_>) -> Result<Option<String>, PortError> {
     prepare::connect(cx).await?;
-    if let Some(why) = prepare::routes_ready(cx, Side::Blue).await? {
+    if let Some(why) = routes::ready(cx, Side::Blue).await? {
         return Ok(Some(why));
     }
     if let Some(why) = prepare::fences_ready(cx, Side::Blue, Side::Green).await? {

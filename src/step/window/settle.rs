@@ -1,11 +1,11 @@
 //! After the pause: the side that no longer serves is fenced in the way that lets changes in, follows the serving one, and
 //! every route is read through.
 
-use crate::plan::Strategy;
+use crate::plan::{StepName, Strategy};
 use crate::postgres::{Fence, FenceProbe};
 use crate::run::Fact;
 use crate::schema::Flow;
-use crate::step::{Progress, StepContext, attach_green, marker};
+use crate::step::{Progress, StepContext, attach_green, marker, routes};
 use crate::word::{Failure, PortError, Side};
 use std::time::Duration;
 
@@ -41,7 +41,20 @@ pub(super) async fn follow_back(cx: &mut StepContext<'_>, serving: Side) -> Resu
     if !cx.run().follows_back() {
         cx.learn(Fact::FollowsBack { follower }).await?;
     }
+    pools_are_served(cx, serving).await?;
     Ok(Progress::Done)
+}
+
+/// No soak watches the routes on the way back: their pools are looked at for a moment, and what is wrong is said.
+async fn pools_are_served(cx: &mut StepContext<'_>, serving: Side) -> Result<(), PortError> {
+    if serving == Side::Green && cx.plan.step_no(StepName::Soak).is_some() {
+        return Ok(());
+    }
+    for _ in 0..3 {
+        cx.ports.clock.sleep(Duration::from_millis(700)).await;
+        routes::watch(cx, serving).await?;
+    }
+    Ok(())
 }
 
 /// The side that no longer serves follows nobody: it is kept as it is, for reading.
@@ -56,6 +69,7 @@ pub(super) async fn leave_fenced(cx: &mut StepContext<'_>, left: Side) -> Result
         return Err(PortError::transient(format!("keep {left} fenced")).because(how));
     }
     routes_answer(cx, left.other()).await?;
+    pools_are_served(cx, left.other()).await?;
     Ok(Progress::Done)
 }
 
@@ -105,11 +119,18 @@ pub(super) async fn restore_blue(cx: &mut StepContext<'_>) -> Result<(), PortErr
 async fn routes_answer(cx: &StepContext<'_>, serving: Side) -> Result<(), PortError> {
     let expected = cx.ports.server(serving).signature().await?;
     for route in &cx.ports.routes {
-        let answer = route.router.who_answers().await?;
+        let answer = match route.router.who_answers().await {
+            Ok(answer) => answer,
+            Err(error) => {
+                route.router.hasten().await?;
+                return Err(error);
+            }
+        };
         if answer != expected {
             return Err(PortError::transient(format!("see {serving} answer through route `{}`", route.router.name()))
                 .because(format!("the server that answered was started at {answer}, {serving} at {expected}")));
         }
+        route.router.tidy().await?;
     }
     Ok(())
 }
