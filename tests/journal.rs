@@ -577,6 +577,8 @@ fn plan(run: &RunId) -> Plan {
         ],
         tables: Vec::new(),
         migrations: Vec::new(),
+        system_identifier: 7_300_000_000_000_000_001,
+        blue_timeline: 1,
         blue_fingerprint: schema("b1"),
         green_fingerprint: Some(schema("g1")),
         findings: Vec::new(),
@@ -596,6 +598,7 @@ fn events_of_format_1() -> Vec<Event> {
     let mut events = vec![
         Event::LeaseTaken { holder: text("pid 4711 on db-admin-1") },
         Event::StepStarted { step, attempt: 1, direction: Direction::Forward },
+        Event::RollbackCalledOff { by: text("ana"), reason: None },
         Event::StepParked { step, until: at(60), note: text("the lag to fall") },
         Event::StepWaiting { step, until: at(61), note: text("a long transaction to end") },
         Event::StepFailed {
@@ -668,6 +671,7 @@ fn facts_of_format_1() -> Vec<Fact> {
         Fact::FollowsBack { follower: Side::Blue },
         Fact::RouteSeen { route: text("main"), trouble: Some(text("leads to blue")) },
         Fact::RouteSeen { route: text("main"), trouble: None },
+        Fact::DirectSessions { on: Side::Blue, sessions: vec![text("1 session of `billing` from 10.0.0.7")] },
         Fact::LeftBehind { on: Side::Blue, what: text("slot `x`"), why: text("blue does not answer") },
     ]
 }

@@ -17,14 +17,14 @@ pub struct Arguments {
 
 const EXIT_CODES: &str = "\
 Exit codes:
-    0  done; of a command that drives a run: the run is completed
+    0  done: the run is completed, or what was asked of it is so
     1  a fault, or something could not be reached
     2  usage: the command line is off, or the run cannot do now what was asked
     3  the playbook has problems
     4  refused by preflight, or not the plan that was approved
     5  the run waits: for a person, for its hours, or for the end of the soak
     6  a step failed, and the run is held for a person
-    7  the run was rolled back whole
+    7  the run was rolled back whole, and that is not what was asked for
     8  another coordinator holds the run
     9  the journal cannot be used
   130  interrupted; `greenlight run` goes on with the run";
@@ -74,17 +74,17 @@ pub(super) enum Command {
     Run(RunArgs),
     /// Where a run stands, and whether a rollback would be lossless now.
     Status(StatusArgs),
-    /// Open the gate that a run waits at.
+    /// Open the gate that a run waits at. Comes back when the window is through, or says why it is not open.
     Approve(RequestArgs),
     /// Try a failed step again.
     Retry(RequestArgs),
     /// Say that a stuck step was done by hand.
     MarkDone(MarkDoneArgs),
-    /// Move the applications back to blue. The run then waits before its window.
-    Rollback(RequestArgs),
+    /// Move the applications back to blue. Comes back when blue serves; the run then waits before its window.
+    Rollback(RollbackArgs),
     /// End the soak: take replication down and retire blue. No way back from here.
     Finish(RequestArgs),
-    /// Take everything back, from any state, and leave blue serving.
+    /// Take everything back and leave blue serving, until `finish` has begun. Where green is lost: with `--without-green`.
     Abandon(AbandonArgs),
     /// List, and with `--remove` take away, what lost runs left on a server.
     Sweep(SweepArgs),
@@ -146,7 +146,7 @@ pub(super) struct PlanArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
-    /// The playbook; left out: go on with the open run, by the plan that it was created with.
+    /// The playbook, or an open run by its id or name. Left out: go on with the open run, by the plan that it was created with.
     pub playbook: Option<PathBuf>,
     /// Carry out only the plan with this digest, as `plan` printed it (its beginning is enough).
     #[arg(long, value_name = "DIGEST", value_parser = digest)]
@@ -161,7 +161,7 @@ pub(super) struct RunArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct WhichRun {
-    /// The run; the newest open one when left out.
+    /// The run: its id, a beginning of it, or its playbook's name. The one that is open when left out.
     pub run: Option<String>,
 }
 
@@ -187,7 +187,8 @@ pub(super) struct RequestArgs {
     /// Who asks, for the record; this user on this machine when left out.
     #[arg(long, value_name = "NAME")]
     pub by: Option<String>,
-    /// Come back instead of waiting for a person, for hours, or for the end of the soak.
+    /// Come back (exit code 5) also where the run stands still before what you ask for is so. Without it the command comes back
+    /// when that is so, or when only a person can move the run on.
     #[arg(long)]
     pub no_wait: bool,
 }
@@ -214,6 +215,15 @@ fn digest(text: &str) -> Result<String, String> {
 fn step_number(text: &str) -> Result<StepNo, String> {
     let number: usize = text.parse().map_err(|_| "a step is named by its number in the plan".to_owned())?;
     number.checked_sub(1).map(StepNo).ok_or_else(|| "steps count from 1".to_owned())
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RollbackArgs {
+    /// Leave a way back that has begun and on which the applications have not been moved yet: green goes on serving.
+    #[arg(long)]
+    pub stop: bool,
+    #[command(flatten)]
+    pub request: RequestArgs,
 }
 
 #[derive(Debug, Args)]

@@ -5,6 +5,7 @@
 
 mod arguments;
 mod dry_run;
+mod edited;
 mod exit;
 mod guard;
 mod init;
@@ -106,8 +107,16 @@ pub fn fault(shared: &Shared, error: &anyhow::Error) -> Exit {
         text.push_str(&shown(hint));
     }
     if shared.output == Output::Json {
-        let (error, because) = (&causes[0], &causes[1..]);
-        print::json(&serde_json::json!({ "error": error, "because": because, "hint": hint, "exit_code": exit as i32 }));
+        let because = &causes[1..];
+        let code = error.chain().find_map(code_of).unwrap_or("fault");
+        let runs = error.chain().find_map(|cause| cause.downcast_ref::<state::Several>()).map(|several| &several.runs);
+        let mut document = serde_json::json!({
+            "error": causes[0], "because": because, "hint": hint, "code": code, "exit_code": exit as i32,
+        });
+        if let Some(runs) = runs {
+            document["runs"] = runs.clone();
+        }
+        print::json(&document);
     }
     print::complain(&text);
     exit
@@ -121,6 +130,39 @@ fn in_words(cause: &(dyn Error + 'static)) -> String {
     } else {
         cause.to_string()
     }
+}
+
+/// For programs: which kind of error it is.
+fn code_of(cause: &(dyn Error + 'static)) -> Option<&'static str> {
+    if cause.is::<state::Unknown>() {
+        return Some("no_such_run");
+    }
+    if cause.is::<state::Several>() {
+        return Some("several_runs");
+    }
+    if cause.is::<EndpointError>() {
+        return Some("usage");
+    }
+    if let Some(EngineError::Unreadable { .. }) = cause.downcast_ref() {
+        return Some("unreadable_journal");
+    }
+    if let Some(error) = cause.downcast_ref::<PortError>() {
+        return Some(match error.failure {
+            crate::word::Failure::Transient => "unreachable",
+            crate::word::Failure::Refused => "refused_by_server",
+            crate::word::Failure::Uncertain => "uncertain",
+        });
+    }
+    if cause.is::<ShadowError>() {
+        return Some("migrations_not_tried");
+    }
+    Some(match journal_error(cause)? {
+        JournalError::Held { .. } => "held_elsewhere",
+        JournalError::Superseded { .. } => "superseded",
+        JournalError::UnknownRun(_) => "no_such_run",
+        JournalError::NewerFormat { .. } => "newer_journal",
+        JournalError::Unreachable { .. } => "no_journal",
+    })
 }
 
 fn journal_error<'a>(cause: &'a (dyn Error + 'static)) -> Option<&'a JournalError> {
@@ -165,7 +207,7 @@ fn exit_of(cause: &(dyn Error + 'static)) -> Option<Exit> {
     if let Some(ShadowError::Migration(_)) = cause.downcast_ref() {
         return Some(Exit::Refused);
     }
-    if cause.is::<state::Unknown>() || cause.is::<EndpointError>() {
+    if cause.is::<state::Unknown>() || cause.is::<state::Several>() || cause.is::<EndpointError>() {
         return Some(Exit::Usage);
     }
     Some(match journal_error(cause)? {
@@ -200,6 +242,26 @@ pub fn start_logging(shared: &Shared) {
         print::talk_as(LogFormat::Text);
         print::complain(&format!("could not start logging: {error}"));
     }
+}
+
+/// A command line that cannot be read, or that asks for help; in JSON where it says so.
+pub fn usage(error: &clap::Error) -> Exit {
+    use clap::error::ErrorKind::{DisplayHelp, DisplayVersion};
+    let is_asked = matches!(error.kind(), DisplayHelp | DisplayVersion);
+    let arguments: Vec<String> = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let in_json = arguments.iter().any(|argument| argument == "--output=json")
+        || arguments.windows(2).any(|pair| pair == ["--output", "json"]);
+    if in_json && !is_asked {
+        let text = error.render().to_string();
+        let (said, hint) = text.split_once("\n\n").map_or((text.as_str(), None), |(said, rest)| (said, Some(rest.trim())));
+        print::json(&serde_json::json!({
+            "error": said.trim_start_matches("error: ").trim(), "because": [], "hint": hint, "code": "usage",
+            "exit_code": Exit::Usage as i32,
+        }));
+    }
+    // To standard error, but for help that was asked for. Nobody is left to tell that it is closed.
+    let _ = error.print();
+    if is_asked { Exit::Completed } else { Exit::Usage }
 }
 
 fn completions(shell: clap_complete::Shell) -> anyhow::Result<Exit> {

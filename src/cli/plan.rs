@@ -1,15 +1,26 @@
 //! `greenlight plan`: what a run would do. Changes nothing on any server.
 
 use super::arguments::{Output, PlanArgs, Shared};
-use super::{Exit, print};
+use super::{Exit, print, run as run_command, screen, state};
 use crate::plan::{Answer, Finding, Plan, render};
 use crate::playbook::Playbook;
 use crate::wire;
-use crate::word::shell_word;
+use crate::word::{Clock, SystemClock, shell_word};
 use std::fmt::Write;
 
 pub(super) async fn run(shared: &Shared, args: &PlanArgs) -> anyhow::Result<Exit> {
     let Some(playbook) = super::playbook::load_or_say(shared, &args.playbook) else { return Ok(Exit::Playbook) };
+    if let Some(journal) = state::find(shared)?
+        && let Some(open) = state::open_run_of(journal.as_ref(), &playbook.name).await?
+    {
+        print::say(&format!(
+            "run {0} of `{1}` is open: {2}. `greenlight run {0}` goes on with it, by its own plan; what follows is a plan for after it",
+            open.id,
+            playbook.name,
+            screen::place(&open.plan, &open.run, SystemClock::new().now())
+        ));
+        run_command::say_edits(&playbook, &open);
+    }
     let Some(plan) = make(&playbook).await? else { return Ok(Exit::Interrupted) };
     if args.mermaid {
         print::data(&render::mermaid(&plan));

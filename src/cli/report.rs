@@ -127,6 +127,7 @@ fn deviation(plan: &Plan, event: &Event) -> Option<String> {
         Event::StepFailed { .. }
             | Event::StepUnsure { .. }
             | Event::RollbackBegun { .. }
+            | Event::RollbackCalledOff { .. }
             | Event::RetryOrdered { .. }
             | Event::MarkedDone { .. }
             | Event::Noticed { .. }

@@ -4,8 +4,8 @@ use super::arguments::Output;
 use super::print::{self, Spinner};
 use crate::engine::Tell;
 use crate::plan::{Answer, Plan, SchemaWork, StepName, Strategy};
-use crate::run::{Decision, Direction, Event, Fact, Outcome, Run, StepNo, StepState};
-use crate::run::{cannot_be_taken_back, decide};
+use crate::run::{Decision, Direction, Event, Fact, Outcome, RequestKind, Run, StepNo, StepState};
+use crate::run::{cannot_be_taken_back, decide, offers, waits_for};
 use crate::word::{Clock, Side, SystemClock, Timestamp, shown};
 
 /// Prints records and progress; to standard error, so that standard output stays data.
@@ -56,6 +56,8 @@ fn begins_to_wait(plan: &Plan, run: &Run, event: &Event) -> bool {
         Event::GateReached { .. } | Event::StepFailed { .. } | Event::RollbackHalted { .. } => {
             matches!(decide(plan, run, SystemClock::new().now()), Decision::WaitForPerson { .. })
         }
+        // Approved, and its hours are shut.
+        Event::GateApproved { step, .. } => plan.steps[step.0].gate.hours_in_words(SystemClock::new().now()).is_some(),
         _ => false,
     }
 }
@@ -95,6 +97,9 @@ fn words(plan: &Plan, event: &Event) -> Option<String> {
         }
         Event::GateApproved { by, reason, .. } => format!("        approved by {by}{}", because(reason.as_deref())),
         Event::RollbackBegun { by, reason, .. } => format!("going back, by {by}: {reason}"),
+        Event::RollbackCalledOff { by, reason } => {
+            format!("the way back was called off, by {by}{}", because(reason.as_deref()))
+        }
         Event::RollbackHalted { until } => {
             format!("back before step {until}, {}: the run waits there for an approval", title(until))
         }
@@ -148,6 +153,10 @@ fn fact_line(fact: &Fact) -> Option<String> {
         // Nothing is compared with anything in place.
         Fact::Validated { tables: 0, took_ms, .. } => format!("as it must be: seen in {took_ms} ms"),
         Fact::Validated { tables, rows, took_ms, .. } => format!("equal: {tables} tables, {rows} rows, in {took_ms} ms"),
+        Fact::DirectSessions { on, sessions } if sessions.is_empty() => format!("every session on {on} comes by a route now"),
+        Fact::DirectSessions { on, sessions } => {
+            format!("NOTE: these sessions on {on} come by no route, and the window cuts them off: {}", sessions.join("; "))
+        }
         Fact::WindowOpened { to, attempt, .. } => format!("window {attempt} opened, towards {to}"),
         Fact::WindowClosed { serving, moved: true, pause_ms, phases, by_guard, .. } => {
             let parts: Vec<String> = phases.iter().map(|phase| format!("{} {:.1}", phase.name, phase.ms)).collect();
@@ -203,31 +212,19 @@ pub(super) fn standing(plan: &Plan, run: &Run) -> String {
     if let Some(since) = run.clients_paused_since() {
         return format!("{}\nNext: `greenlight run`, now.", paused(since));
     }
-    let serving = run.serving();
     let Some(step) = run.present_step() else {
-        return format!("{serving} serves.\nNext: `greenlight run` goes on with run {name}.");
+        return format!("{} serves.\nNext: `greenlight run {name}` goes on with run {name}.", run.serving());
     };
-    let title = plan.steps[step.0].name;
-    let note = run.note.as_deref().map(|note| format!(", waiting for {}", shown(note))).unwrap_or_default();
-    let way = if run.direction == Direction::Backward { "is on its way back, at" } else { "is at" };
-    let held = match &run.steps[step.0] {
-        StepState::Stuck { .. } => {
-            let lacking = cannot_be_taken_back(plan, run).filter(|_| run.direction == Direction::Forward);
-            let lacking = lacking.map(|file| {
-                format!(
-                    ".\nNothing is taken back by itself: `{}` is applied, or a part of it, and has no down migration",
-                    shown(&file)
-                )
-            });
-            format!(
-                ".\nHeld for a person: {}{}",
-                shown(run.reason.as_deref().unwrap_or("a step failed")),
-                lacking.unwrap_or_default()
-            )
-        }
-        _ => note,
+    let now = SystemClock::new().now();
+    let lacking = match &run.steps[step.0] {
+        StepState::Stuck { .. } => cannot_be_taken_back(plan, run).filter(|_| run.direction == Direction::Forward),
+        _ => None,
     };
-    format!("{serving} serves; run {name} {way} step {step}, {title}{held}.\nNext: {}.", next(plan, run, step))
+    let lacking = lacking.map(|file| {
+        format!(".\nNothing is taken back by itself: `{file}` is applied, or a part of it, and has no down migration")
+    });
+    let lacking = lacking.unwrap_or_default();
+    format!("{} serves; run {name} {}{lacking}.\nNext: {}.", run.serving(), stands(plan, run, now), next(plan, run, step))
 }
 
 /// A window is open, and nobody gave the clients back for all that the journal tells.
@@ -237,42 +234,193 @@ pub(super) fn paused(since: Timestamp) -> String {
     )
 }
 
-/// What a person can do, the most likely first.
+/// Where an open run stands, in one line, for a list of several.
+pub(super) fn place(plan: &Plan, run: &Run, now: Timestamp) -> String {
+    match run.outcome {
+        Some(outcome) => outcome.in_words().to_owned(),
+        None => format!("{} serves; {}", run.serving(), stands(plan, run, now).replace(".\n", "; ")),
+    }
+}
+
+/// Such as `is at step 10, window, waiting for an approval`.
+fn stands(plan: &Plan, run: &Run, now: Timestamp) -> String {
+    let Some(step) = run.present_step() else { return "is about to end".to_owned() };
+    let title = plan.steps[step.0].name;
+    let way = if run.direction == Direction::Backward { "is on its way back, at" } else { "is at" };
+    let what = match &run.steps[step.0] {
+        StepState::Stuck { .. } => {
+            format!(".\nHeld for a person: {}", shown(run.reason.as_deref().unwrap_or("a step failed")))
+        }
+        _ => waits_for(plan, run, now).map(|note| format!(", waiting for {}", shown(&note))).unwrap_or_default(),
+    };
+    format!("{way} step {step}, {title}{what}")
+}
+
+/// What a person can do, the most likely first: of what the run would take, and nothing else.
 fn next(plan: &Plan, run: &Run, step: StepNo) -> String {
     let name = &plan.run;
-    let abandon = match run.serving() {
-        Side::Blue if plan.step_no(StepName::ArmRestore).is_some() => format!(
-            "`greenlight abandon {name}` takes everything back by the down migrations, with `--restore` by a restore to before them"
-        ),
-        Side::Blue => format!("`greenlight abandon {name}` takes everything back"),
-        Side::Green => format!("`greenlight abandon {name}` moves back to blue and takes everything back"),
-    };
-    let rollback = match run.way_back_given_up() {
-        None => format!("`greenlight rollback {name}` moves back to blue"),
-        // Moving back would lose writes.
-        Some(_) => {
-            return format!(
-                "`greenlight finish {name}` ends the soak; the way back was given up, see `greenlight status {name}`"
-            );
+    let offers = offers(plan, run);
+    let offered = |kind: &RequestKind| offers.contains(kind);
+    let abandon = |without_green, by_restore| RequestKind::Abandon { without_green, by_restore };
+    let soaks = plan.steps[step.0].name == StepName::Soak && run.direction == Direction::Forward;
+    let is_stuck = matches!(run.steps[step.0], StepState::Stuck { .. });
+    let mut ways = Vec::new();
+    if offered(&RequestKind::Approve) {
+        ways.push(format!("`greenlight approve {name}` lets it go on"));
+    } else if is_stuck {
+        ways.push(format!("mend it and `greenlight retry {name}`"));
+        if offered(&RequestKind::MarkDone { step }) && (run.serving() == Side::Blue || run.direction == Direction::Backward) {
+            ways.push(format!("or do it by hand and `greenlight mark-done {name} --step {step} --reason WHY`"));
         }
-    };
-    let gate = &plan.steps[step.0].gate;
-    match &run.steps[step.0] {
-        StepState::Gated { approved: false, held, .. } if *held || gate.approval => {
-            format!("`greenlight approve {name}` lets it go on, {abandon}")
+    } else if !(soaks && offered(&RequestKind::Finish)) {
+        ways.push(format!("`greenlight run {name}` goes on with it"));
+    }
+    if offered(&RequestKind::Finish) {
+        ways.push(format!("`greenlight finish {name}` ends the soak"));
+    } else if soaks && plan.green_snapshot.is_some() && run.recoverable_since().is_none() {
+        ways.push("`finish` waits for green's first backup".to_owned());
+    }
+    let goes_back = run.direction == Direction::Backward;
+    if offered(&RequestKind::CallOff) {
+        ways.push(format!("`greenlight rollback {name} --stop` leaves the way back, and green goes on serving"));
+    }
+    if offered(&RequestKind::Rollback) {
+        ways.push(format!("{}`greenlight rollback {name}` moves back to blue", if is_stuck { "or " } else { "" }));
+    } else if run.serving() == Side::Blue && offered(&abandon(false, false)) && (is_stuck || !goes_back) {
+        let restore = if offered(&abandon(false, true)) {
+            " by the down migrations, with `--restore` by a restore to before them"
+        } else {
+            ""
+        };
+        ways.push(format!("{}`greenlight abandon {name}` takes everything back{restore}", if is_stuck { "or " } else { "" }));
+    }
+    let cannot_go_back = run.serving() == Side::Green && !goes_back && !offered(&RequestKind::Rollback);
+    if offered(&abandon(true, false)) && (cannot_go_back || (is_stuck && goes_back && !run.without_green)) {
+        let what = match run.serving() {
+            Side::Green => "moves back to blue without green, and loses what green took and blue has not",
+            Side::Blue => "takes everything back without asking green, where green is lost or is a standby again",
+        };
+        ways.push(format!("`greenlight abandon {name} --without-green` {what}"));
+    }
+    ways.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::{FILE, Journal, SqliteJournal};
+    use crate::plan::{PlannedStep, Reversal};
+    use crate::run::{OpenWindow, Request, answer};
+    use crate::word::Lsn;
+
+    /// The plan of a journal that is kept, with a line of steps that has every kind.
+    async fn plan() -> Plan {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/journal-v1").join(FILE);
+        std::fs::copy(kept, folder.path().join(FILE)).unwrap();
+        let journal = SqliteJournal::open(folder.path()).unwrap();
+        let run = journal.runs().await.unwrap().remove(0).run;
+        let Event::RunCreated { plan, .. } = journal.read(&run).await.unwrap().remove(0).event else { panic!("no plan") };
+        let like = plan.steps[0].clone();
+        let step = |name, reversal| PlannedStep { name, reversal, ..like.clone() };
+        let steps = vec![
+            step(StepName::PublishBlue, Reversal::Revert),
+            step(StepName::ValidateGreen, Reversal::Revert),
+            step(StepName::Window, Reversal::Revert),
+            step(StepName::Soak, Reversal::Revert),
+            step(StepName::Finish, Reversal::PointOfNoReturn),
+        ];
+        Plan { steps, ..*plan }
+    }
+
+    fn runs(plan: &Plan) -> Vec<Run> {
+        let until = Timestamp::UNIX_EPOCH;
+        let states = [
+            StepState::Idle,
+            StepState::Gated { approved: false, held: true, until: None },
+            StepState::Gated { approved: true, held: false, until: None },
+            StepState::Running { attempt: 1 },
+            StepState::Parked { attempt: 1, until },
+            StepState::Retrying { attempt: 2, until },
+            StepState::Unsure { attempt: 1, look_at: None },
+            StepState::Stuck { while_going: Direction::Forward },
+            StepState::Stuck { while_going: Direction::Backward },
+        ];
+        let committed = |serving| Fact::WindowCommitted { serving, follow_from: Lsn(1) };
+        let given_up = Fact::WayBackGivenUp { reason: "its slot is gone".to_owned() };
+        let facts = [vec![], vec![committed(Side::Green)], vec![committed(Side::Green), given_up], vec![committed(Side::Blue)]];
+        let mut runs = Vec::new();
+        for (at, state) in (0..plan.steps.len()).flat_map(|at| states.iter().map(move |state| (at, state))) {
+            for (direction, without_green) in
+                [(Direction::Forward, false), (Direction::Backward, false), (Direction::Backward, true)]
+            {
+                for facts in &facts {
+                    let mut run = Run { direction, without_green, facts: facts.clone(), ..Run::new(plan.steps.len()) };
+                    run.steps[..at].fill(StepState::Done);
+                    run.steps[at] = state.clone();
+                    runs.push(run);
+                }
+            }
         }
-        StepState::Stuck { .. } if run.serving() == Side::Green && run.direction == Direction::Forward => {
-            format!("mend it and `greenlight retry {name}`, or {rollback}")
+        runs
+    }
+
+    /// What a text says that one could type, as the requests that it would file.
+    fn typed(text: &str, step: StepNo) -> Vec<RequestKind> {
+        let commands = text.split('`').filter_map(|part| part.strip_prefix("greenlight "));
+        let abandon = |without_green, by_restore| RequestKind::Abandon { without_green, by_restore };
+        commands
+            .filter_map(|command| {
+                Some(match command.split(' ').next()? {
+                    "approve" => RequestKind::Approve,
+                    "retry" => RequestKind::Retry,
+                    "mark-done" => RequestKind::MarkDone { step },
+                    "finish" => RequestKind::Finish,
+                    "rollback" if command.contains("--stop") => RequestKind::CallOff,
+                    "rollback" => RequestKind::Rollback,
+                    "abandon" => abandon(command.contains("--without-green"), command.contains("--restore")),
+                    _ => return None,
+                })
+            })
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn whatever_is_offered_is_taken_in_every_state_under_every_strategy() {
+        let plan = plan().await;
+        let mut offered = 0;
+        for strategy in [Strategy::Sync, Strategy::Freeze, Strategy::InPlace, Strategy::Restored] {
+            let plan = Plan { strategy, ..plan.clone() };
+            for run in runs(&plan) {
+                let Some(step) = run.present_step() else { continue };
+                let text = next(&plan, &run, step);
+                assert!(!text.is_empty(), "nothing is offered: {run:?}");
+                for kind in typed(&text, step) {
+                    let reason = Some("why".to_owned());
+                    let request = Request { id: 1, at: Timestamp::UNIX_EPOCH, by: "ana".to_owned(), reason, kind };
+                    let answer = answer(&plan, &run, &request);
+                    assert!(answer.is_ok(), "`{text}` is offered, and {:?} refused: {answer:?}\n{run:?}", request.kind);
+                    offered += 1;
+                }
+            }
         }
-        StepState::Stuck { .. } => format!(
-            "mend it and `greenlight retry {name}`, or do it by hand and `greenlight mark-done {name} --step {step} --reason WHY`, or {abandon}"
-        ),
-        _ if run.direction == Direction::Backward => "`greenlight run` goes on with it".to_owned(),
-        _ if plan.green_snapshot.is_some() && run.serving() == Side::Green && run.recoverable_since().is_none() => {
-            format!("`greenlight run` goes on with it, {rollback}; `finish` waits for green's first backup")
+        assert!(offered > 500, "{offered}");
+    }
+
+    #[tokio::test]
+    async fn a_way_back_is_called_off_only_where_green_still_serves() {
+        let plan = plan().await;
+        for run in runs(&plan) {
+            let stays =
+                run.serving() == Side::Green && run.open_window().is_none_or(|window: OpenWindow| window.to == Side::Green);
+            let offers = offers(&plan, &run);
+            if offers.contains(&RequestKind::CallOff) {
+                assert!(stays && run.direction == Direction::Backward, "{run:?}");
+                let mut after = run.clone();
+                after.apply(&Event::RollbackCalledOff { by: "ana".to_owned(), reason: None });
+                assert_eq!((after.direction, after.serving()), (Direction::Forward, Side::Green));
+                assert!(!after.steps.contains(&StepState::Reverted), "{after:?}");
+            }
         }
-        _ if plan.steps[step.0].name == StepName::Soak => format!("`greenlight finish {name}` ends the soak, {rollback}"),
-        _ if run.serving() == Side::Green => format!("`greenlight run` goes on with it, {rollback}"),
-        _ => format!("`greenlight run` goes on with it, {abandon}"),
     }
 }

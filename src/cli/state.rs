@@ -2,11 +2,11 @@
 
 use super::arguments::WhichRun;
 use super::{Shared, print, screen};
-use crate::journal::{FILE, Journal, SqliteJournal};
+use crate::journal::{FILE, Journal, RunEntry, SqliteJournal};
 use crate::plan::Plan;
 use crate::process::files;
 use crate::run::{self, Event, Record, Run};
-use crate::word::RunId;
+use crate::word::{Clock, RunId, SystemClock};
 use anyhow::{Context, bail};
 use std::sync::Arc;
 
@@ -94,39 +94,99 @@ pub(super) async fn say_if_paused(shared: &Shared) {
     }
 }
 
-/// The run that is named; else the newest open one; else, for those who only look, the newest.
+/// The run that is named, by its id, a beginning of it that no other has, or its playbook's name; else the one that is open;
+/// else, for those who only look, the newest.
+///
+/// # Errors
+/// `Unknown` where there is none, and `Several` where more than one could be meant: nothing is guessed.
 pub(super) async fn choose(shared: &Shared, journal: &dyn Journal, which: &WhichRun, only_open: bool) -> anyhow::Result<Stored> {
+    let mut entries = journal.runs().await?;
     if let Some(name) = &which.run {
-        let id: RunId = name.parse().map_err(Unknown)?;
-        return load(journal, &id).await;
-    }
-    let entries = journal.runs().await?;
-    let mut newest = None;
-    for entry in &entries {
-        let stored = load(journal, &entry.run).await?;
-        if stored.run.outcome.is_none() {
-            return Ok(stored);
+        if let Some(entry) = entries.iter().find(|entry| entry.run.as_str() == name) {
+            return load(journal, &entry.run).await;
         }
-        newest.get_or_insert(stored);
+        entries.retain(|entry| entry.name == *name || entry.run.as_str().starts_with(name.as_str()));
+        if entries.is_empty() {
+            bail!(Unknown(format!(
+                "no run in the state directory `{}` is called `{name}`, begins so, or is of a playbook of that name; `greenlight \
+                 journal runs` lists them",
+                shared.state.display()
+            )));
+        }
     }
-    match newest {
-        Some(stored) if !only_open => Ok(stored),
-        Some(stored) => bail!(Unknown(format!(
-            "no run is open in the state directory `{0}`; the last, `{1}`, is over: see `greenlight report {1}`",
+    let mut runs = Vec::new();
+    for entry in &entries {
+        runs.push(load(journal, &entry.run).await?);
+    }
+    let by_name = |name: &String| entries.iter().filter(|entry| entry.name == *name).count();
+    let named = which.run.as_ref().map_or(0, by_name);
+    // A name that is the beginning of another run's id means neither of them more than the other.
+    let by_id = which.run.is_some() && named < entries.len();
+    let (mut open, mut over): (Vec<Stored>, Vec<Stored>) = runs.into_iter().partition(|stored| stored.run.outcome.is_none());
+    if by_id && open.len() + over.len() > 1 {
+        open.append(&mut over);
+    }
+    match (open.len(), over.is_empty()) {
+        (1, _) => Ok(open.remove(0)),
+        (0, true) => Err(no_run(shared)),
+        (0, false) if only_open && !by_id => bail!(Unknown(format!(
+            "no run{} is open in the state directory `{}`; the last, `{2}`, is over: see `greenlight report {2}`",
+            which.run.as_ref().map(|name| format!(" of `{name}`")).unwrap_or_default(),
             shared.state.display(),
-            stored.id
+            over[0].id
         ))),
-        None => Err(no_run(shared)),
+        (0, false) => Ok(over.remove(0)),
+        _ => Err(Several::of(which, &open).into()),
+    }
+}
+
+/// Whether a run is called so: by its id, a beginning of it, or its playbook's name.
+pub(super) async fn is_named(journal: &dyn Journal, name: &str) -> anyhow::Result<bool> {
+    let is_it = |entry: &RunEntry| entry.name == name || entry.run.as_str().starts_with(name);
+    Ok(journal.runs().await?.iter().any(is_it))
+}
+
+/// More than one run could be meant.
+#[derive(Debug, thiserror::Error)]
+#[error("{said}")]
+pub(super) struct Several {
+    said: String,
+    /// For programs.
+    pub runs: serde_json::Value,
+}
+
+impl Several {
+    fn of(which: &WhichRun, runs: &[Stored]) -> Several {
+        let now = SystemClock::new().now();
+        let place = |stored: &Stored| super::screen::place(&stored.plan, &stored.run, now);
+        let list = runs.iter().map(|stored| format!("\n    {}  {}  {}", stored.id, stored.plan.name, place(stored)));
+        let list: String = list.collect();
+        let what = match &which.run {
+            Some(name) => format!("`{name}` can be any of {} runs", runs.len()),
+            None => format!("{} runs are open", runs.len()),
+        };
+        let said = format!("{what}: name the one that you mean, by its id, a beginning of it, or its playbook's name{list}");
+        let rows = runs.iter().map(|stored| {
+            serde_json::json!({ "run": stored.id, "name": stored.plan.name, "stands": place(stored), "outcome": stored.run.outcome })
+        });
+        Several { said, runs: rows.collect() }
     }
 }
 
 /// The open run of the playbook with this name, if any.
+///
+/// # Errors
+/// `Several` where there are more.
 pub(super) async fn open_run_of(journal: &dyn Journal, playbook: &str) -> anyhow::Result<Option<Stored>> {
+    let mut open = Vec::new();
     for entry in journal.runs().await?.iter().filter(|entry| entry.name == playbook) {
         let stored = load(journal, &entry.run).await.with_context(|| format!("could not read run `{}`", entry.run))?;
         if stored.run.outcome.is_none() {
-            return Ok(Some(stored));
+            open.push(stored);
         }
     }
-    Ok(None)
+    if open.len() > 1 {
+        return Err(Several::of(&WhichRun { run: Some(playbook.to_owned()) }, &open).into());
+    }
+    Ok(open.pop())
 }

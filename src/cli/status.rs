@@ -5,7 +5,7 @@ use super::{Exit, print, screen, state};
 use crate::journal::Journal;
 use crate::plan::{Plan, Strategy};
 use crate::postgres::Server;
-use crate::run::{Run, StepState};
+use crate::run::{Event, Record, Run, StepState, waits_for};
 use crate::step::{Lead, leads};
 use crate::wire;
 use crate::word::{Clock, PortError, Side, SystemClock, Timestamp, shown};
@@ -24,11 +24,15 @@ struct Status {
     outcome: Option<crate::run::Outcome>,
     steps: Vec<StepLine>,
     waits_for: Option<String>,
+    /// Since when it waits for that.
+    since: Option<Timestamp>,
+    /// Where each route leads now. Empty where nobody was asked.
+    routes: Vec<RouteLine>,
+    /// What was seen that a person should know of.
+    noticed: Vec<Noticed>,
     doing: Option<String>,
     held_by: Option<String>,
     way_back: WayBack,
-    /// Where each route leads, seen now. Empty where nobody looked.
-    routes: Vec<RouteLine>,
     /// What could not be taken away, and why.
     left_behind: Vec<String>,
 }
@@ -48,6 +52,12 @@ struct StepLine {
     state: &'static str,
 }
 
+#[derive(Debug, Serialize)]
+struct Noticed {
+    at: Timestamp,
+    what: String,
+}
+
 /// Whether moving back to blue would lose anything, now.
 #[derive(Debug, Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
@@ -59,6 +69,10 @@ enum WayBack {
     },
     /// Blue does not follow now; the changes are kept for it until it does.
     Delayed {
+        why: String,
+    },
+    /// A rollback would not go through now.
+    Barred {
         why: String,
     },
     WouldLose {
@@ -100,22 +114,29 @@ async fn look(journal: &dyn Journal, stored: &state::Stored, shared: &Shared, of
     let (plan, run) = (&stored.plan, &stored.run);
     let now = SystemClock::new().now();
     let lease = journal.lease(&stored.id).await?.filter(|lease| !lease.free && lease.expires_at > now);
+    let asks = !offline && run.outcome.is_none();
+    let ports = if asks {
+        wire::ports(plan, &Arc::new(AtomicU64::new(0)), &shared.state).await.map_err(|error| format!("{error:#}"))
+    } else {
+        Err("not looked".to_owned())
+    };
     let way_back = if run.serving() == Side::Blue || run.outcome.is_some() {
         WayBack::NotNeeded
     } else if matches!(plan.strategy, Strategy::InPlace | Strategy::Restored) {
         WayBack::WouldLose { why: "blue does not follow a restored green".to_owned() }
-    } else if offline {
-        WayBack::Unknown { why: "not looked".to_owned() }
     } else {
-        let ports = wire::ports(plan, &Arc::new(AtomicU64::new(0)), &shared.state).await?;
-        way_back(plan, run, &ports.blue, &ports.green).await.unwrap_or_else(|error| WayBack::Unknown { why: error.chain() })
+        match &ports {
+            Ok(ports) => {
+                let looked = way_back(plan, run, &ports.blue, &ports.green).await;
+                looked.unwrap_or_else(|error| WayBack::Unknown { why: error.chain() })
+            }
+            Err(why) => WayBack::Unknown { why: why.clone() },
+        }
     };
-    let routes = if offline || run.outcome.is_some() {
-        Vec::new()
-    } else {
-        let ports = wire::ports(plan, &Arc::new(AtomicU64::new(0)), &shared.state).await?;
-        let line = |lead: Lead| RouteLine { leads: lead.to.to_string(), wrong: lead.wrong(run.serving()), name: lead.route };
-        leads(&ports).await.into_iter().map(line).collect()
+    let line = |lead: Lead| RouteLine { leads: lead.to.to_string(), wrong: lead.wrong(run.serving()), name: lead.route };
+    let routes = match &ports {
+        Ok(ports) => leads(ports).await.into_iter().map(line).collect(),
+        Err(_) => Vec::new(),
     };
     let steps = plan.steps.iter().zip(&run.steps).enumerate();
     Ok(Status {
@@ -131,18 +152,75 @@ async fn look(journal: &dyn Journal, stored: &state::Stored, shared: &Shared, of
                 state: word(state, run.outcome.is_some()),
             })
             .collect(),
-        waits_for: run.note.clone(),
+        waits_for: waits_for(plan, run, now),
+        since: since(&stored.records),
+        routes,
+        noticed: stored.records.iter().filter_map(noticed).collect(),
         doing: if lease.is_some() { journal.progress(&stored.id).await?.filter(|text| !text.is_empty()) } else { None },
         held_by: lease.map(|lease| lease.holder),
         way_back,
-        routes,
         left_behind: run.left_behind().collect(),
     })
+}
+
+fn noticed(record: &Record) -> Option<Noticed> {
+    match &record.event {
+        Event::Noticed { what } => Some(Noticed { at: record.at, what: what.clone() }),
+        _ => None,
+    }
+}
+
+/// Since when the run waits for what it waits for now: the first of its last records that say the same.
+fn since(records: &[Record]) -> Option<Timestamp> {
+    let said = |record: &&Record| match &record.event {
+        Event::StepParked { note, .. } | Event::StepWaiting { note, .. } if !note.is_empty() => Some(note.clone()),
+        Event::GateReached { waits_for, .. } => Some(waits_for.clone()),
+        Event::RollbackHalted { .. } => Some("halted".to_owned()),
+        Event::GateApproved { .. } => Some("approved".to_owned()),
+        Event::StepFailed { .. } => Some("failed".to_owned()),
+        _ => None,
+    };
+    let moves = |record: &&&Record| {
+        !matches!(
+            record.event,
+            Event::LeaseTaken { .. } | Event::StepStarted { .. } | Event::Noticed { .. } | Event::StepUnsure { .. }
+        )
+    };
+    let mut last: Vec<&Record> = records.iter().rev().filter(|record| moves(&record)).collect();
+    let what = last.first().and_then(said)?;
+    let same = last.iter().take_while(|record| said(record).as_ref() == Some(&what)).count();
+    last.truncate(same);
+    last.last().map(|record| record.at)
+}
+
+/// Why a move back to blue would not go through now, where that can be seen.
+pub(super) async fn bar(stored: &state::Stored, shared: &Shared) -> Option<String> {
+    let (plan, run) = (&stored.plan, &stored.run);
+    if run.serving() == Side::Blue || !matches!(plan.strategy, Strategy::Sync | Strategy::Freeze) {
+        return None;
+    }
+    // What cannot be looked at is left to the coordinator, who waits for it.
+    let ports = wire::ports(plan, &Arc::new(AtomicU64::new(0)), &shared.state).await.ok()?;
+    match way_back(plan, run, &ports.blue, &ports.green).await {
+        Ok(WayBack::Barred { why }) => Some(why),
+        _ => None,
+    }
 }
 
 async fn way_back(plan: &Plan, run: &Run, blue: &Arc<dyn Server>, green: &Arc<dyn Server>) -> Result<WayBack, PortError> {
     if let Some(why) = run.way_back_given_up() {
         return Ok(WayBack::WouldLose { why: why.to_owned() });
+    }
+    if let Some(planned) = &plan.green_fingerprint {
+        let now = green.schema_fingerprint().await?;
+        if now != *planned {
+            let why = format!(
+                "green's schema was changed since the migrations ({}). Blue has not got that, and rows of it cannot come back. Take the \
+                 change back on green, or keep green with `greenlight finish`",
+                planned.changes(&now)
+            );
+            return Ok(WayBack::Barred { why });
+        }
     }
     let name = &plan.names.reverse;
     let Some(slot) = green.slot(name).await?.filter(|slot| !slot.lost) else {
@@ -183,8 +261,16 @@ fn text(status: &Status) -> String {
     for step in &status.steps {
         let _ = writeln!(text, "  {:>2}  {:<18} {}", step.number, step.name, step.state);
     }
+    for route in &status.routes {
+        let wrong = route.wrong.as_ref().map(|wrong| format!("; ALARM: it {}", shown(wrong))).unwrap_or_default();
+        let _ = writeln!(text, "route {} {}{wrong}", shown(&route.name), shown(&route.leads));
+    }
+    for noticed in &status.noticed {
+        let _ = writeln!(text, "noticed at {:.0}: {}", noticed.at, shown(&noticed.what));
+    }
     if let Some(waits_for) = &status.waits_for {
-        let _ = writeln!(text, "waits for {}", shown(waits_for));
+        let since = status.since.map(|since| format!(" (since {since:.0})")).unwrap_or_default();
+        let _ = writeln!(text, "waits for {}{since}", shown(waits_for));
     }
     if let Some(doing) = &status.doing {
         let _ = writeln!(text, "now: {}", shown(doing));
@@ -193,10 +279,6 @@ fn text(status: &Status) -> String {
         let holder = status.held_by.as_deref().unwrap_or("nobody: its limits are watched while `greenlight run` stands");
         let _ = writeln!(text, "driven by {}", shown(holder));
     }
-    for route in &status.routes {
-        let wrong = route.wrong.as_ref().map(|wrong| format!("; ALARM: it {wrong}"));
-        let _ = writeln!(text, "route {} {}{}", route.name, route.leads, wrong.unwrap_or_default());
-    }
     for left in &status.left_behind {
         let _ = writeln!(text, "left behind {}", shown(left));
     }
@@ -204,6 +286,7 @@ fn text(status: &Status) -> String {
         WayBack::NotNeeded => Ok(()),
         WayBack::Lossless { lag_bytes } => writeln!(text, "a rollback now would lose nothing (blue is {lag_bytes} bytes behind)"),
         WayBack::Delayed { why } => writeln!(text, "a rollback has to wait, and would then lose nothing: {}", shown(why)),
+        WayBack::Barred { why } => writeln!(text, "a rollback is NOT POSSIBLE now: {}", shown(why)),
         WayBack::WouldLose { why } => writeln!(text, "a rollback would LOSE writes: {}", shown(why)),
         WayBack::Unknown { why } => writeln!(text, "whether a rollback would be lossless is not known: {}", shown(why)),
     };

@@ -3,7 +3,7 @@ use crate::journal::Journal;
 use crate::plan::Plan;
 use crate::run::{self, Decision, Direction, Event, Outcome, Run, StepNo};
 use crate::step::{self, Observed, Ports, Progress, Records, Sight, StepContext};
-use crate::word::{Failure, PortError, RunId, Timestamp};
+use crate::word::{Failure, PortError, RunId, Side, Timestamp};
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
@@ -22,7 +22,7 @@ const OUTAGE_POLL_IN_WINDOW: Duration = Duration::from_millis(100);
 const LISTEN_EVERY: Duration = Duration::from_millis(250);
 const BACKOFF_MAX: Duration = Duration::from_mins(1);
 /// What has not changed for so long is not waited for by a caller who does not want to wait.
-const STANDS_STILL: Duration = Duration::from_secs(10);
+pub const STANDS_STILL: Duration = Duration::from_secs(10);
 /// The longest between two tries of a step that cannot begin yet.
 const TRY_EVERY_MAX: Duration = Duration::from_secs(15);
 
@@ -55,10 +55,23 @@ pub struct Engine {
     pub epoch: Arc<AtomicU64>,
     /// Set by Ctrl-C: take no further decision.
     pub interrupted: Arc<AtomicBool>,
-    /// Come back instead of waiting for a person, for hours, for the soak's end, or for anything that stands still.
-    pub stop_at_waits: bool,
+    /// What the caller waits for.
+    pub patience: Patience,
     /// Told of each record and of progress, for the screen.
     pub tell: Listener,
+}
+
+/// How long the engine stays where the run waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// Until the run is over.
+    Stays,
+    /// Until only a person moves the run on. What comes by itself is waited for.
+    UntilPerson,
+    /// The same until this side serves, and from then on as `UntilWait`.
+    UntilServes(Side),
+    /// Comes back instead of waiting for a person, for hours, for the soak's end, or for anything that stands still.
+    UntilWait,
 }
 
 /// Who is told.
@@ -120,15 +133,15 @@ impl Engine {
                 Decision::Refuse => {
                     return Err(EngineError::Unreadable { why: "it holds what this version cannot act on".to_owned() });
                 }
-                Decision::WaitForPerson { step } if self.stop_at_waits => return Ok(Stop::WaitsForPerson { step }),
+                Decision::WaitForPerson { step } if self.patience != Patience::Stays => return Ok(Stop::WaitsForPerson { step }),
                 Decision::WaitForPerson { .. } => self.wait(plan, book, LISTEN_EVERY, &mut watched).await?,
                 Decision::WaitUntil { step, until } if self.comes_back(book, step, until_or(now, until)) => {
                     return Ok(Stop::Waits { step });
                 }
                 Decision::WaitUntil { until, .. } => self.wait(plan, book, until_or(now, until), &mut watched).await?,
                 Decision::Act { step, poll: true, .. } | Decision::Observe { step } if pace.poll_at > Some(now) => {
-                    let soaks = plan.steps[step.0].name == crate::plan::StepName::Soak;
-                    if (self.stop_at_waits && soaks) || self.comes_back(book, step, Duration::ZERO) {
+                    let soaks = plan.steps[step.0].name == crate::plan::StepName::Soak && !book.run.finish_ordered;
+                    if (self.comes_at_waits(&book.run) && soaks) || self.comes_back(book, step, Duration::ZERO) {
                         return Ok(Stop::Waits { step });
                     }
                     self.wait(plan, book, until_or(now, pace.poll_at.unwrap_or(now)), &mut watched).await?;
@@ -356,7 +369,15 @@ impl Engine {
     fn comes_back(&self, book: &Book, step: StepNo, wait: Duration) -> bool {
         use run::StepState as S;
         let waits = matches!(book.run.steps[step.0], S::Gated { .. } | S::Parked { .. } | S::Unsure { .. });
-        self.stop_at_waits && waits && wait.max(book.stood()) > STANDS_STILL
+        self.comes_at_waits(&book.run) && waits && wait.max(book.stood()) > STANDS_STILL
+    }
+
+    fn comes_at_waits(&self, run: &Run) -> bool {
+        match self.patience {
+            Patience::Stays | Patience::UntilPerson => false,
+            Patience::UntilServes(side) => run.serving() == side && run.open_window().is_none(),
+            Patience::UntilWait => true,
+        }
     }
 
     async fn wait(&self, plan: &Plan, book: &mut Book, at_most: Duration, watched: &mut Duration) -> Result<(), EngineError> {
@@ -367,6 +388,24 @@ impl Engine {
         }
         book.clock.sleep(at_most.clamp(Duration::from_millis(1), LISTEN_EVERY.min(LEASE_TTL / 3))).await;
         Ok(())
+    }
+
+    /// A server is lost: what is under way has failed. A step that nobody has let through its gate stays there, with a word.
+    async fn hold(&self, plan: &Plan, book: &mut Book, lost: step::Lost) -> Result<(), EngineError> {
+        let Some(step) = book.run.present_step() else { return Ok(()) };
+        if matches!(book.run.steps[step.0], run::StepState::Stuck { .. }) {
+            return Ok(());
+        }
+        if is_before_its_gate(&book.run, step) {
+            let what = format!("{}; {}", lost.why, lost.hint);
+            if book.run.noticed.as_ref() != Some(&what) {
+                self.note(plan, book, Event::Noticed { what }).await?;
+            }
+            return Ok(());
+        }
+        let error = format!("go on with the run: {}", lost.why);
+        let event = Event::StepFailed { step, failure: Failure::Refused, error, hint: Some(lost.hint), retry_at: None };
+        self.note(plan, book, event).await
     }
 
     async fn watch(&self, plan: &Plan, book: &mut Book) -> Result<(), EngineError> {
@@ -380,11 +419,17 @@ impl Engine {
                 // Going back takes its time, and needs green for much of it; blue's disk does not wait.
                 return Box::pin(self.watch(plan, book)).await;
             }
+            Ok(Sight::Lost(lost)) => return self.hold(plan, book, lost).await,
             // Not knowing changes nothing by itself: whatever comes next looks again, and unknown keeps the window shut.
             Err(error) => tracing::warn!(error = %error.chain(), "the watch could not look"),
         }
         Ok(())
     }
+}
+
+/// Whether a step that is failed here would be let through its gate by another try.
+fn is_before_its_gate(run: &Run, step: StepNo) -> bool {
+    matches!(run.steps[step.0], run::StepState::Idle | run::StepState::Gated { approved: false, .. })
 }
 
 /// What the loop keeps between two decisions. Not on record, since nothing is lost with it.

@@ -9,7 +9,7 @@ mod heartbeat;
 mod records;
 mod safe;
 
-pub use drive::{Engine, Listener, Stop, Tell};
+pub use drive::{Engine, Listener, Patience, STANDS_STILL, Stop, Tell};
 pub use guard::ProcessGuard;
 pub use safe::{Rescue, Rescued};
 

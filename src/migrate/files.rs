@@ -40,7 +40,7 @@ impl Migration {
 }
 
 /// Sorts versions as numbers: leading zeros do not count.
-pub(super) fn order(version: &str) -> (usize, &str) {
+pub fn order(version: &str) -> (usize, &str) {
     let digits = version.trim_start_matches('0');
     (digits.len(), digits)
 }

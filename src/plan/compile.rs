@@ -92,6 +92,8 @@ pub fn compile(input: PlanInput, survey: &Survey, run: RunId, now: Timestamp) ->
         steps: Vec::new(),
         tables: Vec::new(),
         migrations: pending,
+        system_identifier: survey.blue.system_identifier,
+        blue_timeline: survey.blue.timeline,
         blue_fingerprint: schema::fingerprint(&survey.blue.catalog),
         green_fingerprint: None,
         findings: Vec::new(),

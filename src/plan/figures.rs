@@ -17,7 +17,7 @@ pub(super) fn bytes(count: u64) -> String {
 }
 
 /// `1 table`, `12,000 tables`.
-pub(super) fn count(number: usize, one: &str) -> String {
+pub(in crate::plan) fn count(number: usize, one: &str) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {

@@ -65,6 +65,24 @@ impl Gate {
         }
     }
 
+    /// For a person, while the hours are shut: which they are, and when they open next, by their own clock.
+    pub fn hours_in_words(&self, now: Timestamp) -> Option<String> {
+        let hours = self.hours.as_ref()?;
+        let Some(opens) = hours.opens_at(now) else { return Some(format!("{hours}, which never come")) };
+        if opens <= now {
+            return None;
+        }
+        let local = opens.to_zoned(TimeZone::get(&hours.zone).ok()?);
+        let minutes = opens.duration_since(now).as_secs().saturating_add(59) / 60;
+        let wait = match (minutes / (24 * 60), minutes / 60 % 24, minutes % 60) {
+            (0, 0, minutes) => format!("{minutes} min"),
+            (0, hours, minutes) => format!("{hours} h {minutes} min"),
+            (1, hours, _) => format!("1 day {hours} h"),
+            (days, hours, _) => format!("{days} days {hours} h"),
+        };
+        Some(format!("{hours}; they open {}, in {wait}", local.strftime("%a %Y-%m-%d %H:%M %Z")))
+    }
+
     /// The next moment inside the hours: `now` itself when inside or when there are no hours.
     pub fn opens_at(&self, now: Timestamp) -> Option<Timestamp> {
         match &self.hours {
@@ -129,6 +147,19 @@ mod tests {
         for (hours, now, opens) in cases {
             assert_eq!(hours.opens_at(now.parse().unwrap()), Some(opens.parse().unwrap()), "{hours} from {now}");
         }
+    }
+
+    #[test]
+    fn shut_hours_say_when_they_open_by_their_own_clock() {
+        let gate = Gate { hours: Some(hours(&[Day::Wed], "02:00", "04:00")), ..Gate::default() };
+        let words = |now: &str| gate.hours_in_words(now.parse().unwrap());
+        assert_eq!(
+            words("2026-11-23T10:00:00Z").as_deref(),
+            Some("the hours 02:00 to 04:00 Europe/Berlin on Wed; they open Wed 2026-11-25 02:00 CET, in 1 day 15 h")
+        );
+        assert!(words("2026-11-25T00:29:01Z").unwrap().ends_with("02:00 CET, in 31 min"));
+        assert_eq!(words("2026-11-25T01:30:00Z"), None);
+        assert_eq!(Gate::default().hours_in_words(Timestamp::UNIX_EPOCH), None);
     }
 
     #[test]

@@ -188,6 +188,7 @@ fn findings(look: &FirstLook<'_>, wal_kept: u64) -> Vec<Finding> {
         routes: Vec::new(),
         applied: Vec::new(),
         rights: None,
+        direct_sessions: Ok(Vec::new()),
         snapshots: None,
         access: None,
     };

@@ -370,6 +370,11 @@ pub struct Plan {
     /// Every table of blue, how its rows flow in each direction, and the verdict.
     pub tables: Vec<TableFlow>,
     pub migrations: Vec<Migration>,
+    /// The cluster that was planned with, and its timeline: other ones later are other servers. 0: not known.
+    #[serde(default)]
+    pub system_identifier: u64,
+    #[serde(default)]
+    pub blue_timeline: u32,
     /// Blue's schema when planned; another one later is drift.
     pub blue_fingerprint: Fingerprint,
     /// The migrated schema, as the shadow has it; `None` while the shadow can stand on green only.

@@ -19,6 +19,9 @@ pub struct Survey {
     /// Who may use what on blue; `None` where nothing is migrated.
     #[serde(default)]
     pub rights: Option<RightsSurvey>,
+    /// Sessions on blue that come by no route. Err: why that cannot be told.
+    #[serde(default = "nobody_asked")]
+    pub direct_sessions: Result<Vec<String>, String>,
     /// Of the store that the playbook names. Err: why it could not be looked at.
     #[serde(default)]
     pub snapshots: Option<Result<SnapshotSurvey, String>>,
@@ -59,6 +62,34 @@ pub struct RoleRights {
     pub foreign: BTreeMap<String, u64>,
     /// Schemas with tables in which it may not create.
     pub closed_schemas: Vec<String>,
+}
+
+fn nobody_asked() -> Result<Vec<String>, String> {
+    Err("nobody looked".to_owned())
+}
+
+/// One session of a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientSession {
+    pub pid: i32,
+    pub user: String,
+    pub application: String,
+    /// Empty: on the same machine, by a socket.
+    pub address: String,
+}
+
+/// Those that are none of `by_routes`, in words: how many of whom from where.
+pub fn direct_sessions(sessions: &[ClientSession], by_routes: &[i32]) -> Vec<String> {
+    let mut who: BTreeMap<(&str, &str, &str), usize> = BTreeMap::new();
+    for session in sessions.iter().filter(|session| !by_routes.contains(&session.pid)) {
+        *who.entry((&session.user, &session.application, &session.address)).or_default() += 1;
+    }
+    let words = who.into_iter().map(|((user, application, address), number)| {
+        let named = if application.is_empty() { String::new() } else { format!(" (`{application}`)") };
+        let from = if address.is_empty() { "a local socket" } else { address };
+        format!("{} of `{user}`{named} from {from}", crate::plan::figures::count(number, "session"))
+    });
+    words.collect()
 }
 
 /// What a store of backups holds.
@@ -204,6 +235,9 @@ pub struct ServerSurvey {
     /// The claim of another run in `greenlight.claim`, if any.
     pub claimed_by: Option<String>,
     pub shared_preload_libraries: String,
+    /// What managers of high availability leave.
+    #[serde(default)]
+    pub managers: ManagerSigns,
     /// Enabled event triggers that no extension brought.
     pub event_triggers: Vec<String>,
     /// Roles whose sessions begin with `session_replication_role = replica`, `all roles` among them.
@@ -239,6 +273,29 @@ impl ServerSurvey {
     pub fn major(&self) -> u32 {
         self.version / 10_000
     }
+}
+
+/// What a manager of high availability, such as Patroni, leaves on a server.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManagerSigns {
+    /// `application_name` of every session but our own.
+    pub sessions: Vec<String>,
+    /// Those roles and extensions of the server whose names such a manager gives.
+    pub roles: Vec<String>,
+    pub extensions: Vec<String>,
+    /// The server was started with settings on its command line, as Patroni does.
+    pub command_line: bool,
+    /// `None`: they may not be read.
+    #[serde(default)]
+    pub files: Option<ManagerFiles>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManagerFiles {
+    /// Without folders: in the data folder, or where a setting comes from.
+    pub names: Vec<String>,
+    /// How the configuration begins.
+    pub head: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

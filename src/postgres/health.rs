@@ -5,6 +5,7 @@ use super::{
     client::{Session, cell, one},
     server::PgServer,
 };
+use crate::plan::ClientSession;
 use crate::word::{PortError, RunId, quote_ident, quote_literal};
 use std::time::Duration;
 use tokio_postgres::types::Type;
@@ -67,6 +68,26 @@ pub(super) async fn cancel_transactions(server: &PgServer, pids: &[i32]) -> Resu
         (&pids as _, Type::INT4_ARRAY),
     ];
     server.outside().await?.change("cancel the long transactions", &sql, &params).await.map(drop)
+}
+
+/// Every client's session in database $1 but Greenlight's own.
+pub const CLIENT_SESSIONS: &str = "SELECT pid, coalesce(usename::text, ''), coalesce(application_name, ''), \
+    coalesce(pg_catalog.host(client_addr), '') FROM pg_catalog.pg_stat_activity \
+    WHERE datname = $1 AND backend_type = 'client backend' AND pid <> pg_catalog.pg_backend_pid() \
+      AND NOT pg_catalog.starts_with(coalesce(application_name, ''), 'greenlight')";
+
+/// A row of `CLIENT_SESSIONS`.
+///
+/// # Errors
+/// `Refused` when it is none.
+pub fn client_session(row: &tokio_postgres::Row) -> Result<ClientSession, PortError> {
+    Ok(ClientSession { pid: cell(row, 0)?, user: cell(row, 1)?, application: cell(row, 2)?, address: cell(row, 3)? })
+}
+
+pub(super) async fn client_sessions(server: &PgServer) -> Result<Vec<ClientSession>, PortError> {
+    let session = server.outside().await?;
+    let rows = session.read("read who is connected", CLIENT_SESSIONS, &[(&server.database(), Type::NAME)]).await?;
+    rows.iter().map(client_session).collect()
 }
 
 pub(super) async fn prepared_transactions(server: &PgServer) -> Result<Vec<String>, PortError> {

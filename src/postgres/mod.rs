@@ -22,6 +22,7 @@ pub(crate) mod conninfo;
 mod fence;
 mod health;
 pub(crate) mod locks;
+mod managers;
 mod mark;
 pub(crate) mod passfile;
 mod probe;
@@ -37,6 +38,7 @@ pub(crate) mod trust;
 mod warm;
 
 pub use sequences::{SequencePlace, SequenceValue, sequences_behind, sequences_unreadable};
+pub use health::{CLIENT_SESSIONS, client_session};
 pub use server::{PgServer, PgServerOptions};
 
 use crate::plan::SyncTrigger;
@@ -238,6 +240,8 @@ pub trait Server: Send + Sync + fmt::Debug {
     async fn set_sequences(&self, values: &[SequenceValue], margin: u64) -> Result<(), PortError>;
     async fn long_transactions(&self, older_than: Duration) -> Result<Vec<LongTransaction>, PortError>;
     async fn cancel_transactions(&self, pids: &[i32]) -> Result<(), PortError>;
+    /// Every client's session in the run's database but Greenlight's own.
+    async fn client_sessions(&self) -> Result<Vec<crate::plan::ClientSession>, PortError>;
     async fn prepared_transactions(&self) -> Result<Vec<String>, PortError>;
     /// Removes this run's migrations from the history table, or none where there is no such table: blue stays unmigrated.
     async fn ensure_history_without(&self, versions: &[String]) -> Result<(), PortError>;

@@ -392,6 +392,10 @@ impl Server for PgServer {
         health::cancel_transactions(self, pids).await
     }
 
+    async fn client_sessions(&self) -> Result<Vec<crate::plan::ClientSession>, PortError> {
+        health::client_sessions(self).await
+    }
+
     async fn prepared_transactions(&self) -> Result<Vec<String>, PortError> {
         health::prepared_transactions(self).await
     }

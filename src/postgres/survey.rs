@@ -5,7 +5,7 @@
 
 use super::client::{Session, SessionOptions, cell};
 use super::failure::{Effect, of_call};
-use super::{catalog, locks, strangers, trust};
+use super::{catalog, locks, managers, strangers, trust};
 use crate::plan::{SETTINGS_COMPARED, SETTINGS_READ, ServerSurvey, TableSize, command_in_short};
 use crate::process;
 use crate::word::{Endpoint, PortError, RelationName};
@@ -66,6 +66,7 @@ async fn read_here(client: &Client, endpoint: &Endpoint) -> Result<ServerSurvey,
     }
     survey.collation_change = if version < 150_000 { None } else { collation_change(client).await? };
     survey.cron_jobs = cron_jobs(client).await?;
+    survey.managers = managers::read(client, survey.superuser).await?;
     survey.claimed_by = claimed_by(client).await?;
     survey.table_sizes = table_sizes(client).await?;
     survey.strangers = strangers::read(client).await?;

@@ -74,6 +74,11 @@ pub trait Router: Send + Sync + fmt::Debug {
         None
     }
 
+    /// The process numbers, on the server, of the sessions through which this route serves its clients. `None`: it cannot tell.
+    async fn server_pids(&self) -> Result<Option<Vec<i32>>, PortError> {
+        Ok(None)
+    }
+
     /// Reads *through the route* who answers: the server's start time and port as `postgres::Server::signature` gives them.
     async fn who_answers(&self) -> Result<String, PortError>;
 

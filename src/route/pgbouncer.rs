@@ -257,6 +257,13 @@ impl Router for PgBouncer {
         &self.name
     }
 
+    async fn server_pids(&self) -> Result<Option<Vec<i32>>, PortError> {
+        let rows = self.command("SHOW SERVERS").await?;
+        let ours = rows.iter().filter(|row| row.get("database") == Some(&self.database));
+        // Absent before PgBouncer 1.5.
+        Ok(ours.map(|row| row.get("remote_pid")?.parse().ok()).collect())
+    }
+
     async fn connect(&self) -> Result<(), PortError> {
         self.command("SHOW VERSION").await?;
         let mut pausing = self.pausing.lock().await;

@@ -85,6 +85,23 @@ pub fn decide(plan: &Plan, run: &Run, now: Timestamp) -> Decision {
     }
 }
 
+/// What the run waits for now, for a person: its hours with the time at which they open, or what the present step said.
+pub fn waits_for(plan: &Plan, run: &Run, now: Timestamp) -> Option<String> {
+    if run.outcome.is_some() {
+        return None;
+    }
+    let step = run.present_step()?;
+    let gate = &plan.steps[step.0].gate;
+    match (&run.steps[step.0], gate.hours_in_words(now)) {
+        (StepState::Gated { approved: true, .. }, Some(hours)) => Some(hours),
+        (StepState::Gated { approved: false, held, .. }, Some(hours)) if *held || gate.approval => {
+            Some(format!("{}; {hours}", run.note.as_deref().unwrap_or("an approval")))
+        }
+        (StepState::Gated { .. }, Some(hours)) => Some(hours),
+        _ => run.note.clone(),
+    }
+}
+
 fn on_failure(plan: &Plan, step: StepNo) -> OnFailure {
     plan.steps[step.0].on_failure.unwrap_or(plan.on_failure)
 }

@@ -126,6 +126,11 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         by_restore: bool,
     },
+    /// Forward again, where the writer has not moved: what was taken back is done anew.
+    RollbackCalledOff {
+        by: String,
+        reason: Option<String>,
+    },
     /// Everything from `until` on is taken back; forward again, and `until` waits for a person.
     RollbackHalted {
         until: StepNo,

@@ -100,6 +100,11 @@ pub enum Fact {
     BlueFingerprint {
         fingerprint: Fingerprint,
     },
+    /// Sessions on this side that come by no route, in words, as the last look before a window saw them: it ends them.
+    DirectSessions {
+        on: Side,
+        sessions: Vec<String>,
+    },
     /// A window is about to be opened towards `to`. From here until the commit point the way is back.
     WindowOpened {
         to: Side,

@@ -74,6 +74,8 @@ pub struct Run {
     pub reason: Option<String>,
     /// What the present step waits for, for a person.
     pub note: Option<String>,
+    /// What was last seen that a person should know of.
+    pub noticed: Option<String>,
     /// A record of a newer version was seen: the run may be shown and not acted on.
     pub unreadable: bool,
 }
@@ -109,6 +111,7 @@ impl Run {
             outcome: None,
             reason: None,
             note: None,
+            noticed: None,
             unreadable: false,
         }
     }
@@ -130,6 +133,18 @@ impl Run {
                 self.finish_ordered = false;
                 self.unstick();
             }
+            Event::RollbackCalledOff { .. } => {
+                self.direction = Direction::Forward;
+                self.note = None;
+                for state in &mut self.steps {
+                    *state = match state {
+                        StepState::Idle | StepState::Gated { .. } | StepState::Done => continue,
+                        StepState::Reverted => StepState::Idle,
+                        // Looked at first: the window, which is as it was.
+                        _ => StepState::Unsure { attempt: 1, look_at: None },
+                    };
+                }
+            }
             Event::RollbackHalted { until } => {
                 self.direction = Direction::Forward;
                 for state in self.steps.iter_mut().skip(until.0) {
@@ -141,7 +156,7 @@ impl Run {
                 self.note = Some("an approval, since the run was rolled back to here".to_owned());
             }
             Event::FinishOrdered { .. } => self.finish_ordered = true,
-            Event::Noticed { .. } => {}
+            Event::Noticed { what } => self.noticed = Some(what.clone()),
             Event::RunClosed { outcome } => self.outcome = Some(*outcome),
             Event::Unknown => self.unreadable = true,
             Event::StepStarted { step, .. }

@@ -1,7 +1,7 @@
 //! Everything for the way back, made ahead of the window: publication and slot on green, the subscription on blue (not yet
 //! enabled), and blue's fence triggers (not yet closed). The window then only closes the fence.
 
-use super::{Observed, Progress, Step, StepContext};
+use super::{Observed, Progress, Step, StepContext, place};
 use crate::postgres::published_reverse;
 use crate::run::Fact;
 use crate::word::{PortError, Side};
@@ -47,7 +47,7 @@ pub(super) async fn arm(cx: &mut StepContext<'_>) -> Result<(), PortError> {
 pub(super) async fn disarm(cx: &mut StepContext<'_>) -> Result<(), PortError> {
     let name = &cx.plan.names.reverse;
     cx.ports.blue.ensure_no_subscription(name).await?;
-    if !cx.run().without_green {
+    if !place::leaves_green(cx).await? {
         cx.ports.green.ensure_no_slot(name).await?;
         cx.ports.green.ensure_no_publication(name).await?;
     }

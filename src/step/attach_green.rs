@@ -94,7 +94,13 @@ pub(super) async fn give_green_up(cx: &mut StepContext<'_>) -> Result<(), PortEr
     }
     let green = cx.server(Side::Green);
     if green.identity().await?.in_recovery {
-        return put_configuration_back(cx).await;
+        put_configuration_back(cx).await?;
+        if cx.run().fork_point().is_none() {
+            return Ok(());
+        }
+        // It may stream by its slot on blue again, which is left alone therefore.
+        let why = "green was made a standby again by somebody else; it goes when green is rebuilt from blue";
+        return leave_behind(cx, Side::Green, "everything that the run made there", why).await;
     }
     // A promoted server cannot become a standby again; left open, it would be a second primary. It takes no
     // connections from here on.

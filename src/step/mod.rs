@@ -13,6 +13,7 @@ mod marker;
 mod migrate_blue;
 mod migrate_green;
 mod narrow_flow;
+mod place;
 mod prepare_blue;
 mod publish_blue;
 mod release_blue;
@@ -29,6 +30,7 @@ mod watch;
 mod window;
 
 pub use context::{Guard, Ports, Records, Route, StepContext};
+pub use place::Lost;
 pub use routes::{Lead, LeadsTo, leads};
 pub use watch::{Sight, look};
 pub use window::{By, let_clients_read, make_safe};

@@ -1,7 +1,7 @@
 //! Try the migrations in a scratch database on green, where they could not be tried before the run, and learn what follows.
 //! The subscription and the fence are another database's, and are not concerned.
 
-use super::{Observed, Progress, Step, StepContext};
+use super::{Observed, Progress, Step, StepContext, place};
 use crate::run::{Direction, Fact};
 use crate::word::PortError;
 use async_trait::async_trait;
@@ -43,7 +43,7 @@ impl Step for ShadowGreen {
     }
 
     async fn revert(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
-        if !cx.run().without_green {
+        if !place::leaves_green(cx).await? {
             cx.ports.shadow.ensure_gone().await?;
         }
         Ok(Progress::Done)

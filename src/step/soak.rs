@@ -1,6 +1,6 @@
 //! Blue follows green, and a rollback loses nothing. Looked at again and again, and said when it changes.
 
-use super::{Observed, Progress, Step, StepContext, routes};
+use super::{Observed, Progress, Step, StepContext, place, routes};
 use crate::plan::Strategy;
 use crate::run::Fact;
 use crate::snapshot::{Basis, Snapshots};
@@ -18,6 +18,13 @@ impl Step for Soak {
     }
 
     async fn advance(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
+        if let Some(lost) = place::lost(cx).await? {
+            if cx.run().finish_ordered {
+                return Err(lost.refusal("finish"));
+            }
+            let note = format!("a person: {}; {}", lost.why, lost.hint);
+            return Ok(Progress::Pending { poll_after: Duration::from_secs(2), note });
+        }
         gather_statistics(cx).await?;
         let over = is_over(cx);
         let ends = cx.run().finish_ordered || (over && cx.plan.soak.then_finish);

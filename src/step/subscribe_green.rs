@@ -1,6 +1,6 @@
 //! Green follows blue logically from the fork point on: nothing twice, nothing missing, no row copied.
 
-use super::{Observed, Progress, Step, StepContext, attach_green::drop_physical_slot, marker};
+use super::{Observed, Progress, Step, StepContext, attach_green::drop_physical_slot, marker, place};
 use crate::run::Fact;
 use crate::word::{PortError, Side};
 use async_trait::async_trait;
@@ -38,7 +38,7 @@ impl Step for SubscribeGreen {
     }
 
     async fn revert(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
-        if !cx.run().without_green {
+        if !place::leaves_green(cx).await? {
             cx.ports.green.ensure_no_subscription(&cx.plan.names.forward).await?;
         }
         Ok(Progress::Done)

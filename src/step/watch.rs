@@ -1,6 +1,7 @@
 //! Looked at between the steps, while the run waits: does it endanger the serving side, has anything been changed behind it?
 
-use super::StepContext;
+use super::{StepContext, place, place::Lost};
+use crate::plan::StepName;
 use crate::run::{Direction, StepNo};
 use crate::word::{PortError, Side};
 
@@ -12,12 +13,22 @@ pub enum Sight {
     GiveUp {
         reason: String,
     },
+    /// A server is not what it was: the run cannot go on with it, and a person is told so.
+    Lost(Lost),
 }
 
 /// Blue's slot while blue serves. The soak looks after green's itself. On the way back to the beginning a slot that
 /// endangers blue is dropped here and now, since the steps that are taken back before its turn may wait for green.
 pub async fn look(cx: &StepContext<'_>) -> Result<Sight, PortError> {
     let run = cx.run();
+    // The soak looks by itself, and going back each step that green is needed for.
+    let soaks = run.present_step().is_some_and(|step| cx.plan.steps[step.0].name == StepName::Soak);
+    if run.direction == Direction::Forward
+        && !soaks
+        && let Some(lost) = place::lost(cx).await?
+    {
+        return Ok(Sight::Lost(lost));
+    }
     if run.serving() != Side::Blue || run.slot_lsn(Side::Blue).is_none() {
         return Ok(Sight::Fine);
     }

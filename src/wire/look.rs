@@ -9,7 +9,7 @@ use crate::plan::{
 use crate::playbook::{ON_GREEN, Playbook};
 use crate::postgres::client::{Session, SessionOptions, cell, one};
 use crate::postgres::programs::Programs;
-use crate::postgres::{access, rights, survey};
+use crate::postgres::{CLIENT_SESSIONS, access, client_session, rights, survey};
 use crate::process::ServerUser;
 use crate::provider::{LocalProvider, Throwaway, end_throwaway, spare_user};
 use crate::route::{PgBouncer, Router};
@@ -98,6 +98,7 @@ async fn look(playbook: &Playbook, migrations: &[Migration], run: &RunId, clock:
         Err(format!("`{}` is not a superuser on blue", blue.user))
     };
     let routes = look_at_routes(playbook, &blue_at, clock).await?;
+    let direct_sessions = look_at_clients(playbook, &blue_at, clock).await.map_err(|error| format!("{error:#}"));
     let snapshots = match &playbook.snapshot {
         None => None,
         Some(_) => Some(look_at_snapshots(playbook).await.map_err(|error| format!("{error:#}"))),
@@ -112,7 +113,7 @@ async fn look(playbook: &Playbook, migrations: &[Migration], run: &RunId, clock:
         GreenSurvey::ToBeMade { .. } => None,
         GreenSurvey::Standby(_) => Some(look_at_access(&routes, &blue_at, &green_at).await.map_err(|error| error.chain())),
     };
-    Ok(Survey { blue, green, shadow, routes, applied, rights, snapshots, access })
+    Ok(Survey { blue, green, shadow, routes, applied, rights, direct_sessions, snapshots, access })
 }
 
 /// Why blue could not be restored to where the playbook says.
@@ -184,6 +185,27 @@ async fn look_at_access(routes: &[RouteSurvey], blue: &Endpoint, green: &Endpoin
         access::read(&session, &users, &salt).await
     };
     Ok((read(blue, "blue").await?, read(green, "green").await?))
+}
+
+/// Who is on blue and comes by no route. The routes are asked before and after, since they open and close sessions meanwhile.
+async fn look_at_clients(playbook: &Playbook, blue: &Endpoint, clock: &Arc<dyn Clock>) -> anyhow::Result<Vec<String>> {
+    let routers: Vec<PgBouncer> =
+        playbook.routes.iter().map(|spec| ports::pgbouncer(spec, blue, clock)).collect::<anyhow::Result<_>>()?;
+    let session = Session::open(blue, &SessionOptions::reading("greenlight/plan"), "blue").await?;
+    let mut by_routes = Vec::new();
+    let mut sessions = Vec::new();
+    for is_after in [false, true] {
+        for router in &routers {
+            let pids = router.server_pids().await?;
+            by_routes.extend(pids.with_context(|| format!("route `{}` does not tell its sessions apart", router.name()))?);
+        }
+        if !is_after {
+            let of_database = [(&blue.database as _, tokio_postgres::types::Type::NAME)];
+            let rows = session.read("read who is connected", CLIENT_SESSIONS, &of_database).await?;
+            sessions = rows.iter().map(client_session).collect::<Result<_, _>>()?;
+        }
+    }
+    Ok(plan::direct_sessions(&sessions, &by_routes))
 }
 
 /// Runs the migrations where they can do no harm. `Ok(Err(why))`: there is no such place before the run.

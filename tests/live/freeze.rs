@@ -36,7 +36,7 @@ async fn frozen_and_back(major: u32) {
         live.greenlight(&["status"]).await.expect(COMPLETED).said.contains("a rollback now would lose nothing")
     })
     .await;
-    live.greenlight(&["rollback", "--no-wait"]).await.expect(ROLLED_BACK);
+    live.greenlight(&["rollback", "--no-wait"]).await.expect(COMPLETED);
     assert_eq!(live.serving().await, Side::Blue);
     live.see_writes(50).await;
     let report = live.nothing_is_lost(Side::Blue).await;
@@ -109,7 +109,7 @@ async fn a_migration_that_fails_is_held_with_blue_serving_where_the_playbook_say
     live.see_writes(50).await;
     live.greenlight(&["retry", "--no-wait"]).await.expect(HELD).says("rebuild green");
     live.see_writes(50).await;
-    live.greenlight(&["abandon", "--no-wait"]).await.expect(ROLLED_BACK);
+    live.greenlight(&["abandon", "--no-wait"]).await.expect(COMPLETED);
     live.nothing_is_lost(Side::Blue).await;
 }
 
@@ -154,7 +154,7 @@ async fn killed_after_the_commit_point_of_a_freeze_green_serves() {
         live.see_it_safe().await;
         assert_eq!(live.serving().await, Side::Green, "{place}");
         live.run().await.expect(WAITS);
-        live.greenlight(&["rollback", "--no-wait"]).await.expect(ROLLED_BACK);
+        live.greenlight(&["rollback", "--no-wait"]).await.expect(COMPLETED);
         live.see_writes(20).await;
         live.nothing_is_lost(Side::Blue).await;
     }

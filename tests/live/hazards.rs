@@ -1,6 +1,6 @@
 //! What must keep the window shut, and what must be given up: each is made on real servers, and seen.
 
-use crate::world::{APPROVAL, Live, ROLLED_BACK, Setup, WAITS, ask, connect, rows};
+use crate::world::{APPROVAL, COMPLETED, Live, ROLLED_BACK, Setup, WAITS, ask, connect, rows};
 use greenlight::run::{Event, Fact};
 use greenlight::word::Side;
 
@@ -20,7 +20,7 @@ async fn a_long_transaction_keeps_the_window_shut_until_it_ends() {
     assert_eq!(live.serving().await, Side::Blue);
     live.see_writes(20).await;
     rows(&long, "COMMIT").await;
-    crate::world::wait(approved).await.expect(WAITS);
+    crate::world::wait(approved).await.expect(COMPLETED);
     assert_eq!(live.serving().await, Side::Green);
     live.nothing_is_lost(Side::Green).await;
 }
@@ -61,7 +61,7 @@ async fn a_row_that_green_cannot_take_is_shown_and_keeps_the_gate_shut() {
     assert_eq!(live.serving().await, Side::Blue, "{}", ended.said);
     ended.says("not_too_dear");
     live.see_writes(20).await;
-    live.greenlight(&["abandon", "--reason", "the rule is wrong", "--no-wait"]).await.expect(ROLLED_BACK);
+    live.greenlight(&["abandon", "--reason", "the rule is wrong", "--no-wait"]).await.expect(COMPLETED);
     live.nothing_is_lost(Side::Blue).await;
 }
 

@@ -33,10 +33,10 @@ async fn a_provisional_run_goes_forth_and_back_under_writes_and_narrows_what_the
     live.see_writes(50).await;
     // The digest that was approved is the run's for good.
     live.greenlight(&["run", &path, "--no-wait", "--plan", &digest]).await.expect(WAITS);
-    live.greenlight(&["rollback", "--no-wait"]).await.expect(WAITS);
+    live.greenlight(&["rollback", "--no-wait"]).await.expect(COMPLETED);
     assert_eq!(live.serving().await, Side::Blue);
     live.see_writes(50).await;
-    live.greenlight(&["approve", "--no-wait"]).await.expect(WAITS);
+    live.greenlight(&["approve", "--no-wait"]).await.expect(COMPLETED);
     assert_eq!(live.serving().await, Side::Green);
     live.see_writes(20).await;
     live.greenlight(&["finish", "--no-wait"]).await.expect(COMPLETED);
@@ -51,7 +51,7 @@ async fn what_nobody_accepted_waits_for_an_approval_before_anything_is_migrated(
     live.run().await.expect(WAITS).says("backfill:public.products");
     assert!(!live.records().await.iter().any(|r| matches!(r.event, Event::FactLearned { fact: Fact::Migrated { .. }, .. })));
     live.see_writes(20).await;
-    live.greenlight(&["approve", "--no-wait"]).await.expect(WAITS);
+    live.greenlight(&["approve", "--no-wait"]).await.expect(COMPLETED);
     assert_eq!(live.serving().await, Side::Green);
     live.see_writes(20).await;
     live.nothing_is_lost(Side::Green).await;
@@ -84,7 +84,7 @@ async fn a_trial_that_was_killed_is_found_again_going_on_and_going_back() {
         if request == "run" {
             live.run().await.expect(WAITS);
         } else {
-            live.greenlight(&["abandon", "--reason", "it was killed", "--no-wait"]).await.expect(ROLLED_BACK);
+            live.greenlight(&["abandon", "--reason", "it was killed", "--no-wait"]).await.expect(COMPLETED);
         }
         assert_eq!((scratch_databases(&live).await.len(), live.serving().await), (0, serving));
         live.nothing_is_lost(serving).await;

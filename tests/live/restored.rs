@@ -160,7 +160,7 @@ async fn a_held_change_is_taken_back_by_a_restore_when_a_person_says_so() {
     live.start_writing().await;
     live.run().await.expect(HELD).says("abandon").says("`--restore`");
     assert_eq!(live.applied().await.len(), 2);
-    live.greenlight(&["abandon", "--restore", "--reason", "worse than thought", "--no-wait"]).await.expect(ROLLED_BACK);
+    live.greenlight(&["abandon", "--restore", "--reason", "worse than thought", "--no-wait"]).await.expect(COMPLETED);
     assert_eq!(live.serving().await, Side::Green);
     live.see_writes(60).await;
     let report = live.stop_writing().await;
@@ -192,5 +192,5 @@ async fn without_a_place_to_restore_to_nobody_is_moved() {
     .await;
     live.run().await;
     live.greenlight(&["abandon", "--restore"]).await.expect(USAGE).says("`green.restore`");
-    live.greenlight(&["abandon", "--no-wait"]).await.expect(ROLLED_BACK);
+    live.greenlight(&["abandon", "--no-wait"]).await.expect(COMPLETED);
 }

@@ -2,8 +2,10 @@
 
 #![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests start programs and say where they cannot go on")]
 
+mod asked;
 mod intruder;
 mod life;
+mod managers;
 mod mistakes;
 mod names;
 mod standby;

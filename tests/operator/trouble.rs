@@ -34,10 +34,10 @@ async fn a_stuck_step_is_tried_again_done_by_hand_or_taken_back() {
     lab.ask(Side::Blue, "UPDATE customers SET email = 'zoey@example.com' WHERE email = 'zoe@example.com'").await;
     lab.until(Side::Green, "SELECT count(*) FROM customers WHERE email = 'zoe@example.com'", "0").await;
     let said = lab.say(&["retry", "--no-wait", "--reason", "renamed her"]).await;
-    said.is(5, &["renamed her", "migrated 20260105100000 no_zoe", "blue follows green"]);
+    said.is(0, &["renamed her", "migrated 20260105100000 no_zoe", "blue follows green"]);
 
     let said = lab.say(&["abandon", "--no-wait", "--reason", "enough"]).await;
-    said.is(7, &["going back, by dba on", "enough", "blue serves as before", "must be built anew"]);
+    said.is(0, &["going back, by dba on", "enough", "blue serves as before", "must be built anew"]);
     let said = lab.say(&["status"]).await;
     said.is(
         0,

@@ -195,3 +195,17 @@ pub(crate) async fn poll(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
 pub(crate) fn exists(path: &Path) -> bool {
     path.try_exists().unwrap()
 }
+
+/// A client's own session.
+pub(crate) async fn connected(at: &Endpoint) -> tokio_postgres::Client {
+    connected_as(at, "").await
+}
+
+pub(crate) async fn connected_as(at: &Endpoint, application: &str) -> tokio_postgres::Client {
+    let mut config = tokio_postgres::Config::new();
+    config.host(&at.host).port(at.port).user(&at.user).dbname(&at.database);
+    config.password(at.password.as_ref().unwrap().expose()).application_name(application);
+    let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}

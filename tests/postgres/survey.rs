@@ -70,6 +70,7 @@ pub(crate) fn plan(blue: ServerSurvey, green: ServerSurvey) -> Plan {
         routes: Vec::new(),
         applied: Vec::new(),
         rights: None,
+        direct_sessions: Ok(Vec::new()),
         snapshots: None,
         access: None,
     };

@@ -304,6 +304,16 @@ fn a_green_that_others_promoted_is_attached_only_where_nothing_is_missing() {
 }
 
 #[test]
+fn a_green_that_others_make_a_standby_again_is_never_waited_for_without_end() {
+    let (points, mut taken_back) = (Setup::default().run().points.len(), 0);
+    for at in (0..points).step_by(3) {
+        let report = Setup { green_demoted_at: Some(at), ..Setup::default() }.run();
+        taken_back += u32::from(report.outcome == Some(Outcome::RolledBack));
+    }
+    assert!(taken_back > 0, "no run was taken back");
+}
+
+#[test]
 fn a_slot_that_endangers_blue_is_given_up_with_the_run() {
     let script = Script { opens_no_gate: true, ..Script::default() };
     let kind = PlanKind { wal_kept_max: 100, ..PlanKind::default() };

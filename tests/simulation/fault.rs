@@ -253,6 +253,9 @@ impl World {
                 self.node(Side::Green).back_at = None;
             }
             self.comes_to_pass(number);
+            if self.green_demoted_at == Some(number) {
+                self.demoted_by_others();
+            }
             if self.promoted_by_others_at == Some(number) {
                 self.promoted_by_others();
             }

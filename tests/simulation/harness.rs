@@ -11,7 +11,7 @@ use crate::{
     world::{Shared, World},
 };
 use greenlight::{
-    engine::{Engine, EngineError, Rescue, Rescued, Stop},
+    engine::{Engine, EngineError, Patience, Rescue, Rescued, Stop},
     journal::{Journal, MemoryJournal},
     run::{Event, Outcome},
     word::RunId,
@@ -40,6 +40,8 @@ pub(crate) struct Setup {
     /// Somebody else promotes green at this call.
     pub(crate) promoted_by_others_at: Option<usize>,
     pub(crate) green_dies_at: Option<usize>,
+    /// Somebody else makes the promoted green a standby again at this call.
+    pub(crate) green_demoted_at: Option<usize>,
     /// Faults by chance, and the seed that they came from.
     pub(crate) chaos: Option<Chaos>,
     pub(crate) seed: u64,
@@ -96,6 +98,7 @@ impl Setup {
         world.trace = trace.then(Vec::new);
         world.promoted_by_others_at = self.promoted_by_others_at;
         world.green_dies_at = self.green_dies_at;
+        world.green_demoted_at = self.green_demoted_at;
         world.broken = self.broken;
         world.lasting = self.lasting;
         world.guard_dies_at = self.guard_dies_at;
@@ -175,7 +178,7 @@ fn coordinate(world: &Shared, journal: &MemoryJournal, run: &RunId) -> Option<Re
         holder: format!("coordinator {process}"),
         epoch: Arc::new(AtomicU64::new(0)),
         interrupted,
-        stop_at_waits: false,
+        patience: Patience::Stays,
         tell: Arc::new(|_, _, _| {}),
     };
     let end = poll_once(engine.drive());

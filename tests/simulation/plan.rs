@@ -125,6 +125,8 @@ pub(crate) fn plan(kind: PlanKind) -> Plan {
         steps: steps(kind),
         tables: vec![if kind.trial.is_some() { whole_table() } else { table() }],
         migrations: migrations(kind),
+        system_identifier: 1,
+        blue_timeline: 1,
         blue_fingerprint: schema(BLUE_SCHEMA),
         green_fingerprint: kind.trial.is_none().then(|| schema(GREEN_SCHEMA)),
         findings: Vec::new(),

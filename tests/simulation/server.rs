@@ -7,7 +7,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use greenlight::{
-    plan::{Access, HbaRule, Names, RoleAccess, SyncTrigger},
+    plan::{Access, ClientSession, HbaRule, Names, RoleAccess, SyncTrigger},
     postgres::{
         Fence, FenceProbe, ForkPoint, Identity, LongTransaction, PublishedTable, SequencePlace, SequenceValue, Server, SlotState,
         SubscriptionState,
@@ -552,6 +552,11 @@ impl Server for FakeServer {
 
     async fn cancel_transactions(&self, _: &[i32]) -> Result<(), PortError> {
         self.change("cancel_transactions", Outside, |_, _| {}).await
+    }
+
+    /// Its applications come by the route, whose sessions it does not number.
+    async fn client_sessions(&self) -> Result<Vec<ClientSession>, PortError> {
+        self.read("client_sessions", Outside, |_| Vec::new()).await
     }
 
     async fn prepared_transactions(&self) -> Result<Vec<String>, PortError> {

@@ -329,6 +329,7 @@ pub(crate) struct World {
     pub(crate) calls: usize,
     pub(crate) promoted_by_others_at: Option<usize>,
     pub(crate) green_dies_at: Option<usize>,
+    pub(crate) green_demoted_at: Option<usize>,
     pub(crate) lasting: Option<Lasting>,
     pub(crate) renewals: Renewals,
     /// The journal, as another coordinator sees it who wants the run.
@@ -421,6 +422,7 @@ impl World {
             calls: 0,
             promoted_by_others_at: None,
             green_dies_at: None,
+            green_demoted_at: None,
             lasting: None,
             renewals: Renewals::Work,
             rival: None,
@@ -557,7 +559,7 @@ impl World {
     fn replay(&mut self) {
         let (now, lag) = (self.now, self.lag);
         let [blue, green] = &mut self.nodes;
-        if !(green.in_recovery && green.up && blue.up) {
+        if !(green.in_recovery && green.timeline == 1 && green.up && blue.up) {
             return;
         }
         if green.is_unknown {
@@ -570,6 +572,15 @@ impl World {
     }
 
     /// Somebody else promotes green, and is careful with it.
+    /// It keeps its own timeline, and follows nobody.
+    pub(crate) fn demoted_by_others(&mut self) {
+        if self.nodes[Side::Green as usize].timeline > 1 {
+            self.tell(|| "somebody makes green a standby again".to_owned());
+            self.restart(Side::Green);
+            self.node(Side::Green).in_recovery = true;
+        }
+    }
+
     pub(crate) fn promoted_by_others(&mut self) {
         if self.nodes[Side::Green as usize].in_recovery {
             self.tell(|| "somebody promotes green".to_owned());

@@ -3,7 +3,7 @@
 use crate::cli::plan as plan_command;
 use crate::cli::print;
 use crate::cli::screen;
-use crate::engine::{Engine, Stop, Tell};
+use crate::engine::{Engine, Patience, Stop, Tell};
 use crate::journal::{HolderProcess, Journal, SqliteJournal};
 use crate::plan::Plan;
 use crate::playbook;
@@ -82,7 +82,7 @@ impl Drill {
             holder: HolderProcess::this().to_string(),
             epoch: self.epoch.clone(),
             interrupted: Arc::new(AtomicBool::new(false)),
-            stop_at_waits: true,
+            patience: Patience::UntilWait,
             tell: Arc::new(move |plan, _, tell| {
                 if let (Tell::Record(event), false) = (tell, quiet)
                     && let Some(line) = screen::line(plan, event)

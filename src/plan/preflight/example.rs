@@ -3,9 +3,9 @@
 use super::{Look, check};
 use crate::migrate::{Migration, ShadowReport, StatementReport, TableWrite};
 use crate::plan::{
-    Access, Answer, Arrival, Day, Finding, Gate, GreenSurvey, HbaRule, HistorySpec, LimitsSpec, LongTransactions, OnFailure,
-    OpenHours, Plan, PlanInput, RightsSurvey, RoleAccess, RouteKind, RouteSpec, RouteSurvey, RouteTarget, ServerSpec, ServerSurvey,
-    SlotSurvey, SoakSpec, StandbySurvey, Survey, SyncTrigger, TableSize, ValidateSpec, WindowSpec, compile,
+    Access, Answer, Arrival, Day, Finding, Gate, GreenSurvey, HbaRule, HistorySpec, LimitsSpec, LongTransactions, ManagerFiles,
+    ManagerSigns, OnFailure, OpenHours, Plan, PlanInput, RightsSurvey, RoleAccess, RouteKind, RouteSpec, RouteSurvey, RouteTarget,
+    ServerSpec, ServerSurvey, SlotSurvey, SoakSpec, StandbySurvey, Survey, SyncTrigger, TableSize, ValidateSpec, WindowSpec, compile,
 };
 use crate::schema::{
     Catalog, Column, ComparedColumn, Constraint, Flow, Index, Moves, Partition, Persistence, ReplicaIdentity, SharedColumns,
@@ -54,6 +54,7 @@ impl World {
             }],
             applied: Vec::new(),
             rights: Some(rights()),
+            direct_sessions: Ok(Vec::new()),
             snapshots: None,
             access: Some(Ok((access(), access()))),
         };
@@ -400,6 +401,7 @@ fn blue(catalog: Catalog) -> ServerSurvey {
         extensions_with_rows: Vec::new(),
         claimed_by: None,
         shared_preload_libraries: String::new(),
+        managers: ManagerSigns { files: Some(ManagerFiles::default()), ..ManagerSigns::default() },
         event_triggers: Vec::new(),
         replica_roles: Vec::new(),
         tablespaces: Vec::new(),

@@ -8,6 +8,7 @@ mod commits;
 mod consumers;
 mod extensions;
 mod in_place;
+mod managers;
 mod migration;
 mod objects;
 mod ownership;
@@ -88,12 +89,13 @@ impl<'a> Look<'a> {
 
 /// Every finding, in the order of the topics, with the playbook's word given where it is asked for.
 pub(super) fn check(look: &Look<'_>) -> Vec<Finding> {
-    let of_blue_alone = [roles::check, versions::check, recovery::check, migration::check, ownership::check, in_place::check];
+    let of_blue_alone =
+        [roles::check, versions::check, managers::check, recovery::check, migration::check, ownership::check, in_place::check];
     if look.is_in_place() {
         return accept(of_blue_alone.iter().flat_map(|topic| topic(look)).collect(), &look.input.accept);
     }
     if look.is_restored() {
-        let of_a_restored_green = [roles::check, versions::check, restored::check];
+        let of_a_restored_green = [roles::check, versions::check, managers::check, restored::check];
         return accept(of_a_restored_green.iter().flat_map(|topic| topic(look)).collect(), &look.input.accept);
     }
     let topics = [
@@ -104,6 +106,7 @@ pub(super) fn check(look: &Look<'_>) -> Vec<Finding> {
         retention::check,
         consumers::check,
         wakes::check,
+        managers::check,
         commits::check,
         objects::check,
         strangers::check,

@@ -9,6 +9,11 @@ const REBUILD: &str =
     "rebuild green as a physical standby of blue (`pg_basebackup -R`), or let the run make one with `green.create`";
 
 pub(super) fn check(look: &Look<'_>) -> Vec<Finding> {
+    if look.blue().claimed_by.is_some() {
+        // What its run made of green is in nobody's way but as long as it lasts: nothing else is to be done first.
+        let rights = look.servers().into_iter().map(|(side, server)| rights(side, server));
+        return [claim(look.blue()), blue_is_primary(look.blue())].into_iter().chain(rights).collect();
+    }
     let mut findings = vec![blue_is_primary(look.blue())];
     match &look.survey.green {
         GreenSurvey::Standby(green) if look.is_restored() => findings.extend(green_is_restored(look.blue(), green)),
@@ -138,9 +143,10 @@ fn claim(blue: &ServerSurvey) -> Finding {
         None => fine("claimed", "No run holds blue."),
         Some(run) => {
             let remedy = format!(
-                "finish that run, take it back with `greenlight abandon`, or see `greenlight sweep` if it is lost ({run})"
+                "`greenlight run {run}` goes on with that run, `greenlight finish {run}` ends it, `greenlight abandon {run}` takes it \
+                 back; if its journal is lost, `greenlight sweep` lists what it left"
             );
-            refused("claimed", format!("Blue is part of run {run}."), remedy)
+            refused("claimed", format!("Blue is part of run {run}, which is not over."), remedy)
         }
     }
 }

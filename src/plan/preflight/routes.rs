@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) fn check(look: &Look<'_>) -> Vec<Finding> {
     let mut findings = ways_in(look);
+    findings.extend(direct_sessions(look));
     findings.extend(peers(look));
     findings
 }
@@ -84,6 +85,26 @@ pub(super) fn ways_in(look: &Look<'_>) -> Vec<Finding> {
     }
     findings.extend(access(look));
     findings
+}
+
+/// Who is not moved: the window ends these sessions, and blue refuses their writes from then on. They come and go, so that
+/// a word for them would be one for others.
+fn direct_sessions(look: &Look<'_>) -> Option<Finding> {
+    if look.input.routes.is_empty() {
+        return None;
+    }
+    Some(match &look.survey.direct_sessions {
+        Ok(none) if none.is_empty() => fine("direct-sessions", "Every session on blue comes by a route."),
+        Ok(sessions) => {
+            let seen = format!("These sessions on blue do not come by a route: {}.", sessions.join("; "));
+            let how = "CUT OFF in the window, and refused writes on blue after it: give them a route, or end them before";
+            handled("direct-sessions", seen, StepName::Window, how)
+        }
+        Err(why) => {
+            let seen = format!("Whether every session on blue comes by a route is not known: {why}.");
+            handled("direct-sessions", seen, StepName::Window, "those that do not are cut off in the window")
+        }
+    })
 }
 
 fn route(route: &RouteSurvey) -> Vec<Finding> {
@@ -269,6 +290,23 @@ mod tests {
         });
         // By which address it comes to green is seen before the window.
         assert_answers(&elsewhere, "access", "handled");
+    }
+
+    #[test]
+    fn sessions_that_come_by_no_route_are_named() {
+        use crate::plan::{ClientSession, direct_sessions};
+        let session = |pid, application: &str| ClientSession {
+            pid,
+            user: "billing".to_owned(),
+            application: application.to_owned(),
+            address: "10.0.0.7".to_owned(),
+        };
+        let seen = [session(1, "app"), session(2, "app"), session(3, ""), session(4, "app")];
+        let direct = direct_sessions(&seen, &[4]);
+        assert_eq!(direct, ["1 session of `billing` from 10.0.0.7", "2 sessions of `billing` (`app`) from 10.0.0.7"]);
+        assert_answers(&World::new(), "direct-sessions", "fine");
+        assert_answers(&World::with(|w| w.survey.direct_sessions = Ok(direct)), "direct-sessions", "handled");
+        assert_answers(&World::with(|w| w.survey.direct_sessions = Err("late".to_owned())), "direct-sessions", "handled");
     }
 
     #[test]

@@ -14,9 +14,9 @@ mod settle;
 
 pub use safety::{By, let_clients_read, make_safe};
 
-use super::{Observed, Progress, Step, StepContext, routes::tidy};
+use super::{Observed, Progress, Step, StepContext, place, routes::tidy};
 use crate::plan::Strategy;
-use crate::run::{Direction, Fact};
+use crate::run::{Direction, Fact, StepNo};
 use crate::word::{Failure, PortError, Side};
 use async_trait::async_trait;
 use std::time::Duration;
@@ -51,7 +51,7 @@ impl Step for Window {
         if cx.run().open_window().is_none() && cx.run().serving() == Side::Blue && !has_moved(cx) {
             return Ok(Progress::Done);
         }
-        if cx.run().without_green {
+        if cx.run().without_green || (cx.run().until == StepNo(0) && place::leaves_green(cx).await?) {
             return leave_green(cx).await;
         }
         let result = go(cx, Side::Blue).await;
@@ -138,6 +138,7 @@ async fn go(cx: &mut StepContext<'_>, to: Side) -> Result<Progress, PortError> {
         if let Some(why_not) = why_not {
             return Ok(Progress::NotYet { poll_after: Duration::from_secs(1), note: why_not });
         }
+        prepare::say_who_is_cut_off(cx, to.other()).await?;
         if let Some(why_not) = routes::rehearsed(cx, to).await? {
             return Ok(Progress::NotYet { poll_after: REHEARSAL, note: why_not });
         }

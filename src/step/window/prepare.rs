@@ -1,10 +1,10 @@
 //! What must be so before anybody is paused. Unknown is never good: whatever cannot be read keeps the window shut.
 
 use super::routes;
-use crate::plan::{LongTransactions, Strategy};
+use crate::plan::{LongTransactions, Strategy, direct_sessions};
 use crate::postgres::{Fence, FenceProbe, SequenceValue, sequences_unreadable};
 use crate::run::Fact;
-use crate::step::{StepContext, marker};
+use crate::step::{StepContext, marker, place};
 use crate::validate::APPLY_ERRORS;
 use crate::word::{PortError, Side};
 use std::time::Duration;
@@ -17,6 +17,9 @@ pub(super) async fn look(cx: &mut StepContext<'_>, to: Side) -> Result<Option<St
         return Err(PortError::refused("move back to blue").because(format!("the way back was given up: {reason}")));
     }
     connect(cx).await?;
+    if let Some(lost) = place::lost(cx).await? {
+        return Err(lost.refusal(&format!("move to {to}")));
+    }
     if let Some(why) = routes::ready(cx, from).await? {
         return Ok(Some(why));
     }
@@ -55,6 +58,9 @@ pub(super) async fn look_before_freeze(cx: &mut StepContext<'_>) -> Result<Optio
             .because("green was promoted already, by a freeze that did not come to its end or by somebody else")
             .hint("rebuild green as a standby of blue, and start a new run"));
     }
+    if let Some(lost) = place::lost(cx).await? {
+        return Err(lost.refusal("freeze blue for green"));
+    }
     if let Some(why) = routes::ready(cx, Side::Blue).await? {
         return Ok(Some(why));
     }
@@ -78,6 +84,34 @@ pub(super) async fn connect(cx: &StepContext<'_>) -> Result<(), PortError> {
     cx.ports.green.connect().await?;
     futures_util::future::try_join_all(cx.ports.routes.iter().map(|route| route.router.connect())).await?;
     Ok(())
+}
+
+/// Those on this side who come by no route. The routes are asked before and after, since they open and close sessions meanwhile.
+pub(super) async fn say_who_is_cut_off(cx: &mut StepContext<'_>, from: Side) -> Result<(), PortError> {
+    let Some(mut by_routes) = by_routes(cx).await? else { return Ok(()) };
+    let seen = cx.server(from).client_sessions().await?;
+    by_routes.extend(self::by_routes(cx).await?.unwrap_or_default());
+    let sessions = direct_sessions(&seen, &by_routes);
+    let last = cx.run().facts.iter().rev().find_map(|fact| match fact {
+        Fact::DirectSessions { on, sessions } if *on == from => Some(sessions),
+        _ => None,
+    });
+    if last.map_or(sessions.is_empty(), |last| *last == sessions) {
+        return Ok(());
+    }
+    cx.learn(Fact::DirectSessions { on: from, sessions }).await
+}
+
+/// `None`: there is no route, or one that cannot tell.
+async fn by_routes(cx: &StepContext<'_>) -> Result<Option<Vec<i32>>, PortError> {
+    let mut pids = Vec::new();
+    for route in &cx.ports.routes {
+        match route.router.server_pids().await? {
+            Some(of_route) => pids.extend(of_route),
+            None => return Ok(None),
+        }
+    }
+    Ok((!cx.ports.routes.is_empty()).then_some(pids))
 }
 
 pub(super) async fn fences_ready(cx: &StepContext<'_>, from: Side, to: Side) -> Result<Option<String>, PortError> {

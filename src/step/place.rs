@@ -1,0 +1,99 @@
+//! Whether each server is still what the run takes it for. Somebody else, such as a manager of high availability, may demote
+//! one, promote another in its place, or lead its address elsewhere; none of these is waited for.
+
+use super::StepContext;
+use crate::plan::{StepName, Strategy};
+use crate::run::{Fact, StepState};
+use crate::word::{PortError, Side};
+use tokio::try_join;
+
+/// A server that is not what it was, for a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lost {
+    pub why: String,
+    pub hint: String,
+}
+
+impl Lost {
+    pub(super) fn refusal(self, attempted: &str) -> PortError {
+        PortError::refused(attempted).because(self.why).hint(self.hint)
+    }
+}
+
+/// `None`: both are as they must be.
+pub(super) async fn lost(cx: &StepContext<'_>) -> Result<Option<Lost>, PortError> {
+    let (blue, green) = try_join!(blue_is_lost(cx), green_is_lost(cx))?;
+    Ok(blue.or(green))
+}
+
+async fn blue_is_lost(cx: &StepContext<'_>) -> Result<Option<Lost>, PortError> {
+    let finish = cx.plan.step_no(StepName::Finish);
+    if finish.is_some_and(|step| !matches!(cx.run().steps[step.0], StepState::Idle | StepState::Gated { .. })) {
+        return Ok(None);
+    }
+    let now = cx.ports.blue.identity().await?;
+    let (system, timeline) = (cx.plan.system_identifier, cx.plan.blue_timeline);
+    let why = if system != 0 && now.system_identifier != system {
+        "another cluster answers at blue's address: its system identifier is not the one that was planned with".to_owned()
+    } else if now.in_recovery {
+        "blue is a standby now: somebody else demoted it, or another server answers at its address".to_owned()
+    } else if timeline != 0 && now.timeline != timeline {
+        format!("blue writes timeline {}, and wrote {timeline} when planned: it failed over to another server", now.timeline)
+    } else {
+        return Ok(None);
+    };
+    let run = &cx.plan.run;
+    let hint = match cx.run().serving() {
+        Side::Blue => format!(
+            "stop what manages blue's high availability; `greenlight abandon {run}` takes the run back once a primary answers at \
+             blue's address"
+        ),
+        Side::Green => format!(
+            "there is no lossless way back to it: `greenlight finish {run}` keeps green, once blue is a primary as before; or make a \
+             new standby of green"
+        ),
+    };
+    Ok(Some(Lost { why, hint }))
+}
+
+async fn green_is_lost(cx: &StepContext<'_>) -> Result<Option<Lost>, PortError> {
+    let promoted = cx.run().facts.iter().rev().find_map(|fact| match fact {
+        Fact::Promoted { timeline, .. } => Some(*timeline),
+        _ => None,
+    });
+    let follows = matches!(cx.plan.strategy, Strategy::Sync | Strategy::Freeze);
+    let Some(timeline) = promoted.filter(|_| follows && !cx.run().without_green) else { return Ok(None) };
+    let now = cx.ports.green.identity().await?;
+    let system = cx.plan.system_identifier;
+    let why = if system != 0 && now.system_identifier != system {
+        "another cluster answers at green's address: its system identifier is not blue's".to_owned()
+    } else if now.in_recovery {
+        "green is a standby again: somebody else, such as Patroni, demoted it after the run had promoted it".to_owned()
+    } else if now.timeline != timeline {
+        format!("green writes timeline {}, and wrote {timeline} when the run promoted it: it failed over", now.timeline)
+    } else {
+        return Ok(None);
+    };
+    let run = &cx.plan.run;
+    let hint = match cx.run().serving() {
+        Side::Blue => format!(
+            "`greenlight abandon {run}` takes the run back; take green out of what manages its high availability, rebuild it as a standby, \
+             and start a new run"
+        ),
+        Side::Green => format!(
+            "APPLICATIONS CANNOT WRITE. Make green a primary again (pause what manages it, then `SELECT pg_promote()`), or move back \
+             without it, which loses what green took and blue has not: `greenlight abandon {run} --without-green`"
+        ),
+    };
+    Ok(Some(Lost { why, hint }))
+}
+
+/// Whether the run is taken back without touching green: by a person's word, or since green, which does not serve, was made a
+/// standby again by somebody else. What the run made there cannot be taken away, and goes when green is rebuilt.
+pub(super) async fn leaves_green(cx: &StepContext<'_>) -> Result<bool, PortError> {
+    let run = cx.run();
+    if run.without_green || run.serving() == Side::Green || run.fork_point().is_none() {
+        return Ok(run.without_green);
+    }
+    Ok(cx.ports.green.identity().await?.in_recovery)
+}
