@@ -161,6 +161,8 @@ fn code_of(cause: &(dyn Error + 'static)) -> Option<&'static str> {
         JournalError::Superseded { .. } => "superseded",
         JournalError::UnknownRun(_) => "no_such_run",
         JournalError::NewerFormat { .. } => "newer_journal",
+        JournalError::NotWritten { .. } => "journal_not_written",
+        JournalError::Vanished { .. } => "journal_gone",
         JournalError::Unreachable { .. } => "no_journal",
     })
 }

@@ -21,7 +21,9 @@ pub(in crate::cli) fn talk_as(format: LogFormat) {
 
 /// Whether standard error takes colours: a terminal that is not `dumb`, by `NO_COLOR`, `CLICOLOR` and `CLICOLOR_FORCE`.
 pub(in crate::cli) fn colours() -> bool {
-    AutoStream::choice(&io::stderr()) != ColorChoice::Never
+    // Where `CI` is set, the choice by itself takes any terminal for one that shows colours.
+    let is_dumb = crate::wire::environment("TERM").is_some_and(|term| term == "dumb");
+    AutoStream::choice(&io::stderr()) != ColorChoice::Never && !is_dumb
 }
 
 /// Data, for people or programs, to standard output.

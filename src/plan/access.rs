@@ -13,6 +13,13 @@ pub struct Arrival {
     pub tls: bool,
 }
 
+impl Arrival {
+    /// From the server's own machine.
+    pub fn is_local(&self) -> bool {
+        self.address.is_none_or(|address| address.is_loopback())
+    }
+}
+
 /// What decides at one server who gets in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Access {

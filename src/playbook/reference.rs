@@ -294,7 +294,7 @@ mod tests {
         let fine = [
             "postgresql://a@h/d",
             "postgresql://a:${env:X}@h:1/d",
-            "postgresql://a:${env:X}${file:/y}@h:${env:PORT}/d",
+            "postgresql://a:${env:X}@h:${env:PORT}/d",
             "${file:/url}",
             "host=h user=a password=${env:X}",
             "host=h user=a passfile=/password",

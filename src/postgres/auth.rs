@@ -194,7 +194,7 @@ where
     type Future = Handshake<T::Stream, T::Error>;
 
     fn connect(self, stream: S) -> Self::Future {
-        let (handshake, allowed) = (self.tls.connect(stream), self.allowed);
+        let (handshake, allowed) = (TlsConnect::connect(self.tls, stream), self.allowed);
         Box::pin(async move { Ok(Watched::over(handshake.await?, allowed, Some(TlsStream::channel_binding))) })
     }
 }

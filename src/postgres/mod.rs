@@ -37,8 +37,8 @@ mod triggers;
 pub(crate) mod trust;
 mod warm;
 
-pub use sequences::{SequencePlace, SequenceValue, sequences_behind, sequences_unreadable};
 pub use health::{CLIENT_SESSIONS, client_session};
+pub use sequences::{SequencePlace, SequenceValue, sequences_behind, sequences_unreadable};
 pub use server::{PgServer, PgServerOptions};
 
 use crate::plan::SyncTrigger;

@@ -23,8 +23,10 @@ pub async fn look(cx: &StepContext<'_>) -> Result<Sight, PortError> {
     let run = cx.run();
     // The soak looks by itself, and going back each step that green is needed for.
     let soaks = run.present_step().is_some_and(|step| cx.plan.steps[step.0].name == StepName::Soak);
+    // An open window is made safe first, by whoever holds the run.
     if run.direction == Direction::Forward
         && !soaks
+        && run.open_window().is_none()
         && let Some(lost) = place::lost(cx).await?
     {
         return Ok(Sight::Lost(lost));

@@ -245,12 +245,12 @@ fn nothing_is_painted_but_on_a_terminal_that_takes_it() {
         String::from_utf8(command.output().unwrap().stdout).unwrap()
     };
     let painted = on_terminal(&[]);
-    assert!(painted.contains("\u{1b}[") && painted.contains("version"), "a terminal is painted: {painted:?}");
+    assert!(painted.contains("\u{1b}[") && painted.contains("error"), "a terminal is painted: {painted:?}");
     assert!(!painted.contains("\u{1b}[31mb") && !painted.contains(['\u{9b}', '\u{202e}']), "but not by the file: {painted:?}");
     for variable in [("NO_COLOR", "1"), ("TERM", "dumb"), ("CLICOLOR", "0")] {
         let plain = on_terminal(&[variable]);
-        assert!(plain.contains("version") && !plain.contains('\u{1b}'), "{variable:?}: {plain:?}");
+        assert!(plain.contains("error") && !plain.contains('\u{1b}'), "{variable:?}: {plain:?}");
     }
     let piped = shown(folder.path(), &["check", "bad.yaml"]);
-    assert!(piped.contains("version") && !piped.contains('\u{1b}'), "{piped:?}");
+    assert!(piped.contains("error") && !piped.contains('\u{1b}'), "{piped:?}");
 }

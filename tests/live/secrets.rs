@@ -1,7 +1,7 @@
 //! A whole run with its way back, among servers that write down whatever they can, and people with hostile names: no secret of
 //! the world is anywhere but where it was put, and nothing that others named looks like a line of ours.
 
-use crate::world::{COMPLETED, Live, Setup, WAITS, ask, connect};
+use crate::world::{COMPLETED, Live, Setup, ask, connect};
 use greenlight::word::{Endpoint, Side, quote_ident, quote_literal};
 use std::{
     collections::BTreeSet,
@@ -137,14 +137,20 @@ async fn make_talkative(live: &Live) {
     ask(&lab.endpoint(Side::Blue), &format!("CREATE TABLE {} (id int PRIMARY KEY)", quote_ident(HOSTILE))).await;
     ask(&lab.endpoint(Side::Blue), "CREATE EXTENSION pg_stat_statements").await;
     for side in [Side::Blue, Side::Green] {
-        let client = connect(&lab.endpoint(side)).await;
         let command = format!("AWS_SECRET_ACCESS_KEY={ARCHIVE_KEY} /bin/true {side} %p");
-        for (name, value) in TALKATIVE.iter().copied().chain([("archive_command", command.as_str())]) {
-            let value = if name == "shared_preload_libraries" { value.to_owned() } else { quote_literal(value) };
-            client.batch_execute(&format!("ALTER SYSTEM SET {name} = {value}")).await.unwrap();
+        let settings: Vec<(&str, &str)> = TALKATIVE.iter().copied().chain([("archive_command", command.as_str())]).collect();
+        // The modules bring settings of their own.
+        let (modules, others) = settings.split_at(1);
+        for some in [modules, others] {
+            let client = connect(&lab.endpoint(side)).await;
+            for (name, value) in some {
+                let value = if *name == "shared_preload_libraries" { (*value).to_owned() } else { quote_literal(value) };
+                client.batch_execute(&format!("ALTER SYSTEM SET {name} = {value}")).await.unwrap();
+            }
+            drop(client);
+            lab.stop(side).await.unwrap();
+            lab.start(side).await.unwrap();
         }
-        lab.stop(side).await.unwrap();
-        lab.start(side).await.unwrap();
     }
     live.until("green streams again", async || {
         ask(&lab.endpoint(Side::Green), "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'").await == ["1"]

@@ -8,6 +8,7 @@ use std::sync::{
     Arc,
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
+use std::time::Duration;
 
 const GATED: &str = "gates:\n  before_window: {approval: true}\nsoak:";
 
@@ -16,8 +17,8 @@ async fn what_is_asked_for_is_so_when_the_command_comes_back_under_writes() {
     let lab = Lab::up().await;
     lab.write("shop.yaml", &lab.playbook().replace("soak:", GATED).replace("wal_kept: 20GiB", "wal_kept: 2GiB"));
     who_comes_by_no_route_is_named(&lab).await;
-    let writers = Writers::start(&lab).await;
     lab.say(&["run", "shop.yaml", "--no-wait"]).await.is(5, &["window waits for an approval"]);
+    let writers = Writers::start(&lab).await;
     edits_are_said(&lab).await;
     several_runs_are_not_guessed_between(&lab).await;
 
@@ -106,7 +107,7 @@ async fn several_runs_are_not_guessed_between(lab: &Lab) {
     let said = lab.say(&["finish", "--no-such-option", "--output", "json"]).await;
     assert_eq!((&said.json()["code"], said.code), (&"usage".into(), 2));
 
-    let epoch = journal.take_lease(&other, "a test", std::time::Duration::from_secs(5), true, Timestamp::now()).await.unwrap();
+    let epoch = journal.take_lease(&other, "a test", Duration::from_secs(5), true, Timestamp::now()).await.unwrap();
     let over = Event::RunClosed { outcome: Outcome::RolledBack };
     journal.append(&other, 1, epoch, &over, Timestamp::now()).await.unwrap();
     journal.release_lease(&other, epoch).await.unwrap();
@@ -153,6 +154,8 @@ impl Writers {
                 while !stop.load(Ordering::SeqCst) {
                     let done = client.batch_execute(&sql).await.is_ok();
                     written.fetch_add(u64::from(done), Ordering::SeqCst);
+                    // Its pace, which two cores can follow.
+                    tokio::time::sleep(Duration::from_millis(10)).await;
                 }
             }));
         }
@@ -167,11 +170,17 @@ impl Writers {
         poll("clients write", async || self.written.load(Ordering::SeqCst) > before + 20).await;
     }
 
-    async fn stop(self) {
+    async fn stop(mut self) {
         self.stop.store(true, Ordering::SeqCst);
-        for task in self.tasks {
+        for task in std::mem::take(&mut self.tasks) {
             task.await.unwrap();
         }
+    }
+}
+
+impl Drop for Writers {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
     }
 }
 

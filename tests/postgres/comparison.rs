@@ -271,3 +271,36 @@ async fn what_a_table_calls_of_a_role_that_is_no_superuser_is_seen() {
     );
     assert_eq!(strangers::of_writes(&client, &RelationName::new("public", "none")).await.unwrap(), []);
 }
+
+/// A view that says who runs it, and whether he could become somebody else, write, or leave something for the transaction's end.
+const CURIOUS: &str = "CREATE TABLE rows_of (id int); INSERT INTO rows_of VALUES (1), (2);
+    CREATE FUNCTION tried(what text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN EXECUTE what; RETURN 'done'; EXCEPTION WHEN OTHERS THEN RETURN SQLSTATE; END $$;
+    CREATE VIEW curious AS SELECT concat_ws(' ', current_user, tried('RESET ROLE'), tried('SET ROLE NONE'), tried('RESET SESSION AUTHORIZATION'),
+        tried('INSERT INTO rows_of VALUES (3)'), tried('SET transaction_read_only = off'), tried('COPY rows_of TO PROGRAM ''true'''), current_user) AS who;";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_assertion_runs_with_the_rights_to_read_and_no_other() {
+    let world = World::blue().await;
+    let at = world.endpoint(Side::Blue);
+    sql(&at, CURIOUS).await;
+    let assertion = |query: &str, expect: &str| {
+        serde_json::from_value::<greenlight::plan::AssertionSpec>(
+            serde_json::json!({ "name": query, "query": query, "expect": expect }),
+        )
+        .unwrap()
+    };
+    let list = [
+        assertion("select count(*) from rows_of -- all", "2"),
+        assertion("SELECT id FROM rows_of WHERE id = 7;", "NULL"),
+        assertion("select 3", "4"),
+        assertion("SELECT who FROM curious", "?"),
+    ];
+    let found = greenlight::validate::assertions("blue", &at, &list).check(&|_, _, _| ()).await.unwrap();
+    let whats: Vec<&str> = found.differences.iter().map(|difference| difference.what.as_str()).collect();
+    let who = "is pg_read_all_data 42501 42501 42501 25006 25001 42501 pg_read_all_data, not ?";
+    assert_eq!(whats, ["is NULL, not NULL", "is 3, not 4", who]);
+    assert_eq!(sql(&at, "SELECT count(*) FROM rows_of").await, ["2"]);
+    let refused = greenlight::validate::assertions("blue", &at, &[assertion("SELECT id FROM rows_of", "1")]);
+    let error = refused.check(&|_, _, _| ()).await.unwrap_err();
+    assert!(error.hint.as_ref().unwrap().contains("one row of one value"), "{}", error.chain());
+}

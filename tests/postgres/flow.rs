@@ -104,7 +104,7 @@ async fn a_slot_is_made_moved_up_and_dropped_even_while_it_is_in_use() {
 
     // Another database of the same server follows it.
     let other = endpoint.with_database("postgres");
-    let conninfo = greenlight::word::quote_literal(endpoint.to_conninfo_for_subscription("x").expose());
+    let conninfo = greenlight::word::quote_literal(endpoint.to_conninfo_for_subscription("x", 15).expose());
     sql(&other, "CREATE TABLE t (id int PRIMARY KEY); CREATE SCHEMA greenlight; CREATE TABLE greenlight.marker (id int PRIMARY KEY, value bigint, run text)").await;
     sql(&other, &format!("CREATE SUBSCRIPTION greenlight_s CONNECTION {conninfo} PUBLICATION greenlight_s WITH (create_slot = false, copy_data = false)")).await;
     until(&other, "SELECT count(*) FROM t", "9999").await;

@@ -145,7 +145,8 @@ async fn a_sequence_that_was_reset_goes_on_from_there_on_the_other_side() {
     assert_eq!(hidden, ["Odd '1", "d_seq", "ended", "round"]);
     let refused = green.set_sequences(&seen, 0).await.unwrap_err();
     assert_eq!(refused.failure, Failure::Refused);
-    assert!(refused.hint.unwrap().starts_with("GRANT SELECT ON SEQUENCE public.\"Odd '1\" TO"));
+    let hint = refused.hint.unwrap();
+    assert!(hint.starts_with("GRANT SELECT ON SEQUENCE") && hint.contains("Odd '1"), "{hint}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -128,7 +128,7 @@ async fn a_file_that_was_not_written_to_its_end_is_not_called_as_a_whole_one() {
     // No file may become larger than this.
     let whole = world.bare_command(&words);
     let whole = whole.as_std();
-    let mut small = tokio::process::Command::new("sh");
+    let mut small = greenlight::process::new_command(std::path::Path::new("sh"));
     small.args(["-c", "trap '' XFSZ; ulimit -f 16; exec \"$0\" \"$@\""]).arg(whole.get_program()).args(whole.get_args());
     small.envs(whole.get_envs().filter_map(|(name, value)| Some((name, value?))));
     let failed = greenlight::process::output(&mut small, LIMIT).await.unwrap();

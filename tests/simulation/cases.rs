@@ -258,15 +258,13 @@ fn a_side_that_does_not_let_the_applications_in_is_not_moved_to() {
 }
 
 #[test]
-fn a_route_that_leads_to_blue_in_the_soak_keeps_the_finish_shut_until_it_is_mended() {
-    for mends in [false, true] {
-        let script = Script { trouble: Some(Trouble::RouteAstray { mends }), soaks: &[Wish::Finish], ..Script::default() };
-        let report = told(script).simulate(false);
-        let said = |fact: &Fact| matches!(fact, Fact::RouteSeen { trouble: Some(what), .. } if what.contains("leads to blue"));
-        assert!(report.world.run.facts.iter().any(said), "nobody says that a route leads to blue");
-        assert_eq!(report.outcome, mends.then_some(Outcome::Completed));
-        assert_eq!(!report.world.nodes[Side::Blue as usize].allow_connections, mends);
-    }
+fn a_route_that_leads_to_blue_in_the_soak_is_said_and_keeps_the_finish_shut() {
+    let script = Script { trouble: Some(Trouble::RouteAstray), soaks: &[Wish::Finish], ..Script::default() };
+    let report = told(script).simulate(false);
+    let said = |fact: &Fact| matches!(fact, Fact::RouteSeen { trouble: Some(what), .. } if what.contains("leads to blue"));
+    assert!(report.world.run.facts.iter().any(said), "nobody says that a route leads to blue");
+    assert_eq!(report.outcome, None);
+    assert!(report.world.nodes[Side::Blue as usize].allow_connections, "blue was retired");
 }
 
 #[test]
@@ -307,7 +305,13 @@ fn a_green_that_others_promoted_is_attached_only_where_nothing_is_missing() {
 fn a_green_that_others_make_a_standby_again_is_never_waited_for_without_end() {
     let (points, mut taken_back) = (Setup::default().run().points.len(), 0);
     for at in (0..points).step_by(3) {
-        let report = Setup { green_demoted_at: Some(at), ..Setup::default() }.run();
+        let setup = Setup { green_demoted_at: Some(at), ..Setup::default() };
+        let report = setup.simulate(false);
+        // Once a window was opened green may serve, and clients then wait for a person's word.
+        if report.world.windows_opened > 0 {
+            continue;
+        }
+        assert_eq!(report.world.violation, None, "{}", setup.trace());
         taken_back += u32::from(report.outcome == Some(Outcome::RolledBack));
     }
     assert!(taken_back > 0, "no run was taken back");

@@ -146,7 +146,7 @@ fn drive_to_the_end(world: &Shared, journal: &MemoryJournal, run: &RunId) -> Opt
             Some(Ok(Stop::Closed(outcome))) => return Some(outcome),
             Some(Ok(Stop::Interrupted)) => return None,
             // Whoever starts the next one sees after a while that it cannot work yet.
-            Some(Err(EngineError::Journal(_))) if world.lock().now < world.lock().journal_full_until => {
+            Some(Err(EngineError::Journal(_))) if world.lock().journal_is_full() => {
                 world.lock().pass(5 * crate::world::SECOND);
             }
             // Another one, with ports for the plan as it holds now.

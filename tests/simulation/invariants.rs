@@ -286,7 +286,7 @@ impl World {
             self.violated("the run rests without a reason on record");
         }
         // One that somebody leads elsewhere is not the run's doing; a run may not end with it.
-        if self.late.is_empty() && !matches!(self.person.script.trouble, Some(Trouble::RouteAstray { .. })) {
+        if self.late.is_empty() && !matches!(self.person.script.trouble, Some(Trouble::RouteAstray)) {
             self.check_serves(self.run.serving());
         }
     }

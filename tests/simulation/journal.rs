@@ -96,7 +96,11 @@ impl Journal for WatchedJournal {
         }
         let result = self.superseded(self.inner.append(run, expected, epoch, event, at).await);
         match &result {
-            Ok(()) => self.world.lock().witness(event),
+            Ok(()) => {
+                // It can be kept again.
+                self.world.lock().processes[self.process].lost_journal = false;
+                self.world.lock().witness(event);
+            }
             Err(_) => self.lose(),
         }
         match fault {
@@ -146,7 +150,11 @@ impl Journal for WatchedJournal {
 
     async fn hold(&self, run: &RunId) -> Result<(), JournalError> {
         let fault = self.begin("hold the journal", Kind::Journal).await;
-        self.writes("hold the journal", fault)?;
+        let lost = self.world.lock().processes[self.process].lost_journal;
+        let held = self.writes("hold the journal", fault);
+        // The window stays shut, and nothing else is lost.
+        self.world.lock().processes[self.process].lost_journal = lost;
+        held?;
         self.inner.hold(run).await?;
         self.world.lock().processes[self.process].holds_journal = true;
         if fault == Some(Fault::CrashAfter) { self.die().await } else { Ok(()) }

@@ -30,8 +30,8 @@ pub(crate) enum Trouble {
     StubbornRoute,
     /// A route takes no change, and says so.
     UnmovableRoute,
-    /// In the soak somebody leads a route back to blue. `mends`: and after a minute to green again.
-    RouteAstray { mends: bool },
+    /// In the soak somebody leads a route back to blue, and leaves it there.
+    RouteAstray,
     /// This side does not know the role by which the applications come.
     LockedOut(Side),
     /// This side's sequences do not take the values that are set.
@@ -67,7 +67,8 @@ pub(crate) struct Script {
     pub(crate) patience_secs: u64,
 }
 
-const MENDED_AFTER: u64 = 60 * SECOND;
+/// For how long the finish is asked for, again and again.
+const PERSISTS: u64 = 120 * SECOND;
 
 pub(crate) const FORTH_BACK_FORTH: &[Wish] = &[Wish::Rollback, Wish::Finish];
 
@@ -165,7 +166,7 @@ impl World {
             Some(Trouble::LockedOut(side)) => self.node(side).locks_out = true,
             Some(Trouble::StubbornSequences(side)) => self.node(side).has_stubborn_sequences = true,
             Some(Trouble::HiddenSequences(side)) => self.node(side).hides_sequences = true,
-            Some(Trouble::PreparedInWindow | Trouble::Dishonest | Trouble::RouteAstray { .. }) | None => {}
+            Some(Trouble::PreparedInWindow | Trouble::Dishonest | Trouble::RouteAstray) | None => {}
         }
     }
 
@@ -192,10 +193,9 @@ impl World {
             self.person.was_refused = true;
             return Some(RequestKind::Rollback);
         }
-        if let Some(Trouble::RouteAstray { mends }) = self.person.script.trouble {
-            let is_mended = mends && self.now - self.person.since >= MENDED_AFTER;
-            self.routes[0].points_at = if is_mended { Side::Green } else { Side::Blue };
-            if !is_mended && self.now - self.person.since >= 2 * MENDED_AFTER {
+        if self.person.script.trouble == Some(Trouble::RouteAstray) {
+            self.routes[0].points_at = Side::Blue;
+            if self.now - self.person.since >= PERSISTS {
                 self.gives_up();
                 return None;
             }

@@ -440,6 +440,10 @@ impl World {
         &mut self.nodes[side as usize]
     }
 
+    pub(crate) fn journal_is_full(&self) -> bool {
+        self.now < self.journal_full_until
+    }
+
     /// The first thing that was not as it must be. The run ends there.
     pub(crate) fn violated(&mut self, what: impl Into<String>) {
         self.violation.get_or_insert_with(|| what.into());

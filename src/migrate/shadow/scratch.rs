@@ -13,6 +13,10 @@ const ENTRIES_AT_ONCE: usize = 100;
 /// How long a question of our own may take; catalogues of ten thousand tables take seconds.
 const LOOK_LIMIT: Duration = Duration::from_mins(10);
 
+/// The settings of blue's by which a catalogue's texts are written.
+const AS_WRITTEN: [&str; 6] =
+    ["TimeZone", "DateStyle", "IntervalStyle", "standard_conforming_strings", "bytea_output", "xmloption"];
+
 /// What is written on a role that is lent, before the run's name.
 const LENT: &str = "lent by Greenlight to the shadow of run ";
 
@@ -85,7 +89,7 @@ impl Scratch {
     pub(super) async fn look(&self, dump: &SchemaDump) -> Result<client::Session, PortError> {
         let options = SessionOptions::ours(self.application_name.clone(), LOOK_LIMIT, LOOK_LIMIT);
         let session = client::Session::open(&self.at, &options, "the shadow").await?;
-        for (name, value) in dump.settings.iter().filter(|(name, _)| name != "search_path") {
+        for (name, value) in dump.settings.iter().filter(|(name, _)| AS_WRITTEN.contains(&name.as_str())) {
             let set = session.client().execute("SELECT set_config($1, $2, false)", &[name, value]).await;
             set.map_err(|e| refused(&format!("set `{name}` in the shadow"), &e))?;
         }

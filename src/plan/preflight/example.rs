@@ -4,8 +4,9 @@ use super::{Look, check};
 use crate::migrate::{Migration, ShadowReport, StatementReport, TableWrite};
 use crate::plan::{
     Access, Answer, Arrival, Day, Finding, Gate, GreenSurvey, HbaRule, HistorySpec, LimitsSpec, LongTransactions, ManagerFiles,
-    ManagerSigns, OnFailure, OpenHours, Plan, PlanInput, RightsSurvey, RoleAccess, RouteKind, RouteSpec, RouteSurvey, RouteTarget,
-    ServerSpec, ServerSurvey, SlotSurvey, SoakSpec, StandbySurvey, Survey, SyncTrigger, TableSize, ValidateSpec, WindowSpec, compile,
+    ManagerSigns, OnFailure, OpenHours, Plan, PlanInput, RightsSurvey, RoleAccess, RouteKind, RouteSpec, RouteSurvey,
+    RouteTarget, ServerSpec, ServerSurvey, SlotSurvey, SoakSpec, StandbySurvey, Survey, SyncTrigger, TableSize, ValidateSpec,
+    WindowSpec, compile,
 };
 use crate::schema::{
     Catalog, Column, ComparedColumn, Constraint, Flow, Index, Moves, Partition, Persistence, ReplicaIdentity, SharedColumns,

@@ -25,7 +25,7 @@ fn access(look: &Look<'_>) -> Vec<Finding> {
     };
     let mut findings = BTreeMap::new();
     for (route, spec) in look.survey.routes.iter().zip(&look.input.routes) {
-        let arrival = route.arrival.filter(|arrival| is_local(arrival.address) == leads_here(look, spec));
+        let arrival = route.arrival.filter(|arrival| arrival.is_local() == leads_here(look, spec));
         if arrival.is_some_and(|arrival| arrival.tls) && !green.tls {
             let seen = format!("Route `{}` comes to blue by TLS, and green has `ssl = off`.", route.name);
             let remedy = "give green a certificate, and on green: `ALTER SYSTEM SET ssl = on; SELECT pg_reload_conf()`";
@@ -62,10 +62,6 @@ fn access(look: &Look<'_>) -> Vec<Finding> {
         return vec![handled("access", seen, StepName::Window, "compared again before the clients are paused, and logins tried")];
     }
     findings.into_values().collect()
-}
-
-fn is_local(address: Option<std::net::IpAddr>) -> bool {
-    address.is_none_or(|address| address.is_loopback())
 }
 
 /// The pooler's way to green is one of this machine, as far as the playbook says it.

@@ -1,9 +1,9 @@
 //! Whose code runs with our rights because a table calls it by itself, where that cannot be avoided.
 
 use super::{Look, fine, needs_accept};
-use crate::plan::{Finding, Stranger, StrangerVia};
+use crate::plan::{Finding, ServerSurvey, Stranger, StrangerVia};
 use crate::schema::{SharedColumns, TableFlow};
-use crate::word::RelationName;
+use crate::word::{RelationName, Side};
 
 /// From here on an apply worker takes on the rights of each table's owner.
 const OWNERS_APPLY: u32 = 16;
@@ -12,6 +12,7 @@ pub(super) fn check(look: &Look<'_>) -> Vec<Finding> {
     let mut findings = applied(look);
     findings.extend(compared(look));
     findings.extend(assertions(look));
+    findings.extend(look.servers().into_iter().filter_map(|(side, server)| views(side, server)));
     findings
 }
 
@@ -94,6 +95,24 @@ fn compared(look: &Look<'_>) -> Vec<Finding> {
     look.published().filter_map(planned).collect()
 }
 
+/// Minor versions from which on a session can be told to read tables and no views (`restrict_nonsystem_relation_kind`).
+fn views(side: Side, server: &ServerSurvey) -> Option<Finding> {
+    let knows = match server.major() {
+        ..=15 => 150_008,
+        16 => 160_004,
+        _ => 0,
+    };
+    (server.version < knows).then(|| {
+        let seen = format!("PostgreSQL {}.{} on {side} cannot be told to read no views.", server.major(), server.version % 10_000);
+        let consequence = format!(
+            "whoever puts a view in the place of a table in the moment in which its rows are read has its functions run with the rights \
+             of `{}`; to avoid it install the newest minor version first",
+            server.user
+        );
+        needs_accept(format!("old-minor:{side}"), seen, consequence)
+    })
+}
+
 fn assertions(look: &Look<'_>) -> Option<Finding> {
     if look.input.validate.assertions.is_empty() {
         return None;
@@ -137,6 +156,13 @@ mod tests {
         for via in [StrangerVia::Trigger, StrangerVia::Rule, StrangerVia::Statistics, StrangerVia::Default] {
             assert!(with(via, false).finding("apply-as-superuser:public.orders").is_none());
         }
+    }
+
+    #[test]
+    fn a_server_that_cannot_leave_views_alone_needs_a_word() {
+        assert_answers(&World::new(), "old-minor:blue", "none");
+        assert_answers(&World::with(|w| w.blue().version = 150_007), "old-minor:blue", "needs_accept");
+        assert_answers(&World::with(|w| w.green().version = 160_003), "old-minor:green", "needs_accept");
     }
 
     #[test]

@@ -18,3 +18,25 @@ CREATE VIEW public.seen AS SELECT public.planted_constant('view') AS x;
 CREATE SCHEMA cron;
 CREATE VIEW cron.job AS SELECT 1 AS jobid, '* * * * *'::text AS schedule, 'x'::text AS command, true AS active, 'shop'::text AS database
     FROM public.planted('view cron.job');
+
+-- What writing, planning or probing a table would call.
+CREATE FUNCTION public.planted_text(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS
+    'BEGIN PERFORM public.planted(''expression''); RETURN $1; END';
+CREATE FUNCTION public.planted_check(text) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS
+    'BEGIN PERFORM public.planted(''check''); RETURN true; END';
+CREATE DOMAIN public.planted_domain AS text CHECK (public.planted_check(VALUE));
+CREATE TABLE public.called (
+    id int PRIMARY KEY,
+    v text CHECK (public.planted_check(v)),
+    d int DEFAULT public.planted_constant('default'),
+    n public.planted_domain,
+    g text GENERATED ALWAYS AS (public.planted_text(v)) STORED
+);
+INSERT INTO public.called (id, v, n) SELECT n, 'v', 'n' FROM generate_series(1, 300) n;
+CREATE INDEX called_by_text ON public.called (public.planted_text(v));
+CREATE TRIGGER a_first BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON public.called
+    FOR EACH STATEMENT EXECUTE FUNCTION public.planted_trigger();
+CREATE TRIGGER a_row BEFORE INSERT OR UPDATE ON public.called FOR EACH ROW EXECUTE FUNCTION public.planted_trigger();
+CREATE TABLE public.ruled (id int PRIMARY KEY);
+CREATE RULE also AS ON DELETE TO public.ruled DO ALSO SELECT public.planted('rule');
+CREATE MATERIALIZED VIEW public.kept AS SELECT public.planted_constant('materialized view') AS x;
