@@ -654,6 +654,7 @@ fn facts_of_format_1() -> Vec<Fact> {
         },
         Fact::Migrated { version: text("0001"), name: text("add_notes"), took_ms: 12 },
         Fact::BlueFingerprint { fingerprint: schema("b2") },
+        Fact::FenceBroken { seen_at: at(69), how: text("the fence's function was changed") },
         Fact::WayBackGivenUp { reason: text("the slot kept more than 10 GiB") },
         Fact::Validated { at: at(70), tables: 14, rows: 300_000, took_ms: 900 },
         Fact::WindowOpened { to: Side::Green, attempt: 1, at: at(71) },

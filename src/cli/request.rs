@@ -268,7 +268,15 @@ fn lost(run: &Run, moved: bool) -> &'static str {
         "and what blue took since the moment that was restored is not there: blue has it, `greenlight salvage` finds it"
     } else if run.without_green && moved {
         "and what green took and had not yet sent to blue is lost: only green has it"
+    } else if moved && run.serving() == Side::Blue && fence_was_broken(run) {
+        "nothing lost; but blue's fence was broken in the soak, and blue may hold writes that green never had"
     } else {
         "nothing lost"
     }
+}
+
+/// In the soak that a rollback has ended.
+fn fence_was_broken(run: &Run) -> bool {
+    let mut soak = run.facts.rsplit(|fact| matches!(fact, Fact::WindowCommitted { .. })).skip(1);
+    soak.next().is_some_and(|facts| facts.iter().any(|fact| matches!(fact, Fact::FenceBroken { .. })))
 }

@@ -143,6 +143,7 @@ fn fact_line(fact: &Fact) -> Option<String> {
         }
         Fact::StandbyMade { data_dir, .. } => format!("standby made in {data_dir}"),
         Fact::SlotMade { on, name, lsn } => format!("slot {name} on {on}, from {lsn}"),
+        Fact::FenceBroken { how, .. } => format!("BLUE'S FENCE WAS BROKEN: {how}"),
         Fact::GreenMarked { .. } => "green closed ahead of its promotion".to_owned(),
         Fact::Promoted { fork, timeline } => format!("green promoted: timeline {timeline}, from {fork}"),
         Fact::InheritedStopped { what } => format!("stopped on green: {what}"),

@@ -233,6 +233,12 @@ async fn way_back(plan: &Plan, run: &Run, blue: &Arc<dyn Server>, green: &Arc<dy
         let why = flow.last_error.unwrap_or_else(|| "blue's subscription is not streaming".to_owned());
         return Ok(WayBack::Delayed { why });
     }
+    let mut broken: Vec<String> = run.fence_broken().map(|(at, how)| format!("{how}, seen {at}")).collect();
+    broken.extend(blue.fence_damage().await?);
+    if !broken.is_empty() {
+        let why = format!("blue's fence was broken ({}): what was written there since, nobody knows", broken.join("; "));
+        return Ok(WayBack::Unknown { why });
+    }
     let lag_bytes = green.wal_lsn().await?.bytes_since(slot.confirmed_flush);
     Ok(WayBack::Lossless { lag_bytes })
 }

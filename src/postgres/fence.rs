@@ -55,17 +55,23 @@ fn closed_function(server: &PgServer) -> String {
 /// The pass is known to the run alone; whoever reads the function has only its hash, and whoever reads the pass in a session of ours
 /// is another user still.
 fn refusing(server: &PgServer, unless: &str) -> String {
+    let body = refusing_body(server, unless);
+    // Whoever owns it could change it.
+    format!("{FUNCTION} $fence${body}$fence$; ALTER FUNCTION greenlight.fence() OWNER TO CURRENT_USER")
+}
+
+fn refusing_body(server: &PgServer, unless: &str) -> String {
     let (run, hash) = (server.run(), hash_of(&server.options.pass));
     let user = quote_literal(&server.options.endpoint.user);
     let says = quote_literal(&format!("greenlight run {run} has fenced this server: it is not the one to write to"));
     format!(
-        "{FUNCTION} $fence$ BEGIN
+        " BEGIN
            {unless}
            IF pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.current_setting('{PASS}', true), 'UTF8')), 'hex')
                 OPERATOR(pg_catalog.=) '{hash}' AND session_user OPERATOR(pg_catalog.=) {user} THEN RETURN NULL; END IF;
            RAISE EXCEPTION {says} USING ERRCODE = '25006',
              HINT = 'Connect through the route that the run moves; `greenlight status` says which server serves.';
-         END $fence$"
+         END "
     )
 }
 
@@ -105,6 +111,33 @@ pub(super) async fn read(server: &PgServer) -> Result<Fence, PortError> {
         (false, true) => Fence::Marked,
         (false, false) => Fence::Open,
     })
+}
+
+pub(super) async fn damage(server: &PgServer) -> Result<Vec<String>, PortError> {
+    if !door_is_open(server).await? {
+        return Ok(Vec::new());
+    }
+    let session = server.session().await?;
+    let sql = "SELECT f.prosrc = $1, r.rolname, r.rolsuper OR r.rolname = session_user FROM pg_proc f \
+               JOIN pg_roles r ON r.oid = f.proowner WHERE f.oid = to_regprocedure('greenlight.fence()')";
+    let rows = session.read("look at the fence", sql, &[(&refusing_body(server, "") as _, Type::TEXT)]).await?;
+    let mut damage = Vec::new();
+    match rows.first() {
+        None => damage.push("the fence's function is gone".to_owned()),
+        Some(row) => {
+            if !cell::<bool>(row, 0)? {
+                damage.push("the fence's function was changed".to_owned());
+            }
+            if !cell::<bool>(row, 2)? {
+                damage.push(format!("the fence's function belongs to {}", cell::<&str>(row, 1)?));
+            }
+        }
+    }
+    let missing = triggers::missing(&session).await?;
+    if let Some(first) = missing.first() {
+        damage.push(format!("tables have no closed trigger, such as {first}"));
+    }
+    Ok(damage)
 }
 
 pub(super) async fn ensure(server: &PgServer, fence: Fence) -> Result<(), PortError> {

@@ -12,7 +12,7 @@ use super::{
     promotion::{any, reload},
     server::PgServer,
 };
-use crate::word::{PortError, RunId, quote_literal};
+use crate::word::{PortError, RunId, Side, quote_literal};
 use sha2::{Digest, Sha256};
 use std::time::Duration;
 use tokio_postgres::types::Type;
@@ -48,15 +48,22 @@ async fn in_file(session: &Session) -> Result<Option<String>, PortError> {
     rows.first().map(|row| cell(row, 0)).transpose()
 }
 
+/// Whether the run's mark is in the file.
+pub(super) async fn is_set(session: &Session, run: &RunId) -> Result<bool, PortError> {
+    Ok(in_file(session).await? == Some(value(run).to_string()))
+}
+
 pub(super) async fn own_setting(server: &PgServer) -> Result<Option<String>, PortError> {
     let mark = value(server.run()).to_string();
     Ok(in_file(&*any(server).await?).await?.filter(|set| *set != mark))
 }
 
+/// Green bears it on purpose, also where its fence is made on it and not on blue, as on a server that was restored.
+///
 /// # Errors
-/// `Refused` where it is in force: the fence made here would close this server.
+/// `Refused` where it is in force on blue: the fence made there would close it.
 pub(super) async fn ensure_absent(server: &PgServer, session: &Session) -> Result<(), PortError> {
-    if !is_in_force(server, session).await? {
+    if server.options.side == Side::Green || !is_in_force(server, session).await? {
         return Ok(());
     }
     Err(PortError::refused(format!("make a fence on {}", server.options.side))
@@ -117,7 +124,7 @@ async fn end_older_commands(server: &PgServer, attempted: &str) -> Result<(), Po
 pub(super) async fn ensure_none(server: &PgServer, own: Option<&str>) -> Result<(), PortError> {
     let attempted = "take the run's mark away";
     let session = any(server).await?;
-    if in_file(&session).await? == Some(value(server.run()).to_string()) {
+    if is_set(&session, server.run()).await? {
         let sql = match own {
             Some(own) => format!("ALTER SYSTEM SET {PARAMETER} = {}", quote_literal(own)),
             None => format!("ALTER SYSTEM RESET {PARAMETER}"),

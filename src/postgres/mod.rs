@@ -214,6 +214,9 @@ pub trait Server: Send + Sync + fmt::Debug {
     /// session but our own, waits until none is left, closes the installed triggers. `Open`: connections allowed, then the
     /// triggers opened; they stay until `ensure_unclaimed`.
     async fn ensure_fence(&self, fence: Fence) -> Result<(), PortError>;
+    /// What is not as a closed fence of triggers must be, by looking alone: a table without its trigger, a function that is gone, was
+    /// changed or is somebody else's. Empty: it is whole, or the database takes no connections.
+    async fn fence_damage(&self) -> Result<Vec<String>, PortError>;
     /// Tries to write through every path (new session, read-write transaction, superuser) and rolls back what got through.
     async fn probe_fence(&self) -> Result<FenceProbe, PortError>;
     /// Ends the sessions of this run's other coordinators, those with an older epoch in their `application_name`, and

@@ -348,6 +348,10 @@ impl Server for PgServer {
         fence::ensure(self, fence).await
     }
 
+    async fn fence_damage(&self) -> Result<Vec<String>, PortError> {
+        fence::damage(self).await
+    }
+
     async fn probe_fence(&self) -> Result<FenceProbe, PortError> {
         probe::probe(self).await
     }

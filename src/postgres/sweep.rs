@@ -1,9 +1,9 @@
 //! What runs made on a server, found by name, and its removal: for runs whose journal is lost.
 
 use super::client::{Session, SessionOptions, cell};
-use super::{failure, trust};
+use super::{failure, mark, trust};
 use crate::plan::{PREFIX, SCHEMA};
-use crate::word::{Endpoint, PortError, quote_ident};
+use crate::word::{Endpoint, PortError, RunId, quote_ident};
 use serde::Serialize;
 use std::fmt;
 use std::time::Duration;
@@ -23,6 +23,8 @@ pub enum Kind {
     Subscription,
     Slot,
     Publication,
+    /// The run's mark in the server's own configuration, by which a promoted green is closed.
+    Mark,
     Schema,
     /// A scratch database in which migrations were tried.
     Database,
@@ -34,6 +36,7 @@ impl fmt::Display for Leftover {
             Kind::Subscription => "subscription",
             Kind::Slot => "slot",
             Kind::Publication => "publication",
+            Kind::Mark => "setting",
             Kind::Schema => "schema",
             Kind::Database => "database",
         };
@@ -78,7 +81,12 @@ pub async fn list(at: &Endpoint) -> Result<Vec<Leftover>, PortError> {
         } else {
             Vec::new()
         };
-        let run = rows.first().map(|row| cell(row, 0)).transpose()?.unwrap_or_default();
+        let run: String = rows.first().map(|row| cell(row, 0)).transpose()?.unwrap_or_default();
+        if let Ok(id) = run.parse::<RunId>()
+            && mark::is_set(&session, &id).await?
+        {
+            found.push(Leftover { kind: Kind::Mark, name: mark::PARAMETER.to_owned(), run: run.clone() });
+        }
         found.push(Leftover { kind: Kind::Schema, name: SCHEMA.to_owned(), run });
     }
     Ok(found)
@@ -116,6 +124,7 @@ pub async fn remove(at: &Endpoint, leftover: &Leftover) -> Result<(), PortError>
         ],
         Kind::Publication => vec![format!("DROP PUBLICATION IF EXISTS {name}")],
         Kind::Database => vec![format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")],
+        Kind::Mark => vec![format!("ALTER SYSTEM RESET {}", mark::PARAMETER), "SELECT pg_reload_conf()".to_owned()],
         Kind::Schema => vec![
             // With it go the fence's triggers on every table.
             format!("DROP SCHEMA IF EXISTS {name} CASCADE"),

@@ -136,6 +136,11 @@ pub enum Fact {
     FollowsBack {
         follower: Side,
     },
+    /// While blue followed green its fence was not as it must be: who wrote there meanwhile is not known.
+    FenceBroken {
+        seen_at: Timestamp,
+        how: String,
+    },
     /// The slot that kept the way back was given up, since it endangered the serving side: rollback would lose writes.
     WayBackGivenUp {
         reason: String,

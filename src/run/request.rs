@@ -194,6 +194,13 @@ fn rollback(plan: &Plan, run: &Run, by: String, reason: Option<String>) -> Resul
     if plan.strategy == Strategy::Restored {
         return refusal("would_lose", ON_ITS_OWN);
     }
+    if let (None, Some((at, how))) = (&reason, run.fence_broken().next()) {
+        let why = format!(
+            "{how}, seen {at}: somebody may have written to blue since, and nobody knows what; after a rollback that is what \
+             applications find. See what is on blue and not on green; to go back all the same, say why: `--reason \"...\"`"
+        );
+        return refusal("fence_broken", why);
+    }
     let until = match plan.strategy {
         // Back to before the last look at whether the sides are equal, so that another window begins with a new one.
         Strategy::Sync => match plan.step_no(StepName::ValidateGreen) {

@@ -360,6 +360,16 @@ impl Run {
         self.facts.iter().find(|fact| matches!(fact, Fact::GreenMarked { .. }))
     }
 
+    /// How blue's fence was broken since green serves, and when that was first seen.
+    pub fn fence_broken(&self) -> impl Iterator<Item = (Timestamp, &str)> {
+        let since = self.facts.iter().rposition(|fact| matches!(fact, Fact::WindowCommitted { .. })).unwrap_or(0);
+        let serves = self.serving() == Side::Green;
+        self.facts[since..].iter().filter(move |_| serves).filter_map(|fact| match fact {
+            Fact::FenceBroken { seen_at, how } => Some((*seen_at, how.as_str())),
+            _ => None,
+        })
+    }
+
     /// Where green left blue's history, once it has.
     pub fn fork_point(&self) -> Option<Lsn> {
         self.facts.iter().find_map(|fact| match fact {

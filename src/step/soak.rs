@@ -1,6 +1,6 @@
 //! Blue follows green, and a rollback loses nothing. Looked at again and again, and said when it changes.
 
-use super::{Observed, Progress, Step, StepContext, place, routes};
+use super::{Observed, Progress, Step, StepContext, place, routes, window};
 use crate::plan::Strategy;
 use crate::run::Fact;
 use crate::snapshot::{Basis, Snapshots};
@@ -139,7 +139,11 @@ async fn watch_the_way_back(cx: &mut StepContext<'_>) -> Result<String, PortErro
         let at = blue.wal_lsn().await?;
         blue.advance_slot(&cx.plan.names.forward, at).await?;
     }
+    let broken = watch_the_fence(cx).await?;
     Ok(match blue.subscription(&name).await? {
+        Some(flow) if flow.enabled && flow.streaming && broken.is_some() => {
+            format!("blue follows green; {}", broken.unwrap_or_default())
+        }
         Some(flow) if flow.enabled && flow.streaming => "blue follows green, and a rollback now would lose nothing".to_owned(),
         Some(flow) => {
             let cause = flow.last_error.unwrap_or_else(|| "its subscription is not streaming".to_owned());
@@ -147,6 +151,19 @@ async fn watch_the_way_back(cx: &mut StepContext<'_>) -> Result<String, PortErro
         }
         None => "blue's subscription is gone".to_owned(),
     })
+}
+
+/// Whether somebody could write to blue since green serves: what was seen is on record for as long as that lasts, also when it was
+/// mended. Some: what a person is told of it.
+async fn watch_the_fence(cx: &mut StepContext<'_>) -> Result<Option<String>, PortError> {
+    window::note_broken_fence(cx).await?;
+    let known: Vec<String> = cx.run().fence_broken().map(|(at, how)| format!("{how}, seen {at}")).collect();
+    Ok((!known.is_empty()).then(|| {
+        format!(
+            "BLUE'S FENCE WAS BROKEN ({}): what was written there since is on blue alone, if anything was, and a rollback wants a word",
+            known.join("; ")
+        )
+    }))
 }
 
 async fn give_up(cx: &mut StepContext<'_>, reason: &str) -> Result<String, PortError> {

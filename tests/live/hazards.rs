@@ -1,8 +1,9 @@
 //! What must keep the window shut, and what must be given up: each is made on real servers, and seen.
 
-use crate::world::{APPROVAL, COMPLETED, Live, ROLLED_BACK, Setup, WAITS, ask, connect, rows};
+use crate::world::{APPROVAL, COMPLETED, Live, ROLLED_BACK, Setup, USAGE, WAITS, ask, connect, rows};
 use greenlight::run::{Event, Fact};
 use greenlight::word::Side;
+use tokio::io::AsyncWriteExt;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_transaction_keeps_the_window_shut_until_it_ends() {
@@ -23,6 +24,61 @@ async fn a_long_transaction_keeps_the_window_shut_until_it_ends() {
     crate::world::wait(approved).await.expect(COMPLETED);
     assert_eq!(live.serving().await, Side::Green);
     live.nothing_is_lost(Side::Green).await;
+}
+
+/// A walsender that was opened with `replication=database` takes SQL.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_over_a_replication_connection_is_ended_and_not_lost() {
+    let mut live = Live::up(Setup { playbook: APPROVAL, ..Setup::default() }).await;
+    live.start_writing().await;
+    live.run().await.expect(WAITS);
+    let blue = live.lab.endpoint(Side::Blue);
+    let psql = crate::world::installed().await.client("psql", 15).unwrap();
+    let to = format!("host={} port={} user={} dbname={} replication=database", blue.host, blue.port, blue.user, blue.database);
+    let mut writer = tokio::process::Command::new(psql)
+        .args(["--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1", "--dbname", &to])
+        .env("PGPASSWORD", blue.password.as_ref().unwrap().expose())
+        .stdin(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut says = writer.stdin.take().unwrap();
+    says.write_all(b"BEGIN; INSERT INTO warehouse.sites VALUES (777, 'written');\n").await.unwrap();
+    let writes = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walsender' AND backend_xid IS NOT NULL";
+    live.until("the walsender has written", async || ask(&blue, writes).await == ["1"]).await;
+    live.greenlight(&["approve", "--no-wait"]).await.expect(WAITS);
+    assert_eq!(live.serving().await, Side::Green);
+    says.write_all(b"COMMIT;\n").await.unwrap();
+    drop(says);
+    assert!(!writer.wait().await.unwrap().success(), "it was told that its write is committed");
+    for side in [Side::Blue, Side::Green] {
+        let written = ask(&live.lab.endpoint(side), "SELECT count(*) FROM warehouse.sites WHERE id = 777").await;
+        assert_eq!(written, ["0"], "{side}");
+    }
+    live.nothing_is_lost(Side::Green).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fence_that_is_broken_in_the_soak_is_said_and_a_rollback_wants_a_word() {
+    let mut live = Live::up(Setup::default()).await;
+    live.start_writing().await;
+    live.run().await.expect(WAITS);
+    let playbook = live.playbook.to_str().unwrap().to_owned();
+    let soaking = live.start(&["run", &playbook], "");
+    live.greenlight(&["status"]).await.says("a rollback now would lose nothing");
+    ask(&live.lab.endpoint(Side::Blue), "ALTER TABLE warehouse.sites DISABLE TRIGGER greenlight_fence").await;
+    let broken = |event: &Event| matches!(event, Event::FactLearned { fact: Fact::FenceBroken { .. }, .. });
+    live.see_record("the fence is broken", broken).await;
+    // It stays on record when somebody mends it.
+    ask(&live.lab.endpoint(Side::Blue), "ALTER TABLE warehouse.sites ENABLE TRIGGER greenlight_fence").await;
+    live.greenlight(&["status"]).await.says("blue's fence was broken").says("warehouse.sites");
+    live.greenlight(&["rollback", "--no-wait"]).await.expect(USAGE).says("nobody knows what");
+    assert_eq!(live.serving().await, Side::Green);
+    drop(soaking);
+    live.see_it_safe().await;
+    live.greenlight(&["rollback", "--no-wait", "--reason", "only a trigger was off"]).await.expect(WAITS);
+    assert_eq!(live.serving().await, Side::Blue);
+    live.nothing_is_lost(Side::Blue).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

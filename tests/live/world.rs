@@ -287,12 +287,16 @@ pub(crate) async fn ask(endpoint: &Endpoint, sql: &str) -> Vec<String> {
 }
 
 pub(crate) async fn connect(endpoint: &Endpoint) -> tokio_postgres::Client {
+    try_connect(endpoint).await.unwrap()
+}
+
+pub(crate) async fn try_connect(endpoint: &Endpoint) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
     let mut config = tokio_postgres::Config::new();
     config.host(&endpoint.host).port(endpoint.port).user(&endpoint.user).dbname(&endpoint.database);
     config.password(endpoint.password.as_ref().unwrap().expose());
-    let (client, connection) = config.connect(NoTls).await.unwrap();
+    let (client, connection) = config.connect(NoTls).await?;
     tokio::spawn(connection);
-    client
+    Ok(client)
 }
 
 pub(crate) async fn rows(client: &tokio_postgres::Client, sql: &str) -> Vec<String> {

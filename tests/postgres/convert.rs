@@ -94,6 +94,8 @@ async fn marker_arrives(from: &PgServer, to: &PgServer, value: i64) {
 /// Green becomes a logical follower of blue, fenced. The order is that of the steps.
 async fn attach(blue: &PgServer, green: &PgServer, names: &Names) {
     blue.ensure_claimed().await.unwrap();
+    blue.ensure_fence_installed().await.unwrap();
+    assert_eq!(blue.fence().await.unwrap(), Fence::Open);
     blue.ensure_publication(&names.forward, &published()).await.unwrap();
     let start = blue.create_slot(&names.forward).await.unwrap();
     while green.replay_lsn().await.unwrap() < start {
@@ -101,18 +103,28 @@ async fn attach(blue: &PgServer, green: &PgServer, names: &Names) {
     }
     assert!(green.identity().await.unwrap().in_recovery);
     assert_eq!(green.fork_point().await.unwrap_err().failure, Failure::Refused);
-    green.ensure_read_only_default(true).await.unwrap();
+    assert_eq!((green.fence().await.unwrap(), green.setting_under_mark().await.unwrap()), (Fence::Open, None));
+    for _ in 0..2 {
+        green.ensure_marked().await.unwrap();
+        assert_eq!((green.fence().await.unwrap(), blue.fence().await.unwrap()), (Fence::Marked, Fence::Open));
+    }
+    assert_eq!(green.setting_under_mark().await.unwrap(), None);
     green.ensure_sole_coordinator().await.unwrap();
     for _ in 0..2 {
         green.promote().await.unwrap();
     }
     assert!(!green.identity().await.unwrap().in_recovery);
     let fork = green.fork_point().await.unwrap();
-    assert!(fork.lsn >= start && fork.timeline == 2, "{fork:?}");
+    assert!(fork.lsn >= start && (fork.timeline, fork.parent) == (2, 1), "{fork:?}");
+    assert_eq!(green.fence().await.unwrap(), Fence::Marked);
+    assert_eq!(green.probe_fence().await.unwrap(), FenceProbe::Holds);
     green.connect().await.unwrap();
     green.ensure_fence(Fence::Connections).await.unwrap();
     green.ensure_fence(Fence::Triggers).await.unwrap();
-    green.ensure_read_only_default(false).await.unwrap();
+    for own in [Some("45s"), None] {
+        green.ensure_unmarked(own).await.unwrap();
+        assert_eq!(green.setting_under_mark().await.unwrap().as_deref(), Some("45s"));
+    }
     assert_eq!(green.probe_fence().await.unwrap(), FenceProbe::Holds);
     for _ in 0..2 {
         green.ensure_subscription(&names.forward).await.unwrap();
@@ -261,6 +273,12 @@ async fn a_row_that_does_not_fit_is_told_with_its_key() {
     let names = Names::new(&crate::world::RUN.parse().unwrap());
     attach(&blue, &green, &names).await;
     marker_arrives(&blue, &green, 1).await;
+    // The place is read again after a crash, when what was replayed last is far behind it.
+    let fork = green.fork_point().await.unwrap();
+    world.green.crash();
+    world.green.start(crate::world::LIMIT).await.unwrap();
+    let green = world.server(Side::Green);
+    assert_eq!(green.fork_point().await.unwrap(), fork);
     let at_green = world.endpoint(Side::Green);
     sql(&at_green, "SET session_replication_role = replica; INSERT INTO \"Odd T\" VALUES (77, 'in the way')").await;
     sql(&world.endpoint(Side::Blue), "INSERT INTO \"Odd T\" VALUES (77, 'x')").await;

@@ -32,6 +32,11 @@ async fn a_database_is_claimed_by_one_run_and_left_without_a_trace() {
     sql(&endpoint, SCHEMA).await;
     let server = world.server(Side::Blue);
     assert_eq!(server.claim().await.unwrap(), None);
+    // By the mark a fence made here would close the very server that serves.
+    server.ensure_marked().await.unwrap();
+    let refused_by_mark = server.ensure_claimed().await.unwrap_err();
+    assert_eq!(refused_by_mark.failure, Failure::Refused, "{}", refused_by_mark.chain());
+    server.ensure_unmarked(None).await.unwrap();
     assert_eq!(server.read_marker().await.unwrap(), None);
     for _ in 0..2 {
         server.ensure_claimed().await.unwrap();
@@ -231,7 +236,9 @@ async fn closed_triggers_refuse_every_write_on_every_table_and_let_our_sessions_
     assert!(leak(&server).await.unwrap().contains("public.later"));
     server.ensure_fence(Fence::Triggers).await.unwrap();
     assert_eq!(leak(&server).await, None);
-    sql(&endpoint, "ALTER TABLE t DISABLE TRIGGER greenlight_fence").await;
+    sql(&endpoint, "ALTER TABLE t DISABLE TRIGGER greenlight_fence; ALTER FUNCTION greenlight.fence() OWNER TO app").await;
+    let damage = server.fence_damage().await.unwrap().join("; ");
+    assert!(damage.contains("belongs to app") && damage.contains("public.t"), "{damage}");
     assert!(leak(&server).await.unwrap().contains("public.t"));
     server.ensure_fence_installed().await.unwrap();
     assert_eq!(leak(&server).await, None);
@@ -246,6 +253,11 @@ async fn closed_triggers_refuse_every_write_on_every_table_and_let_our_sessions_
         server.ensure_fence_installed().await.unwrap();
         assert_eq!(leak(&server).await, None);
     }
+    let open = "CREATE OR REPLACE FUNCTION greenlight.fence() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'";
+    sql(&endpoint, open).await;
+    assert!(server.fence_damage().await.unwrap().join("; ").contains("was changed"));
+    server.ensure_fence(Fence::Triggers).await.unwrap();
+    assert_eq!(server.fence_damage().await.unwrap(), Vec::<String>::new());
 
     server.ensure_fence(Fence::Open).await.unwrap();
     for client in [&open_before, &weak] {
@@ -294,6 +306,28 @@ async fn the_fence_is_proved_without_running_what_somebody_else_wrote() {
     assert_eq!(refused(&app(&endpoint).await, "INSERT INTO hooked VALUES (1)").await, "25006");
     assert_eq!(sql(&endpoint, "SELECT is_called FROM marks").await, ["t"], "they do leave marks");
     server.ensure_unclaimed().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_behind_a_fence_that_waits_for_somebody_else() {
+    let world = World::blue().await;
+    let endpoint = world.endpoint(Side::Blue);
+    sql(&endpoint, SCHEMA).await;
+    let server = world.server(Side::Blue);
+    server.ensure_claimed().await.unwrap();
+    // As VACUUM does, for long.
+    let vacuum = app(&endpoint).await;
+    vacuum.batch_execute("BEGIN; LOCK t IN SHARE UPDATE EXCLUSIVE MODE; SELECT pg_sleep(0.3)").await.unwrap();
+    let installing = tokio::spawn(async move { server.ensure_fence_installed().await });
+    until(&endpoint, "SELECT count(*) FROM pg_trigger WHERE tgname = 'greenlight_fence'", "6").await;
+    let writer = app(&endpoint).await;
+    writer.batch_execute("SET lock_timeout = '100ms'").await.unwrap();
+    for id in 0..50 {
+        assert_eq!(refused(&writer, &format!("INSERT INTO t VALUES ({id}, 'x'); SELECT pg_sleep(0.03)")).await, "", "{id}");
+    }
+    vacuum.batch_execute("COMMIT").await.unwrap();
+    installing.await.unwrap().unwrap();
+    assert_eq!(sql(&endpoint, "SELECT count(*) FROM pg_trigger WHERE tgname = 'greenlight_fence'").await, ["7"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

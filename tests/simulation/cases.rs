@@ -9,8 +9,8 @@ use crate::{
 };
 use greenlight::{
     plan::{OnFailure, StepName},
-    run::{Fact, Outcome, StepState},
-    word::Side,
+    run::{Fact, Outcome, Request, RequestKind, StepState, answer},
+    word::{Side, Timestamp},
 };
 
 fn of(kind: PlanKind) -> Setup {
@@ -205,6 +205,24 @@ fn a_sequence_that_may_not_be_read_keeps_the_window_shut() {
         let world = told(script).run().world;
         assert_eq!(world.moves_to_green(), 0, "{trouble:?}");
         assert_eq!(world.windows_opened > 0, trouble == Trouble::HiddenSequences(Side::Green), "{trouble:?}");
+    }
+}
+
+#[test]
+fn a_fence_that_somebody_breaks_in_the_soak_is_on_record_once_and_no_rollback_goes_on_without_a_word() {
+    for trouble in [Trouble::BrokenFence(Side::Blue), Trouble::Drift(Side::Blue)] {
+        let script = Script { trouble_in_soak: Some(trouble), soaks: &[Wish::Finish], ..Script::default() };
+        let report = told(script).run();
+        let broken = |fact: &&Fact| matches!(fact, Fact::FenceBroken { .. });
+        assert_eq!(report.world.run.facts.iter().filter(broken).count(), 1, "{trouble:?}");
+        let mut run = report.world.run;
+        (run.outcome, run.steps) = (None, vec![StepState::Idle; run.steps.len()]);
+        let mut request =
+            Request { id: 1, at: Timestamp::UNIX_EPOCH, by: "ana".to_owned(), reason: None, kind: RequestKind::Rollback };
+        let refused = answer(&report.world.plan, &run, &request).unwrap_err();
+        assert!(refused.to_string().contains("nobody knows what"), "{refused}");
+        request.reason = Some("nothing was written: I looked".to_owned());
+        answer(&report.world.plan, &run, &request).unwrap();
     }
 }
 

@@ -36,6 +36,8 @@ pub(crate) enum Trouble {
     LockedOut(Side),
     /// This side's sequences do not take the values that are set.
     StubbornSequences(Side),
+    /// A trigger of this side's fence is switched off.
+    BrokenFence(Side),
     /// We may not read where this side's sequences stand.
     HiddenSequences(Side),
 }
@@ -55,6 +57,8 @@ pub(crate) struct Script {
     pub(crate) breaks: Option<&'static str>,
     /// What is wrong from the moment when the window waits for its approval.
     pub(crate) trouble: Option<Trouble>,
+    /// What is wrong from the soak on. The person then looks on for a while, and does nothing.
+    pub(crate) trouble_in_soak: Option<Trouble>,
     /// Never opens a gate.
     pub(crate) opens_no_gate: bool,
     /// In the soak blue's apply worker fails, and the person waits until the way back is given up.
@@ -81,6 +85,7 @@ impl Default for Script {
             green_goes_down: false,
             breaks: None,
             trouble: None,
+            trouble_in_soak: None,
             opens_no_gate: false,
             blue_stops_following: false,
             retries: 5,
@@ -153,14 +158,15 @@ impl World {
             return self.loses_patience();
         }
         self.broken = self.person.script.breaks.or(self.broken);
-        self.make_trouble();
+        self.make_trouble(self.person.script.trouble);
         Some(RequestKind::Approve)
     }
 
-    fn make_trouble(&mut self) {
-        match self.person.script.trouble {
+    fn make_trouble(&mut self, trouble: Option<Trouble>) {
+        match trouble {
             Some(Trouble::Leak(side)) => self.node(side).leaks = true,
             Some(Trouble::Drift(side)) => self.node(side).drifted = true,
+            Some(Trouble::BrokenFence(side)) => self.node(side).fence_damaged = true,
             Some(Trouble::StubbornRoute) => self.routes[0].is_stubborn = true,
             Some(Trouble::UnmovableRoute) => self.routes[0].is_unmovable = true,
             Some(Trouble::LockedOut(side)) => self.node(side).locks_out = true,
@@ -197,6 +203,12 @@ impl World {
             self.routes[0].points_at = Side::Blue;
             if self.now - self.person.since >= PERSISTS {
                 self.gives_up();
+                return None;
+            }
+        }
+        if self.person.script.trouble_in_soak.is_some() {
+            self.make_trouble(self.person.script.trouble_in_soak);
+            if self.run.fence_broken().next().is_none() {
                 return None;
             }
         }

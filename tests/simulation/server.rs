@@ -455,6 +455,14 @@ impl Server for FakeServer {
         self.world.change(call, move |world, part| world.fence(call, fence, part)).await
     }
 
+    async fn fence_damage(&self) -> Result<Vec<String>, PortError> {
+        self.read("fence_damage", Outside, |node| {
+            let broken = node.allow_connections && (node.fence_damaged || !node.fence_closed);
+            broken.then(|| "somebody broke it".to_owned()).into_iter().collect()
+        })
+        .await
+    }
+
     async fn probe_fence(&self) -> Result<FenceProbe, PortError> {
         let odd = FenceProbe::Leaks { how: "a superuser wrote".to_owned() };
         self.look("probe_fence", Outside, odd, |node| match fence_of(node) {

@@ -139,6 +139,8 @@ pub(crate) struct Node {
     pub(crate) leaks: bool,
     /// Does not know the role by which the applications come.
     pub(crate) locks_out: bool,
+    /// A trigger of its fence is off, on a table that nobody writes to.
+    pub(crate) fence_damaged: bool,
     /// Somebody has changed its schema.
     pub(crate) drifted: bool,
     pub(crate) has_prepared: bool,
@@ -188,6 +190,7 @@ impl Node {
             has_nulls: false,
             leaks: false,
             locks_out: false,
+            fence_damaged: false,
             drifted: false,
             has_prepared: false,
             has_stubborn_sequences: false,

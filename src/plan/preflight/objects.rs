@@ -110,7 +110,7 @@ fn foreign(look: &Look<'_>) -> Finding {
 /// The fence of the pause leaves nothing open; the one of the long times before and after it does.
 fn fence() -> Finding {
     let seen = "Outside the pause, the side that follows is fenced by triggers. They leave open: DDL, `nextval`, tables of extensions, \
-                foreign tables, and a superuser who sets `session_replication_role = replica`.";
+                foreign tables, large objects, and a superuser who sets `session_replication_role = replica`.";
     let how = "every path that is fenced is tried with a write that must be refused, before the pause, inside it and after it";
     handled("fence", seen, StepName::Window, how)
 }

@@ -170,7 +170,8 @@ pub(super) fn without_rehearsal(file: &[u8], database: &str, name: &str) -> Vec<
             let end = file[line.start..].iter().position(|&byte| byte == b'\n').map_or(file.len(), |at| line.start + at + 1);
             edits.push((start..end, String::new()));
         } else if line.key == database.as_bytes()
-            && let Some(at) = line.value.end.checked_sub(mark(0).len()).filter(|at| *at >= line.value.start)
+            // The blank before the mark is no part of the value where nothing else stands in the entry.
+            && let Some(at) = line.value.end.checked_sub(mark(0).len()).filter(|at| *at + 1 >= line.value.start)
             && is_mark(&file[at..line.value.end])
         {
             edits.push((at..line.value.end, String::new()));

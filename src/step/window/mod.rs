@@ -96,6 +96,11 @@ fn way(cx: &StepContext<'_>, to: Side) -> Way {
     }
 }
 
+/// Puts on record how somebody could write to blue since it follows green.
+pub(super) async fn note_broken_fence(cx: &mut StepContext<'_>) -> Result<(), PortError> {
+    prepare::note_broken_fence(cx).await
+}
+
 /// Moves the writer to a restored green, and leaves blue closed for writes.
 pub(super) async fn to_restored(cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
     let result = go(cx, Side::Green).await;

@@ -20,6 +20,10 @@ pub(super) async fn look(cx: &mut StepContext<'_>, to: Side) -> Result<Option<St
     if let Some(lost) = place::lost(cx).await? {
         return Err(lost.refusal(&format!("move to {to}")));
     }
+    if to == Side::Blue {
+        // Before it is mended.
+        note_broken_fence(cx).await?;
+    }
     if let Some(why) = routes::ready(cx, from).await? {
         return Ok(Some(why));
     }
@@ -145,14 +149,31 @@ async fn drift(cx: &StepContext<'_>, to: Side) -> Result<Option<String>, PortErr
 }
 
 async fn blue_drift(cx: &StepContext<'_>) -> Result<Option<String>, PortError> {
+    let why = |changes| format!("blue's schema to be as it was planned again: somebody changed it since ({changes})");
+    Ok(changes_of_blue(cx).await?.map(why))
+}
+
+/// Looks whether somebody could write to blue since it follows green, and puts on record what is seen the first time. DDL, which
+/// passes a fence of triggers, is seen by what it changed.
+pub(super) async fn note_broken_fence(cx: &mut StepContext<'_>) -> Result<(), PortError> {
+    let mut seen = cx.ports.blue.fence_damage().await?;
+    seen.extend(changes_of_blue(cx).await?.map(|changes| format!("blue's schema was changed ({changes})")));
+    for how in seen {
+        if !cx.run().fence_broken().any(|(_, known)| known == how) {
+            cx.learn(Fact::FenceBroken { seen_at: cx.ports.clock.now(), how }).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn changes_of_blue(cx: &StepContext<'_>) -> Result<Option<String>, PortError> {
     let learned = cx.run().facts.iter().rev().find_map(|fact| match fact {
         Fact::BlueFingerprint { fingerprint } => Some(fingerprint.clone()),
         _ => None,
     });
     let planned = learned.unwrap_or_else(|| cx.plan.blue_fingerprint.clone());
     let now = cx.ports.blue.schema_fingerprint().await?;
-    let why = || format!("blue's schema to be as it was planned again: somebody changed it since ({})", planned.changes(&now));
-    Ok((now != planned).then(why))
+    Ok((now != planned).then(|| planned.changes(&now).to_string()))
 }
 
 pub(super) async fn transactions(cx: &StepContext<'_>, from: Side) -> Result<Option<String>, PortError> {

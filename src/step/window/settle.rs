@@ -75,11 +75,19 @@ pub(super) async fn leave_fenced(cx: &mut StepContext<'_>, left: Side) -> Result
 
 /// Rows that come back from green have no value for the columns that the migration dropped.
 async fn relax_blue(cx: &mut StepContext<'_>) -> Result<(), PortError> {
+    let mut relaxed = false;
     for flow in &cx.plan.tables {
         let Flow::Both(shared) = &flow.flow else { continue };
         if !shared.relax_on_blue.is_empty() {
             cx.ports.blue.ensure_not_null(&flow.table, &shared.relax_on_blue, false).await?;
+            relaxed = true;
         }
+    }
+    // Once a window: what is another's doing later is to be seen.
+    let since = cx.run().facts.iter().rposition(|fact| matches!(fact, Fact::WindowCommitted { .. })).unwrap_or(0);
+    if relaxed && !cx.run().facts[since..].iter().any(|fact| matches!(fact, Fact::BlueFingerprint { .. })) {
+        let fingerprint = cx.ports.blue.schema_fingerprint().await?;
+        cx.learn(Fact::BlueFingerprint { fingerprint }).await?;
     }
     Ok(())
 }
