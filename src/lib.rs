@@ -24,16 +24,20 @@
 //! 1. At no moment can applications write to both sides.
 //! 2. A write that a client saw committed exists on the serving side after any cutover, rollback, crash or abort. But for a
 //!    server that was restored to an earlier point, by the word of the playbook: what came after it stays on blue.
-//! 3. Killing the coordinator anywhere leaves applications paused for no longer than the window's limit.
+//! 3. Whatever fails (coordinator, guard, journal, disk, route, server), applications are paused for no longer than the
+//!    window's limit and two seconds. While they are, `status` and every error say so.
 //! 4. Every change to the world is preceded by a durable intent and followed by a durable outcome; what was in flight at a
 //!    crash is observed before it is repeated.
 //! 5. A run ends completed, rolled back whole, or held for a person with the reason on record. Never anything else.
 //! 6. Unknown is never good: unknown lag, role or route keeps the gate shut.
 //! 7. What Greenlight made, it can list and remove: names derive from the run.
+//! 8. Nothing that a role can write which is no superuser (function, operator, cast, trigger, view, default, type) runs with
+//!    Greenlight's rights, on servers or on machines, but what the plan names and the playbook accepts.
 //!
-//! All seven are looked at after every effect of every run of the simulation, by `tests/simulation/invariants.rs`:
+//! The first seven are looked at after every effect of every run of the simulation, by `tests/simulation/invariants.rs`:
 //! `check_effect` (1), `check_before_write` (2), `check_pauses` (3), `check_intent` (4), `check_rest` and `check_end` (5 and
-//! 7); for 6 there is a case of its own, `unknown_keeps_the_window_shut`. The README names the tests on real servers.
+//! 7); for 6 there is a case of its own, `unknown_keeps_the_window_shut`. 8 is tried by an attacker on real
+//! servers, `tests/live/hostile.rs`. The README names the tests on real servers.
 //!
 //! # Layers
 //!

@@ -1,7 +1,7 @@
 //! What a person changed in the playbook and in the migrations since a run was created. The run goes by its own plan.
 
 use crate::migrate::files;
-use crate::plan::{Gate, Plan, StepName, Strategy};
+use crate::plan::{Gate, Plan, RouteSpec, StepName, Strategy};
 use crate::playbook::Playbook;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -34,9 +34,11 @@ fn of_plan(plan: &Plan) -> Value {
         // One that asks for a reason of its own is not the playbook's.
         words(gates.clone().find(|gate| **gate != Gate::default() && gate.because.is_none()).unwrap_or(&Gate::default()))
     };
+    // Where a route led when it was planned was seen, and is nobody's wish.
+    let routes: Vec<RouteSpec> = plan.routes.iter().map(|route| RouteSpec { entry: None, ..route.clone() }).collect();
     json!({
         "strategy": plan.strategy, "blue": plan.blue, "green": plan.green, "green.create": plan.standby,
-        "green.restore": plan.restore_into, "shadow": plan.shadow, "routes": plan.routes, "window": plan.window,
+        "green.restore": plan.restore_into, "shadow": plan.shadow, "routes": routes, "window": plan.window,
         "validate": plan.validate, "history": plan.history, "soak": plan.soak, "limits": plan.limits, "snapshot": plan.snapshot,
         "green.snapshot": plan.green_snapshot, "on_failure": plan.on_failure,
         "gates.before_migrate": gate(&[StepName::PrepareBlue, StepName::MigrateGreen]),

@@ -80,19 +80,7 @@ pub fn arguments() -> Result<Arguments, std::process::ExitCode> {
         Ok(arguments) => return Ok(arguments),
         Err(error) => error,
     };
-    let exit = std::process::ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1));
-    let said = error.render().to_string();
-    let words: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
-    let values = words.iter().flat_map(|word| word.split_once('=').map(|(_, value)| value).into_iter().chain([word.as_str()]));
-    let masked = values
-        .filter(|value| value.contains('@') || value.contains("://") || value.contains("password"))
-        .fold(said.clone(), |said, value| said.replace(value, "<URL>"));
-    if masked == said {
-        let _ = error.print();
-    } else {
-        print::complain(&masked);
-    }
-    Err(exit)
+    Err(usage(&error).into())
 }
 
 /// Says an error once, with its causes and, where one is known, what to do; and the exit code it comes to.
@@ -246,24 +234,33 @@ pub fn start_logging(shared: &Shared) {
     }
 }
 
-/// A command line that cannot be read, or that asks for help; in JSON where it says so.
-pub fn usage(error: &clap::Error) -> Exit {
+/// A command line that cannot be read, or that asks for help; in JSON where it says so. What may be a URL is not repeated.
+fn usage(error: &clap::Error) -> Exit {
     use clap::error::ErrorKind::{DisplayHelp, DisplayVersion};
-    let is_asked = matches!(error.kind(), DisplayHelp | DisplayVersion);
-    let arguments: Vec<String> = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
-    let in_json = arguments.iter().any(|argument| argument == "--output=json")
-        || arguments.windows(2).any(|pair| pair == ["--output", "json"]);
-    if in_json && !is_asked {
-        let text = error.render().to_string();
-        let (said, hint) = text.split_once("\n\n").map_or((text.as_str(), None), |(said, rest)| (said, Some(rest.trim())));
+    if matches!(error.kind(), DisplayHelp | DisplayVersion) {
+        // Nobody is left to tell that standard output is closed.
+        let _ = error.print();
+        return Exit::Completed;
+    }
+    let said = error.render().to_string();
+    let words: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    let values = words.iter().flat_map(|word| word.split_once('=').map(|(_, value)| value).into_iter().chain([word.as_str()]));
+    let masked = values
+        .filter(|value| value.contains('@') || value.contains("://") || value.contains("password"))
+        .fold(said.clone(), |said, value| said.replace(value, "<URL>"));
+    if words.iter().any(|word| word == "--output=json") || words.windows(2).any(|pair| pair == ["--output", "json"]) {
+        let (said, hint) = masked.split_once("\n\n").map_or((masked.as_str(), None), |(said, rest)| (said, Some(rest.trim())));
         print::json(&serde_json::json!({
             "error": said.trim_start_matches("error: ").trim(), "because": [], "hint": hint, "code": "usage",
             "exit_code": Exit::Usage as i32,
         }));
     }
-    // To standard error, but for help that was asked for. Nobody is left to tell that it is closed.
-    let _ = error.print();
-    if is_asked { Exit::Completed } else { Exit::Usage }
+    if masked == said {
+        let _ = error.print();
+    } else {
+        print::complain(&masked);
+    }
+    Exit::Usage
 }
 
 fn completions(shell: clap_complete::Shell) -> anyhow::Result<Exit> {

@@ -75,7 +75,11 @@ pub(in crate::cli) fn complain_in_colours(text: &str) {
         // A change of colour, and nothing else, is let through.
         let end = part.find('m').filter(|end| part[..*end].chars().all(|c| c == '[' || c == ';' || c.is_ascii_digit()));
         let (code, rest) = part.split_at(end.map_or(0, |end| end + 1));
-        painted += &if code.is_empty() { shown("\u{1b}") } else { format!("\u{1b}{code}") };
+        if code.is_empty() {
+            painted.push_str(&shown("\u{1b}"));
+        } else {
+            painted.extend(["\u{1b}", code]);
+        }
         painted += &shown_lines(rest);
     }
     talk(&painted, |_| {});

@@ -234,7 +234,8 @@ pub(super) async fn conclude(
     let driven = journal.lease(id).await?.is_some_and(|lease| !lease.free);
     if run.outcome.is_none() && !driven {
         print::say(
-            "Nobody drives the run now. Its limits are watched, and its hours and its soak kept, while `greenlight run` stands.",
+            "Nobody drives the run now: nothing watches its limits, its fence and its routes, and its hours and its soak are not kept. \
+             Start `greenlight run` again.",
         );
     }
     Ok(exit)

@@ -2,7 +2,7 @@
 
 use super::arguments::WhichRun;
 use super::{Shared, print, screen};
-use crate::journal::{FILE, Journal, RunEntry, SqliteJournal};
+use crate::journal::{FILE, Journal, JournalError, RunEntry, SqliteJournal};
 use crate::plan::Plan;
 use crate::process::files;
 use crate::run::{self, Event, Record, Run};
@@ -36,20 +36,20 @@ pub(super) struct Unknown(pub String);
 /// The journal, made where there is none. Folder and files are for this user only: whoever could write there could say what
 /// a run has done, and plans tell much of a database.
 pub(super) fn make(shared: &Shared) -> anyhow::Result<Arc<SqliteJournal>> {
-    let state = &shared.state;
-    files::make_private_folder(state, FILE)
-        .with_context(|| format!("could not use the state directory `{}`", state.display()))?;
-    let journal = state.join(FILE);
+    let (state, journal) = (&shared.state, shared.state.join(FILE));
+    let failed = |error: std::io::Error| JournalError::Unreachable {
+        attempted: format!("open the journal `{}`", journal.display()),
+        source: error.into(),
+    };
+    files::make_private_folder(state, FILE).map_err(failed)?;
     match files::create_private(&journal) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-            return Err(error).with_context(|| format!("could not make the journal `{}`", journal.display()));
-        }
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(failed(error).into()),
         _ => (),
     }
     // SQLite gives the files beside it the mode of the first.
     for name in [FILE.to_owned(), format!("{FILE}-wal"), format!("{FILE}-shm")] {
         let path = state.join(name);
-        files::close(&path).with_context(|| format!("could not close `{}` to others", path.display()))?;
+        files::close(&path).map_err(failed)?;
     }
     Ok(Arc::new(SqliteJournal::open(&shared.state)?))
 }

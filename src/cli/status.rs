@@ -282,7 +282,10 @@ fn text(status: &Status) -> String {
         let _ = writeln!(text, "now: {}", shown(doing));
     }
     if status.outcome.is_none() {
-        let holder = status.held_by.as_deref().unwrap_or("nobody: its limits are watched while `greenlight run` stands");
+        let holder = status
+            .held_by
+            .as_deref()
+            .unwrap_or("nobody: nothing watches its limits, its fence and its routes. Start `greenlight run`");
         let _ = writeln!(text, "driven by {}", shown(holder));
     }
     for left in &status.left_behind {

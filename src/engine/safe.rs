@@ -25,6 +25,10 @@ const TRY_EVERY: [Duration; 2] = [Duration::from_millis(100), Duration::from_sec
 /// Tries until it has lasted long.
 const LONG: u32 = 50;
 
+/// How long another process that has the run may let clients wait. Then the run is taken from it: its lease says that it lives,
+/// not that it works.
+const RIVAL_LIMIT: Duration = Duration::from_millis(500);
+
 /// What came of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rescued {
@@ -65,9 +69,11 @@ impl Rescue<'_> {
     pub async fn make_safe(&self) -> Rescued {
         // When clients went on, by what was done without the journal.
         let mut back: Option<Timestamp> = None;
+        let mut rival = None;
         for round in 0_u32.. {
-            // At first from the coordinator, whose time is over; from nobody else.
-            let error = match self.with_journal(round == 0, back).await {
+            // At first from the coordinator, whose time is over; later from nobody who works.
+            let force = round == 0 || (back.is_none() && self.may_force(&mut rival).await);
+            let error = match self.with_journal(force, back).await {
                 Ok(rescued) => return rescued,
                 Err(error) => error,
             };
@@ -92,6 +98,22 @@ impl Rescue<'_> {
         Rescued::Closed
     }
 
+    /// Whether the run is taken though somebody has it. It is when that is this guard, whose last record failed, and when another
+    /// has let clients wait for too long. `rival`: who has which window in hand, and since when that is seen.
+    async fn may_force(&self, rival: &mut Option<(u64, Timestamp, Duration)>) -> bool {
+        let Ok((_, run, Some(lease))) = self.read().await else { return false };
+        let (Some(window), false) = (run.open_window().filter(|window| window.resumed.is_none()), lease.free) else {
+            return false;
+        };
+        if lease.epoch == self.epoch.load(Ordering::SeqCst) {
+            return true;
+        }
+        let now = self.ports.clock.monotonic();
+        let seen = rival.filter(|(epoch, at, _)| (*epoch, *at) == (lease.epoch, window.at));
+        let (.., since) = *rival.insert(seen.unwrap_or((lease.epoch, window.at, now)));
+        now.saturating_sub(since) >= RIVAL_LIMIT
+    }
+
     /// Under the lease, as every driver does.
     async fn with_journal(&self, force: bool, back: Option<Timestamp>) -> Result<Rescued, EngineError> {
         let clock = self.ports.clock.clone();
@@ -103,6 +125,10 @@ impl Rescue<'_> {
         }
         if let Some(at) = back.filter(|_| book.run.clients_paused_since().is_some()) {
             let _ = book.learn(Fact::ClientsResumed { at }).await;
+            if let Some(lost) = book.lost.take() {
+                // Another may have the run, and then nothing more is done here.
+                return Err(lost.into());
+            }
         }
         let (quiet, said) = (|_: &str| {}, Mutex::new(None));
         let mut tries = 0;

@@ -8,12 +8,14 @@ pub struct Asked {
     kind: RequestKind,
     /// The step that stood in the way.
     step: Option<StepNo>,
+    /// The run was not on its way back.
+    forward: bool,
 }
 
 impl Asked {
     /// `run`: as it stands before the request is answered.
     pub fn new(run: &Run, kind: RequestKind) -> Asked {
-        Asked { kind, step: run.present_step() }
+        Asked { kind, step: run.present_step(), forward: run.direction == Direction::Forward }
     }
 
     pub fn kind(&self) -> &RequestKind {
@@ -28,6 +30,12 @@ impl Asked {
     /// Whether what was asked for is so. Of a step that was let through, or tried again: it is done.
     pub fn is_so(&self, plan: &Plan, run: &Run) -> bool {
         match &self.kind {
+            // The run was taken back instead, by itself or by somebody else.
+            RequestKind::Approve | RequestKind::Retry | RequestKind::MarkDone { .. }
+                if self.forward && (run.direction == Direction::Backward || run.outcome == Some(Outcome::RolledBack)) =>
+            {
+                false
+            }
             RequestKind::Approve | RequestKind::Retry | RequestKind::MarkDone { .. } => {
                 let done = |step: StepNo| match run.steps.get(step.0) {
                     Some(StepState::Done | StepState::Reverted) => true,

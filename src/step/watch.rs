@@ -20,6 +20,11 @@ pub enum Sight {
 /// Blue's slot while blue serves. The soak looks after green's itself. On the way back to the beginning a slot that
 /// endangers blue is dropped here and now, since the steps that are taken back before its turn may wait for green.
 pub async fn look(cx: &StepContext<'_>) -> Result<Sight, PortError> {
+    // Blue's health first: a green that does not answer hides nothing of it.
+    let sight = blues_slot(cx).await?;
+    if sight != Sight::Fine {
+        return Ok(sight);
+    }
     let run = cx.run();
     // The soak looks by itself, and going back each step that green is needed for.
     let soaks = run.present_step().is_some_and(|step| cx.plan.steps[step.0].name == StepName::Soak);
@@ -31,6 +36,11 @@ pub async fn look(cx: &StepContext<'_>) -> Result<Sight, PortError> {
     {
         return Ok(Sight::Lost(lost));
     }
+    Ok(Sight::Fine)
+}
+
+async fn blues_slot(cx: &StepContext<'_>) -> Result<Sight, PortError> {
+    let run = cx.run();
     if run.serving() != Side::Blue || run.slot_lsn(Side::Blue).is_none() {
         return Ok(Sight::Fine);
     }

@@ -16,6 +16,10 @@ const FOLDER: &str = "secrets";
 /// # Errors
 /// The state folder cannot be written, or somebody else could have written or read the file.
 pub(super) fn secret(state_dir: &Path, run: &RunId) -> anyhow::Result<Secret> {
+    if !state_dir.exists() {
+        // Nothing drives a run without a journal: this is a look, and a look leaves nothing behind.
+        return Ok(Secret::new(uuid::Uuid::new_v4().simple().to_string()));
+    }
     let folder = state_dir.join(FOLDER);
     DirBuilder::new()
         .recursive(true)

@@ -237,6 +237,7 @@ fn nothing_is_painted_but_on_a_terminal_that_takes_it() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("bad.yaml"), "version: 7\nname: \"a\\e[31mb\"\nno\u{9b}thing: \u{202e}x\n").unwrap();
     let on_terminal = |variables: &[(&str, &str)]| {
+        #[expect(clippy::disallowed_methods, reason = "the program under test, on a terminal")]
         let mut command = std::process::Command::new("script");
         let greenlight = assert_cmd::cargo::cargo_bin!("greenlight").display().to_string();
         command.args(["-qec", &format!("{greenlight} check bad.yaml; true"), "/dev/null"]).current_dir(folder.path());

@@ -211,16 +211,16 @@ impl Hostile {
         for look in looks {
             self.greenlight(look).await.expect(COMPLETED);
         }
-        self.greenlight(&["approve", "--no-wait"]).await.expect(WAITS);
+        self.greenlight(&["approve", "--no-wait"]).await.expect(COMPLETED);
         assert_eq!(self.live.serving().await, Side::Green);
-        self.greenlight(&["rollback", "--no-wait"]).await.expect(WAITS);
+        self.greenlight(&["rollback", "--no-wait"]).await.expect(COMPLETED);
         for request in ["retry", "mark-done"] {
             let number = self.greenlight(&[request, "--no-wait"]).await;
             assert_ne!(number.code, COMPLETED, "{}", number.said);
         }
         // Once before it compares again, and once before the window.
         for _ in 0..2 {
-            self.greenlight(&["approve", "--no-wait"]).await.expect(WAITS);
+            self.greenlight(&["approve", "--no-wait"]).await.expect(COMPLETED);
         }
         self.greenlight(&["status"]).await.expect(COMPLETED).says("a rollback now would lose nothing");
         // It is finished once green is backed up, by whoever drives it.

@@ -249,7 +249,7 @@ async fn on_blue_a_commit_waits_as_the_server_says_and_on_green_for_nobody() {
 async fn migrations_run_as_the_role_that_is_named_and_what_they_make_belongs_to_it() {
     let world = world().await;
     let roles = "CREATE ROLE \"app Owner\" NOLOGIN; CREATE ROLE app LOGIN; CREATE SCHEMA shop AUTHORIZATION \"app Owner\"; \
-        CREATE TABLE shop.orders (id int PRIMARY KEY); ALTER TABLE shop.orders OWNER TO \"app Owner\"; \
+        CREATE TABLE shop.orders (id int PRIMARY KEY, n int); ALTER TABLE shop.orders OWNER TO \"app Owner\"; \
         GRANT SELECT ON shop.orders TO app; \
         ALTER DEFAULT PRIVILEGES FOR ROLE \"app Owner\" IN SCHEMA shop GRANT SELECT ON TABLES TO app";
     world.shop().await.batch_execute(roles).await.unwrap();
@@ -258,8 +258,8 @@ async fn migrations_run_as_the_role_that_is_named_and_what_they_make_belongs_to_
     let whole = migration("1", "CREATE TABLE shop.invoices (id int);\nCREATE VIEW shop.recent AS SELECT id FROM shop.orders;");
     let alone =
         "-- greenlight: no-transaction\nCREATE TABLE shop.alone (id int);\nCREATE INDEX CONCURRENTLY late ON shop.alone (id);";
-    let batches = "-- greenlight: batches of 2\nUPDATE shop.orders SET id = id WHERE :batch;";
-    world.shop().await.batch_execute("INSERT INTO shop.orders SELECT generate_series(1, 5)").await.unwrap();
+    let batches = "-- greenlight: batches of 2\nUPDATE shop.orders SET n = id WHERE :batch;";
+    world.shop().await.batch_execute("INSERT INTO shop.orders (id) SELECT generate_series(1, 5)").await.unwrap();
     for one in [whole, migration("2", alone), migration("3", batches)] {
         migrator.apply(&one, &|_, _| ()).await.unwrap();
     }

@@ -28,11 +28,11 @@ const PLANTED: &str = r#"
 "#;
 
 /// What the planted code tries. It stays behind, too.
-const LOOK: &str = r#"
+const LOOK: &str = r"
     { id -u; env; } >SPY/$1 2>&1
     cat FILES /proc/[0-9]*/environ >SPY/stolen.$1 2>SPY/refused.$1
     setsid sleep 1000 </dev/null >/dev/null 2>&1 &
-"#;
+";
 
 struct Spy(PathBuf);
 

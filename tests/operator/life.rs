@@ -96,7 +96,12 @@ async fn forth_and_back(lab: &Lab, run: &str) {
     let said = lab.say(&["rollback", run, "--by", "Zoë", "--reason", "slow", "--no-wait"]).await;
     said.is(
         0,
-        &["going back, by Zoë: slow", "window closed: blue serves", "green follows blue again", "waiting for an approval"],
+        &[
+            "going back, by Zoë (as claimed by ",
+            "window closed: blue serves",
+            "green follows blue again",
+            "waiting for an approval",
+        ],
     );
     said.is(0, &["blue serves since", "after a pause of", "nothing lost", "Nobody drives the run now"]);
     assert!(!said.err.contains("waiting for going on"), "{}", said.err);
@@ -120,7 +125,7 @@ async fn looking(lab: &Lab, run: &str) {
             "commit point",
             "validation\n  20",
             "migrations\n  2026",
-            "going back, by Zoë: slow",
+            "going back, by Zoë (as claimed by ",
             "left behind\n  nothing",
         ],
     );
@@ -184,7 +189,7 @@ async fn sweeping_nothing_that_lives(lab: &Lab, run: &str) {
 
 async fn finishing(lab: &Lab, run: &str) {
     let said = lab.say(&["finish", "--no-wait"]).await;
-    said.is(0, &["finish, by dba on", &format!("run {run} is completed"), "green serves; blue is retired", "greenlight report"]);
+    said.is(0, &["finish, by ", &format!("run {run} is completed"), "green serves; blue is retired", "greenlight report"]);
     lab.say(&["status", "--watch"]).await.is(0, &["completed; green serves"]);
     lab.say(&["finish"]).await.is(2, &["no run is open", "is over", "greenlight report"]);
     lab.say(&["sweep", &lab.world.url(Side::Green)]).await.is(0, &["nothing was changed: no lost run left anything"]);

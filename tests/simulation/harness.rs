@@ -132,7 +132,8 @@ impl Setup {
 const LINES: usize = 200;
 
 fn drive_to_the_end(world: &Shared, journal: &MemoryJournal, run: &RunId) -> Option<Outcome> {
-    for _ in 0..COORDINATORS_MAX {
+    let mut started = 0;
+    while started < COORDINATORS_MAX {
         let end = coordinate(world, journal, run);
         if world.lock().violation.is_some() {
             return None;
@@ -145,12 +146,13 @@ fn drive_to_the_end(world: &Shared, journal: &MemoryJournal, run: &RunId) -> Opt
         match end {
             Some(Ok(Stop::Closed(outcome))) => return Some(outcome),
             Some(Ok(Stop::Interrupted)) => return None,
-            // Whoever starts the next one sees after a while that it cannot work yet.
+            // Whoever starts the next one sees after a while that it cannot work yet. Such a one does not count: how many there are
+            // is a matter of how long the journal is full.
             Some(Err(EngineError::Journal(_))) if world.lock().journal_is_full() => {
                 world.lock().pass(5 * crate::world::SECOND);
             }
             // Another one, with ports for the plan as it holds now.
-            None | Some(Ok(Stop::Replanned) | Err(EngineError::Journal(_))) => {}
+            None | Some(Ok(Stop::Replanned) | Err(EngineError::Journal(_))) => started += 1,
             Some(other) => world.lock().violated(format!("the engine came back with {other:?}")),
         }
         if world.lock().violation.is_some() {
@@ -207,8 +209,10 @@ fn guard(world: &Shared, journal: &MemoryJournal, run: &RunId) {
         is_gone: &|| true,
         tell: &|text| world.lock().tell(|| format!("the guard says: {text}")),
     };
-    if poll_once(rescue.make_safe()) == Some(Rescued::Closed) {
-        world.lock().check_rescue();
+    match poll_once(rescue.make_safe()) {
+        Some(Rescued::Closed) => world.lock().check_rescue(),
+        Some(_) => {}
+        None => world.lock().guard_was_killed = true,
     }
     world.lock().end_process(process);
     journal.holder_died(run).unwrap();

@@ -128,6 +128,8 @@ impl Journal for WatchedJournal {
         let fault = self.begin("take the lease", Kind::Journal).await;
         self.writes("take the lease", fault)?;
         let epoch = self.inner.take_lease(run, holder, ttl, force, now).await?;
+        // Whoever had it has it no more.
+        self.world.lock().processes[self.process].is_superseded = false;
         if fault == Some(Fault::CrashAfter) { self.die().await } else { Ok(epoch) }
     }
 

@@ -50,7 +50,7 @@ impl Shared {
     pub(crate) async fn lasts(&self) {
         let until = {
             let mut world = self.lock();
-            let Some(lasting) = world.lasting.filter(|lasting| lasting.at == world.points.len()) else { return };
+            let Some(lasting) = world.lasting.filter(|_| world.next_call_lasts()) else { return };
             world.tell(|| "     LASTS".to_owned());
             (world.lasting, world.renewals) = (None, lasting.renewals);
             world.now + lasting.secs * SECOND
@@ -71,9 +71,19 @@ impl Shared {
 }
 
 impl World {
-    /// Another coordinator asks for the run, whose own one lives.
-    pub(crate) fn rival_tries(&mut self) {
+    /// The next call is the one that lasts.
+    pub(crate) fn next_call_lasts(&self) -> bool {
+        self.lasting.is_some_and(|lasting| lasting.at == self.points.len())
+    }
+
+    /// Another coordinator asks for the run, whose own one lives. It cannot write into a full journal either, and a guard that
+    /// gives clients back without the journal has no lease.
+    pub(crate) fn rival_tries(&mut self, process: usize) {
         let Some(journal) = &self.rival else { return };
+        let asked = self.processes[process];
+        if self.journal_is_full() || (asked.is_guard && asked.lost_journal) {
+            return;
+        }
         let (run, ttl) = (self.plan.run.clone(), Duration::from_secs(15));
         if poll_once(journal.take_lease(&run, "a rival", ttl, false, self.timestamp())).unwrap().is_ok() {
             self.violated("a rival has taken the run over from a coordinator that lives");

@@ -86,7 +86,7 @@ impl Clock for FakeClock {
                 world.pass(u64::try_from(duration.as_micros()).unwrap());
             }
             if world.processes[self.0.process].alive {
-                world.rival_tries();
+                world.rival_tries(self.0.process);
             }
             world.violation.is_none() && world.processes[self.0.process].alive
         };
@@ -213,6 +213,8 @@ impl Router for FakeRouter {
 
     async fn resume(&self) -> Result<(), PortError> {
         let call = self.of.call("route: resume", None, Kind::Touch);
+        let lasts = self.of.world.lock().next_call_lasts();
+        let _lasting = lasts.then(|| LastingResume::new(self));
         self.touch("route: resume", move |world, at| {
             if at == 0 && world.now < world.unresumable_until {
                 return Err(call.error(Failure::Uncertain).because("it does not answer"));
@@ -251,6 +253,23 @@ impl Router for FakeRouter {
     }
 }
 
+/// A RESUME that is under way, and lasts.
+struct LastingResume<'a>(&'a FakeRouter);
+
+impl LastingResume<'_> {
+    fn new(router: &FakeRouter) -> LastingResume<'_> {
+        router.of.world.lock().routes[router.at].resume_lasts_until = Some(u64::MAX);
+        LastingResume(router)
+    }
+}
+
+impl Drop for LastingResume<'_> {
+    fn drop(&mut self) {
+        let mut world = self.0.of.world.lock();
+        world.routes[self.0.at].resume_lasts_until = Some(world.now);
+    }
+}
+
 fn side_of(target: &Target) -> Side {
     if target.port == 1 { Side::Blue } else { Side::Green }
 }
@@ -266,6 +285,7 @@ impl Guard for FakeGuard {
             .change(call, move |world, _| {
                 let deadline = world.now + u64::try_from(within.as_micros()).unwrap();
                 world.guard = Some(StandingGuard { deadline, coordinator: call.process, died_at: None });
+                world.guard_was_killed = false;
                 Ok(())
             })
             .await

@@ -208,9 +208,7 @@ impl World {
         }
         if self.person.script.trouble_in_soak.is_some() {
             self.make_trouble(self.person.script.trouble_in_soak);
-            if self.run.fence_broken().next().is_none() {
-                return None;
-            }
+            self.run.fence_broken().next()?;
         }
         Some(match soaks.get(self.moves_to_green().saturating_sub(1)) {
             Some(Wish::Rollback) if self.run.way_back_given_up().is_none() => RequestKind::Rollback,

@@ -248,6 +248,8 @@ pub(crate) struct RouteFake {
     pub(crate) rehearses: bool,
     /// It tries its server again at once.
     pub(crate) is_hasty: bool,
+    /// A RESUME of it lasts, or lasted, until then.
+    pub(crate) resume_lasts_until: Option<u64>,
 }
 
 /// The guard process, standing by.
@@ -306,6 +308,8 @@ pub(crate) struct World {
     pub(crate) slow: u32,
     /// Until when nothing can be written into the journal.
     pub(crate) journal_full_until: u64,
+    /// The last guard was killed while it acted.
+    pub(crate) guard_was_killed: bool,
     /// The guard is killed at this call.
     pub(crate) guard_dies_at: Option<usize>,
     /// The coordinator is asked to end at this call.
@@ -357,6 +361,21 @@ impl Shared {
     }
 }
 
+impl RouteFake {
+    fn to_blue() -> RouteFake {
+        RouteFake {
+            points_at: Side::Blue,
+            paused_since: None,
+            settled: false,
+            is_stubborn: false,
+            is_unmovable: false,
+            rehearses: false,
+            is_hasty: false,
+            resume_lasts_until: None,
+        }
+    }
+}
+
 impl World {
     pub(crate) fn new(kind: PlanKind, script: Script, faults: &[(usize, Fault)]) -> World {
         let plan = plan::plan(kind);
@@ -376,21 +395,12 @@ impl World {
             acknowledged = 5;
             green.take_log(&blue.log[..3]);
         }
-        let route = || RouteFake {
-            points_at: Side::Blue,
-            paused_since: None,
-            settled: false,
-            is_stubborn: false,
-            is_unmovable: false,
-            rehearses: false,
-            is_hasty: false,
-        };
         World {
             now: 0,
             lag: 4 * MS,
             nodes: [blue, green],
             standby: if kind.makes_standby || kind.restores { StandbyState::Absent } else { StandbyState::Running },
-            routes: (0..kind.routes).map(|_| route()).collect(),
+            routes: (0..kind.routes).map(|_| RouteFake::to_blue()).collect(),
             guard: None,
             acknowledged,
             given_up: [0; 2],
@@ -406,6 +416,7 @@ impl World {
             fired: 0,
             slow: 0,
             journal_full_until: 0,
+            guard_was_killed: false,
             guard_dies_at: None,
             interrupted_at: None,
             unmovable_until: 0,

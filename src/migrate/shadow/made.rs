@@ -12,7 +12,8 @@ const RELATIONS: &str = "pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON
       AND n.nspname OPERATOR(pg_catalog.!~) '^pg_' \
       AND n.nspname::pg_catalog.text OPERATOR(pg_catalog.<>) ALL ('{information_schema,greenlight}'::pg_catalog.text[]) \
       AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass \
-          AND d.objid OPERATOR(pg_catalog.=) c.oid AND d.deptype::pg_catalog.text OPERATOR(pg_catalog.=) 'i')";
+          AND d.objid OPERATOR(pg_catalog.=) c.oid AND d.deptype::pg_catalog.text OPERATOR(pg_catalog.=) 'i' \
+          AND c.relkind::pg_catalog.text OPERATOR(pg_catalog.=) 'S')";
 
 /// What is there already, by object id.
 pub(super) async fn known(client: &Client) -> Result<BTreeSet<u32>, Error> {

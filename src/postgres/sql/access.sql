@@ -32,7 +32,7 @@ select pg_catalog.jsonb_build_object(
             'settings', (
                 select coalesce(pg_catalog.jsonb_object_agg(
                     pg_catalog.concat(
-                        'ALTER ', case when s.setrole operator(pg_catalog.<>) 0 then 'ROLE' end,
+                        'ALTER', case when s.setrole operator(pg_catalog.<>) 0 then ' ROLE' end,
                         case when s.setdatabase operator(pg_catalog.<>) 0 then ' DATABASE' end,
                         ' SET ', pg_catalog.split_part(c.text, '=', 1)),
                     pg_catalog.encode(
@@ -41,6 +41,8 @@ select pg_catalog.jsonb_build_object(
                 from pg_catalog.pg_db_role_setting s, pg_catalog.unnest(s.setconfig) c(text)
                 where s.setrole operator(pg_catalog.=) any (array[a.oid, 0::pg_catalog.oid])
                     and s.setdatabase operator(pg_catalog.=) any (array[d.oid, 0::pg_catalog.oid])
+                    -- the epoch of the run, which each side is told by itself
+                    and not pg_catalog.starts_with(c.text, 'greenlight.')
             )
         ) order by a.rolname), '[]')
         from pg_catalog.pg_authid a, pg_catalog.pg_database d

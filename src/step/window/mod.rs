@@ -24,6 +24,9 @@ use std::time::Duration;
 /// Between two rehearsals: each is a change of the routes' files.
 const REHEARSAL: Duration = Duration::from_secs(5);
 
+/// Why such a window was closed.
+const LEFT_OPEN: &str = "the window was left open and was made safe";
+
 #[derive(Debug)]
 pub(super) struct Window;
 
@@ -50,6 +53,11 @@ impl Step for Window {
     async fn revert(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
         if cx.run().open_window().is_none() && cx.run().serving() == Side::Blue && !has_moved(cx) {
             return Ok(Progress::Done);
+        }
+        if cx.run().open_window().is_some() && !cx.run().without_green {
+            // Clients may be waiting: safety first, before green is asked where this leads.
+            let safe = make_safe(cx, LEFT_OPEN, By::Coordinator).await;
+            unsure_inside_a_window(cx, safe.map(|()| Progress::Done))?;
         }
         if cx.run().without_green || (cx.run().until == StepNo(0) && place::leaves_green(cx).await?) {
             return leave_green(cx).await;
@@ -126,7 +134,7 @@ fn unsure_inside_a_window(cx: &StepContext<'_>, result: Result<Progress, PortErr
 
 async fn go(cx: &mut StepContext<'_>, to: Side) -> Result<Progress, PortError> {
     // Left open by a crash or a lost answer: safety first, whatever this call was meant to do.
-    make_safe(cx, "the window was left open and was made safe", By::Coordinator).await?;
+    make_safe(cx, LEFT_OPEN, By::Coordinator).await?;
     if cx.run().serving() != to {
         if has_moved(cx) && !cx.run().follows_back() {
             // Turned back before the last window was settled: `to` has to follow first.

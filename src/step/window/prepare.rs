@@ -173,7 +173,7 @@ async fn changes_of_blue(cx: &StepContext<'_>) -> Result<Option<String>, PortErr
     });
     let planned = learned.unwrap_or_else(|| cx.plan.blue_fingerprint.clone());
     let now = cx.ports.blue.schema_fingerprint().await?;
-    Ok((now != planned).then(|| planned.changes(&now).to_string()))
+    Ok((now != planned).then(|| planned.changes(&now)))
 }
 
 pub(super) async fn transactions(cx: &StepContext<'_>, from: Side) -> Result<Option<String>, PortError> {
