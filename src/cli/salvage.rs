@@ -157,6 +157,11 @@ impl Target {
                     return Err(attempted().because("it is there already").hint("name another folder"));
                 }
                 // Half of one is of no use to anybody.
+                // What an earlier try has left goes first: the name alone, wherever it leads.
+                match std::fs::remove_file(unfinished(path)) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(attempted().because(error)),
+                    _ => (),
+                }
                 let mut file = BufWriter::new(files::create_private(&unfinished(path)).map_err(|e| attempted().because(e))?);
                 if self.format == SalvageFormat::Csv {
                     writeln!(file, "{}", salvage::csv(table, None)).map_err(|e| attempted().because(e))?;
