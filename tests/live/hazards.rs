@@ -46,7 +46,7 @@ async fn a_write_over_a_replication_connection_is_ended_and_not_lost() {
     says.write_all(b"BEGIN; INSERT INTO warehouse.sites VALUES (777, 'written');\n").await.unwrap();
     let writes = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walsender' AND backend_xid IS NOT NULL";
     live.until("the walsender has written", async || ask(&blue, writes).await == ["1"]).await;
-    live.greenlight(&["approve", "--no-wait"]).await.expect(WAITS);
+    live.greenlight(&["approve", "--no-wait"]).await.expect(COMPLETED);
     assert_eq!(live.serving().await, Side::Green);
     says.write_all(b"COMMIT;\n").await.unwrap();
     drop(says);
@@ -76,7 +76,7 @@ async fn a_fence_that_is_broken_in_the_soak_is_said_and_a_rollback_wants_a_word(
     assert_eq!(live.serving().await, Side::Green);
     drop(soaking);
     live.see_it_safe().await;
-    live.greenlight(&["rollback", "--no-wait", "--reason", "only a trigger was off"]).await.expect(WAITS);
+    live.greenlight(&["rollback", "--no-wait", "--reason", "only a trigger was off"]).await.expect(COMPLETED);
     assert_eq!(live.serving().await, Side::Blue);
     live.nothing_is_lost(Side::Blue).await;
 }

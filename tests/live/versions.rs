@@ -97,7 +97,7 @@ async fn whole_run(major: u32) {
     hammer.never_got_in().await;
     assert_eq!(ask(&green, "SELECT count(*) FROM reviews WHERE body = 'hammered'").await, ["0"]);
     assert_eq!(ask(&green, "SHOW max_standby_archive_delay").await, ["45s"]);
-    live.greenlight(&["approve", "--no-wait"]).await.expect(WAITS);
+    live.greenlight(&["approve", "--no-wait"]).await.expect(COMPLETED);
     assert_eq!(live.serving().await, Side::Green);
     live.see_writes(100).await;
     live.greenlight(&["status"]).await.expect(COMPLETED).says("a rollback now would lose nothing");
