@@ -444,6 +444,63 @@ async fn a_survey_says_what_is_wrong_in_clear_words() {
 
 /// What this PgBouncer reads, and whether the route's file is among it: by its folder and name, not by what is in it.
 #[tokio::test(flavor = "multi_thread")]
+async fn only_the_file_that_pgbouncer_reads_is_taken_for_it_and_only_a_change_that_it_takes_is_a_rehearsal() {
+    let world = world(&format!("{APP}\n%include BLUE.ini\nreport = host=localhost port=BLUE dbname=app")).await;
+    let included = world.folder.path().join(format!("{}.ini", world.servers[0].port));
+    fs::write(&included, format!("; included\nown = host=127.0.0.1 port={} dbname=app\n* = port=1\n", world.servers[0].port))
+        .unwrap();
+    process::give_to_server_user(&included).await.unwrap();
+    let text = config_text(&world)
+        .replace(&format!("%include {}.ini", world.servers[0].port), &format!("%include {}", included.display()));
+    fs::write(&world.config, text).unwrap();
+    ask(&world.console("admin"), "RELOAD").await;
+    let at = |database: &str, config: &Path| {
+        let (admin, probe) = (world.console("admin"), world.through(database));
+        PgBouncer::new("main".to_owned(), admin, database.to_owned(), config.to_owned(), probe, world.clock.clone())
+    };
+    let green = target(&world, 1, "app");
+    let (copy, linked) = (world.folder.path().join("copy.ini"), world.folder.path().join("linked.ini"));
+    fs::copy(&world.config, &copy).unwrap();
+    fs::hard_link(&world.config, &linked).unwrap();
+    for wrong in [&copy, &linked] {
+        let survey = at("app", wrong).survey().await;
+        let said = format!("{:?}", survey.problems);
+        assert!(said.contains("PgBouncer was started with") && said.contains(&wrong.display().to_string()), "{said}");
+        let before = fs::read(wrong).unwrap();
+        let error = at("app", wrong).rehearse(&green).await.unwrap_err();
+        assert!(error.chain().contains("RELOAD changed nothing"), "{}", error.chain());
+        assert_eq!(fs::read(wrong).unwrap(), before);
+        assert_eq!(route(&world, "app").observe().await.unwrap().points_at, target(&world, 0, "app"));
+    }
+    // The right one, by a link; and one that is included.
+    let by_link = world.folder.path().join("by-link.ini");
+    symlink(&world.config, &by_link).unwrap();
+    for (database, config) in [("app", &world.config), ("app", &by_link), ("own", &included)] {
+        let route = at(database, config);
+        let survey = route.survey().await;
+        assert_eq!((survey.problems, survey.file_unknown), (Vec::new(), None), "{database}");
+        let before = fs::read(config).unwrap();
+        let seen = route.rehearse(&green).await.unwrap();
+        assert_eq!(seen.answers, signature(&world, 1).await);
+        assert_eq!(seen.arrival.address, Some(std::net::IpAddr::from([127, 0, 0, 1])));
+        assert_eq!(fs::read(config).unwrap(), before);
+        assert_eq!(ask(&world.through(database), "SHOW port").await, [world.servers[0].port.to_string()]);
+    }
+    let namesakes = at("app", &world.config).survey().await.namesakes;
+    assert_eq!(namesakes, ["own", "report"], "under another name and by another way to the same server");
+    // A mistake further up: PgBouncer reads no further.
+    let good = config_text(&world);
+    fs::write(&world.config, good.replace("[databases]", "[databases]\nwhat is this?")).unwrap();
+    let error = route(&world, "app").rehearse(&green).await.unwrap_err();
+    assert!(
+        error.chain().contains("RELOAD changed nothing") && error.hint.as_ref().unwrap().contains("log"),
+        "{}",
+        error.chain()
+    );
+    fs::write(&world.config, good).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_rehearsal_that_was_killed_is_cleared_away_and_one_that_reaches_nobody_says_so() {
     let world = world(APP).await;
     let route = route(&world, "app");
