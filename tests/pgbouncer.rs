@@ -445,13 +445,12 @@ async fn a_survey_says_what_is_wrong_in_clear_words() {
 /// What this PgBouncer reads, and whether the route's file is among it: by its folder and name, not by what is in it.
 #[tokio::test(flavor = "multi_thread")]
 async fn only_the_file_that_pgbouncer_reads_is_taken_for_it_and_only_a_change_that_it_takes_is_a_rehearsal() {
-    let world = world(&format!("{APP}\n%include BLUE.ini\nreport = host=localhost port=BLUE dbname=app")).await;
+    let world = world(&format!("{APP}\nreport = host=localhost port=BLUE dbname=app")).await;
     let included = world.folder.path().join(format!("{}.ini", world.servers[0].port));
     fs::write(&included, format!("; included\nown = host=127.0.0.1 port={} dbname=app\n* = port=1\n", world.servers[0].port))
         .unwrap();
     process::give_to_server_user(&included).await.unwrap();
-    let text = config_text(&world)
-        .replace(&format!("%include {}.ini", world.servers[0].port), &format!("%include {}", included.display()));
+    let text = config_text(&world).replacen("report =", &format!("%include {}\nreport =", included.display()), 1);
     fs::write(&world.config, text).unwrap();
     ask(&world.console("admin"), "RELOAD").await;
     let at = |database: &str, config: &Path| {

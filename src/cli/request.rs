@@ -38,25 +38,35 @@ pub(super) async fn abandon(shared: &Shared, args: &AbandonArgs) -> anyhow::Resu
 
 async fn ask(shared: &Shared, args: &RequestArgs, kind: RequestKind) -> anyhow::Result<Exit> {
     let journal = state::open(shared)?;
-    let stored = state::choose(shared, journal.as_ref(), &args.which, true).await?;
+    let mut stored = state::choose(shared, journal.as_ref(), &args.which, true).await?;
     let clock = SystemClock::new();
     let by = match &args.by {
         Some(claimed) => format!("{claimed} (as claimed by {})", this_person().await),
         None => this_person().await,
     };
     let request = crate::run::Request { id: 0, at: clock.now(), by, reason: args.reason.clone(), kind };
-    // Said here where it is plain already; the coordinator judges again when it comes to it.
-    if let Err(refusal) = crate::run::answer(&stored.plan, &stored.run, &request) {
-        return Ok(refuse(shared, &stored, refusal.code, &format!("refused: {refusal}; nothing was changed")));
-    }
-    let moves_back = matches!(request.kind, RequestKind::Rollback | RequestKind::Abandon { without_green: false, .. });
-    if moves_back && let Some(why) = status::bar(&stored, shared).await {
-        let error =
-            format!("refused: {why}, or lose what green took with `greenlight abandon --without-green`; nothing was changed");
-        return Ok(refuse(shared, &stored, "barred", &error));
-    }
-    let asked = Asked::new(&stored.run, request.kind.clone());
-    let id = journal.file_request(&stored.id, &request.by, request.reason.as_deref(), &request.kind, request.at).await?;
+    let mut waits = false;
+    let (asked, id) = loop {
+        // Said here where it is plain already; the coordinator judges again when it comes to it.
+        if let Err(refusal) = crate::run::answer(&stored.plan, &stored.run, &request) {
+            return Ok(refuse(shared, &stored, refusal.code, &format!("refused: {refusal}; nothing was changed")));
+        }
+        let moves_back = matches!(request.kind, RequestKind::Rollback | RequestKind::Abandon { without_green: false, .. });
+        if moves_back && let Some(why) = status::bar(&stored, shared).await {
+            let error =
+                format!("refused: {why}, or lose what green took with `greenlight abandon --without-green`; nothing was changed");
+            return Ok(refuse(shared, &stored, "barred", &error));
+        }
+        let asked = Asked::new(&stored.run, request.kind.clone());
+        let by = (request.by.as_str(), request.reason.as_deref());
+        match journal.file_request(&stored.id, by.0, by.1, &request.kind, request.at).await {
+            Ok(id) => break (asked, id),
+            Err(error) if error.is_locked() && may_wait(&stored, &mut waits) => {}
+            Err(error) => return Err(error.into()),
+        }
+        // What was waited for may have changed what is asked for.
+        stored = state::load(journal.as_ref(), &stored.id).await?;
+    };
     let held = journal.lease(&stored.id).await?.filter(|lease| !lease.free && lease.expires_at > clock.now());
     let patience = patience(&request.kind, args.no_wait);
     let Some(lease) = held else {
@@ -90,6 +100,24 @@ async fn ask(shared: &Shared, args: &RequestArgs, kind: RequestKind) -> anyhow::
             run::drive(shared, journal, &stored.plan, patience, Some(asked)).await
         }
     }
+}
+
+/// Whether the window that has the journal in hand is waited for, which may take as long as the window itself. Said once.
+fn may_wait(stored: &state::Stored, waits: &mut bool) -> bool {
+    let Some(window) = stored.run.open_window() else {
+        // It has just been closed: once more, and no longer.
+        return std::mem::take(waits);
+    };
+    if !std::mem::replace(waits, true) {
+        print::say(&format!(
+            "waiting: the journal is held by the open window of run {} (since {:.0}, for {:?} at most); what you ask for is put on \
+             record as soon as it is closed. Nothing is on record yet: Ctrl-C takes it back.",
+            stored.id,
+            window.at,
+            stored.plan.window.max_pause()
+        ));
+    }
+    true
 }
 
 /// How long a process that drives the run for a request stays with it.

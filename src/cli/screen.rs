@@ -36,6 +36,12 @@ impl Screen {
                     self.bar.aside(|| print::say(&standing(plan, run)));
                 }
             }
+            Tell::Alarm(text) => {
+                self.bar.aside(|| print::complain(text));
+                if self.output == Output::Json {
+                    self.bar.aside(|| print::json_line(&serde_json::json!({ "alarm": text })));
+                }
+            }
             Tell::Progress(text) => {
                 self.bar.turn();
                 self.bar.say(text);
@@ -234,6 +240,10 @@ pub(super) fn paused(since: Timestamp) -> String {
         "CLIENTS ARE PAUSED since {since:.0}: a window is open. Where nobody drives the run, `greenlight run` now gives them back."
     )
 }
+
+/// The same, and the routes say otherwise.
+pub(super) const GIVEN_BACK: &str = "A window is open in the journal, and each route lets its clients through: they were given back, and \
+    nobody could write that down. `greenlight run` records it, and goes on.";
 
 /// Where an open run stands, in one line, for a list of several.
 pub(super) fn place(plan: &Plan, run: &Run, now: Timestamp) -> String {

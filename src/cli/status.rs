@@ -6,12 +6,15 @@ use crate::journal::Journal;
 use crate::plan::{Plan, Strategy};
 use crate::postgres::Server;
 use crate::run::{Event, Record, Run, StepState, waits_for};
-use crate::step::{Lead, leads};
+use crate::step::{Lead, LeadsTo, leads};
 use crate::wire;
 use crate::word::{Clock, PortError, Side, SystemClock, Timestamp, shown};
 use serde::Serialize;
 use std::sync::{Arc, atomic::AtomicU64};
 use std::{fmt::Write, time::Duration};
+
+/// How long an error waits for what the routes say.
+const LOOK_LIMIT: Duration = Duration::from_secs(3);
 
 /// What `status --output json` gives.
 #[derive(Debug, Serialize)]
@@ -19,8 +22,10 @@ struct Status {
     run: String,
     name: String,
     serving: Side,
-    /// Since when clients are paused, for all that the journal tells.
+    /// Since when clients are paused, for all that the journal and the routes tell.
     clients_paused_since: Option<Timestamp>,
+    /// A window is open in the journal only: clients were given back, and nobody could write it down yet.
+    given_back: bool,
     outcome: Option<crate::run::Outcome>,
     steps: Vec<StepLine>,
     waits_for: Option<String>,
@@ -100,7 +105,9 @@ pub(super) async fn run(shared: &Shared, args: &StatusArgs) -> anyhow::Result<Ex
                 Output::Json => print::json(&status),
                 Output::Text => print::data(&page),
             }
-            print::say(&screen::standing(&stored.plan, &stored.run));
+            if !status.given_back {
+                print::say(&screen::standing(&stored.plan, &stored.run));
+            }
             shown = page;
         }
         if !args.watch || stored.run.outcome.is_some() {
@@ -134,16 +141,18 @@ async fn look(journal: &dyn Journal, stored: &state::Stored, shared: &Shared, of
         }
     };
     let line = |lead: Lead| RouteLine { leads: lead.to.to_string(), wrong: lead.wrong(run.serving()), name: lead.route };
-    let routes = match &ports {
-        Ok(ports) => leads(ports).await.into_iter().map(line).collect(),
+    let leads = match &ports {
+        Ok(ports) => leads(ports).await,
         Err(_) => Vec::new(),
     };
+    let given_back = run.clients_paused_since().is_some() && nobody_waits(&leads);
     let steps = plan.steps.iter().zip(&run.steps).enumerate();
     Ok(Status {
         run: plan.run.to_string(),
         name: plan.name.clone(),
         serving: run.serving(),
-        clients_paused_since: run.clients_paused_since(),
+        clients_paused_since: run.clients_paused_since().filter(|_| !given_back),
+        given_back,
         outcome: run.outcome,
         steps: steps
             .map(|(at, (step, state))| StepLine {
@@ -154,13 +163,31 @@ async fn look(journal: &dyn Journal, stored: &state::Stored, shared: &Shared, of
             .collect(),
         waits_for: waits_for(plan, run, now),
         since: since(&stored.records),
-        routes,
+        routes: leads.into_iter().map(line).collect(),
         noticed: stored.records.iter().filter_map(noticed).collect(),
         doing: if lease.is_some() { journal.progress(&stored.id).await?.filter(|text| !text.is_empty()) } else { None },
         held_by: lease.map(|lease| lease.holder),
         way_back,
         left_behind: run.left_behind().collect(),
     })
+}
+
+/// Each route is seen to let its clients through.
+fn nobody_waits(leads: &[Lead]) -> bool {
+    !leads.is_empty() && leads.iter().all(|lead| matches!(lead.to, LeadsTo::Side(_) | LeadsTo::Elsewhere(_)))
+}
+
+/// Whether clients were given back in a window that is open in the journal still. What cannot be seen soon is not so.
+pub(super) async fn is_given_back(stored: &state::Stored, shared: &Shared) -> bool {
+    let looked = async {
+        let ports = wire::ports(&stored.plan, &Arc::new(AtomicU64::new(0)), &shared.state).await.ok()?;
+        Some(nobody_waits(&leads(&ports).await))
+    };
+    let clock = SystemClock::new();
+    tokio::select! {
+        seen = looked => seen == Some(true),
+        () = clock.sleep(LOOK_LIMIT) => false,
+    }
 }
 
 fn noticed(record: &Record) -> Option<Noticed> {
@@ -262,8 +289,9 @@ pub(super) fn word(state: &StepState, over: bool) -> &'static str {
 fn text(status: &Status) -> String {
     let outcome = status.outcome.map_or("open", crate::run::Outcome::in_words);
     let paused = status.clients_paused_since.map(|since| format!("{}\n", screen::paused(since))).unwrap_or_default();
+    let given_back = if status.given_back { format!("{}\n", screen::GIVEN_BACK) } else { String::new() };
     let serves = if status.clients_paused_since.is_some() { String::new() } else { format!("; {} serves", status.serving) };
-    let mut text = format!("{paused}run {} of `{}`: {outcome}{serves}\n", status.run, shown(&status.name));
+    let mut text = format!("{paused}{given_back}run {} of `{}`: {outcome}{serves}\n", status.run, shown(&status.name));
     for step in &status.steps {
         let _ = writeln!(text, "  {:>2}  {:<18} {}", step.number, step.name, step.state);
     }
@@ -314,6 +342,7 @@ mod tests {
             name: hostile(),
             serving: Side::Blue,
             clients_paused_since: None,
+            given_back: false,
             since: None,
             routes: Vec::new(),
             noticed: Vec::new(),

@@ -1,5 +1,6 @@
+use super::safe::{self, Known, in_words};
 use super::{EngineError, LEASE_TTL, heartbeat::Heartbeat, records::Book};
-use crate::journal::Journal;
+use crate::journal::{Journal, JournalError};
 use crate::plan::Plan;
 use crate::run::{self, Decision, Direction, Event, Outcome, Run, StepNo};
 use crate::step::{self, Observed, Ports, Progress, Records, Sight, StepContext};
@@ -25,6 +26,11 @@ const BACKOFF_MAX: Duration = Duration::from_mins(1);
 pub const STANDS_STILL: Duration = Duration::from_secs(10);
 /// The longest between two tries of a step that cannot begin yet.
 const TRY_EVERY_MAX: Duration = Duration::from_secs(15);
+
+/// Tries to give clients back until it has lasted long.
+const LONG: u32 = 50;
+/// Why such a window was closed.
+const WITHOUT_JOURNAL: &str = "the window was left open, and the journal could not be written";
 
 /// Why the engine came back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +88,8 @@ pub type Listener = Arc<dyn Fn(&Plan, &Run, Tell<'_>) + Send + Sync>;
 pub enum Tell<'a> {
     Record(&'a Event),
     Progress(&'a str),
+    /// What a person must know at once, and no record says: the journal cannot be written.
+    Alarm(&'a str),
 }
 
 impl std::fmt::Debug for Engine {
@@ -94,10 +102,73 @@ impl Engine {
     /// Takes the run over and drives it until it is closed, needs a person, or is interrupted.
     ///
     /// # Errors
-    /// When the journal cannot be kept: the run stands where its last record says, and can be driven on later.
+    /// When the journal cannot be kept: the run stands where its last record says, and can be driven on later. Where that is an
+    /// open window, clients are given back first, and the journal is waited for.
     pub async fn drive(&self) -> Result<Stop, EngineError> {
+        // When clients went on, by what was done without the journal.
+        let mut back: Option<Timestamp> = None;
+        for round in 0_u32.. {
+            let error = match self.drive_with_journal(back).await {
+                Err(error) if self.may_wait_for_journal(&error).await => error,
+                end => return end,
+            };
+            let Some(known) = self.window_left_open().await else { return Err(error) };
+            if back.is_some() {
+                if self.interrupted.load(Ordering::SeqCst) {
+                    return Err(error);
+                }
+            } else {
+                back = self.give_back(known, &error).await;
+            }
+            self.ports.clock.sleep(safe::TRY_EVERY[usize::from(back.is_some() || round > LONG)]).await;
+        }
+        Ok(Stop::Interrupted)
+    }
+
+    /// Whether the journal may be written again by and by, and nobody else has the window in hand: a guard that stands by acts as
+    /// soon as this process ends.
+    async fn may_wait_for_journal(&self, error: &EngineError) -> bool {
+        let waits = matches!(
+            error,
+            EngineError::Journal(JournalError::NotWritten { .. } | JournalError::Unreachable { .. })
+        );
+        waits && !self.ports.guard.is_standing().await
+    }
+
+    /// A window in which clients wait for all that the journal tells, and which nobody has in hand who lives.
+    async fn window_left_open(&self) -> Option<Known> {
+        let known = safe::read(self.journal.as_ref(), &self.run).await.ok()?;
+        let ours = self.epoch.load(Ordering::SeqCst);
+        let is_free = known.lease.as_ref().is_none_or(|lease| lease.free || lease.epoch == ours);
+        (is_free && !known.run.unreadable && known.run.clients_paused_since().is_some()).then_some(known)
+    }
+
+    /// Without the journal. When clients went on, if they did.
+    async fn give_back(&self, known: Known, error: &EngineError) -> Option<Timestamp> {
+        let (plan, run) = (known.plan.clone(), known.run.clone());
+        let tell = |text: &str| (self.tell)(&plan, &run, Tell::Alarm(text));
+        tell(&format!("CLIENTS ARE PAUSED; {}; they are given back without it", in_words(error)));
+        match safe::give_back(&self.ports, &self.epoch, known, WITHOUT_JOURNAL).await {
+            Ok(()) => {
+                tell("clients go on; the run goes on as soon as the journal can be written");
+                Some(self.ports.clock.now())
+            }
+            Err(error) => {
+                tell(&format!("not everything is as it must be yet, trying again: {}", error.chain()));
+                None
+            }
+        }
+    }
+
+    async fn drive_with_journal(&self, back: Option<Timestamp>) -> Result<Stop, EngineError> {
         let clock = self.ports.clock.clone();
-        let (mut book, plan) = Book::open(self.journal.clone(), clock, &self.run, &self.holder, &self.epoch, false).await?;
+        let left_open = self.window_left_open().await;
+        // Clients wait with it. What was taken here and not recorded is taken once more.
+        self.journal.hurry(left_open.is_some() && back.is_none()).await;
+        let ours = self.epoch.load(Ordering::SeqCst);
+        let force = left_open.and_then(|known| known.lease).is_some_and(|lease| !lease.free && lease.epoch == ours);
+        let (mut book, plan) = Book::open(self.journal.clone(), clock, &self.run, &self.holder, &self.epoch, force).await?;
+        safe::record_that_clients_go_on(&mut book, &plan, back).await?;
         if book.run.open_window().is_none() {
             // Of a coordinator that was killed.
             self.journal.set_progress(&self.run, "").await?;

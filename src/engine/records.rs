@@ -85,6 +85,7 @@ impl Book {
         self.note_what_is_waited_for();
         if matches!(event, Event::FactLearned { fact: Fact::WindowClosed { .. }, .. }) {
             self.let_go().await;
+            self.journal.hurry(false).await;
         }
         crate::failpoint!(&format!("record-after#{}", self.run.seq));
         Ok(())

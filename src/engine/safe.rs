@@ -1,5 +1,6 @@
 //! The guard's act: it takes the run over and makes an open window safe, and it never gives up. Without the journal it does what
-//! can be done without: clients go on, and what was done is recorded when the journal can be kept again.
+//! can be done without: clients go on, and what was done is recorded when the journal can be kept again. A coordinator that comes
+//! to an open window does the same, by `give_back`.
 //!
 //! **Invariant:** who acts without the lease knows that the coordinator is gone, works under its epoch, so that whoever takes the
 //! lease shuts it out at the servers, and acts by what the journal says.
@@ -21,7 +22,7 @@ use std::{
 };
 
 /// Between two tries: at first, and when it has lasted long.
-const TRY_EVERY: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
+pub(super) const TRY_EVERY: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
 /// Tries until it has lasted long.
 const LONG: u32 = 50;
 
@@ -101,7 +102,7 @@ impl Rescue<'_> {
     /// Whether the run is taken though somebody has it. It is when that is this guard, whose last record failed, and when another
     /// has let clients wait for too long. `rival`: who has which window in hand, and since when that is seen.
     async fn may_force(&self, rival: &mut Option<(u64, Timestamp, Duration)>) -> bool {
-        let Ok((_, run, Some(lease))) = self.read().await else { return false };
+        let Ok(Known { run, lease: Some(lease), .. }) = self.read().await else { return false };
         let (Some(window), false) = (run.open_window().filter(|window| window.resumed.is_none()), lease.free) else {
             return false;
         };
@@ -119,17 +120,7 @@ impl Rescue<'_> {
         let clock = self.ports.clock.clone();
         let (mut book, plan) =
             Book::open(self.journal.clone(), clock.clone(), &self.run, &self.holder, &self.epoch, force).await?;
-        // A change in place moves the writer only when it is taken back.
-        if let Some(step) = plan.step_no(StepName::Window).or_else(|| plan.step_no(StepName::MigrateBlue)) {
-            book.step = step;
-        }
-        if let Some(at) = back.filter(|_| book.run.clients_paused_since().is_some()) {
-            let _ = book.learn(Fact::ClientsResumed { at }).await;
-            if let Some(lost) = book.lost.take() {
-                // Another may have the run, and then nothing more is done here.
-                return Err(lost.into());
-            }
-        }
+        record_that_clients_go_on(&mut book, &plan, back).await?;
         let (quiet, said) = (|_: &str| {}, Mutex::new(None));
         let mut tries = 0;
         while book.run.open_window().is_some() {
@@ -164,7 +155,7 @@ impl Rescue<'_> {
     async fn without_journal(&self) -> Result<bool, PortError> {
         let known = if (self.is_gone)() { self.read().await.ok() } else { None };
         let interrupted = Arc::default();
-        let Some((plan, run, lease)) = known else {
+        let Some(Known { plan, run, lease }) = known else {
             // Nobody may say which side serves, and neither is opened.
             let mut unkept = Unkept(Run::new(self.plan.steps.len()));
             let cx = StepContext { plan: self.plan, ports: self.ports, records: &mut unkept, interrupted, progress: &|_| {} };
@@ -174,33 +165,63 @@ impl Rescue<'_> {
         if run.open_window().is_none() {
             return Ok(true);
         }
-        let ours = self.epoch.load(Ordering::SeqCst);
-        if let Some(lease) = lease {
-            // The coordinator's own is free, since it is gone.
-            if !lease.free && lease.epoch != ours {
-                return Err(PortError::transient("go on").because(format!("{} has the run", lease.holder)));
-            }
-            self.epoch.store(lease.epoch, Ordering::SeqCst);
-        }
-        let mut unkept = Unkept(run);
-        let mut cx = StepContext { plan: &plan, ports: self.ports, records: &mut unkept, interrupted, progress: &|_| {} };
-        step::make_safe(&mut cx, self.why, step::By::Guard).await.map(|()| false)
+        give_back(self.ports, &self.epoch, Known { plan, run, lease }, self.why).await.map(|()| false)
     }
 
-    async fn read(&self) -> Result<(Plan, Run, Option<Lease>), JournalError> {
-        let lease = self.journal.lease(&self.run).await?;
-        let records = self.journal.read(&self.run).await?;
-        let unknown = || JournalError::UnknownRun(self.run.to_string());
-        let (plan, run) = run::replay(records.iter().map(|record| &record.event)).ok_or_else(unknown)?;
-        Ok((plan, run, lease))
+    async fn read(&self) -> Result<Known, JournalError> {
+        read(self.journal.as_ref(), &self.run).await
     }
 
     async fn is_closed(&self) -> bool {
-        self.read().await.is_ok_and(|(_, run, _)| run.open_window().is_none())
+        self.read().await.is_ok_and(|known| known.run.open_window().is_none())
     }
 }
 
-fn in_words(error: &EngineError) -> String {
+/// What the journal says of a run.
+pub(super) struct Known {
+    pub(super) plan: Plan,
+    pub(super) run: Run,
+    pub(super) lease: Option<Lease>,
+}
+
+pub(super) async fn read(journal: &dyn Journal, id: &RunId) -> Result<Known, JournalError> {
+    let lease = journal.lease(id).await?;
+    let records = journal.read(id).await?;
+    let unknown = || JournalError::UnknownRun(id.to_string());
+    let (plan, run) = run::replay(records.iter().map(|record| &record.event)).ok_or_else(unknown)?;
+    Ok(Known { plan, run, lease })
+}
+
+/// Makes an open window safe by what the journal says, without writing into it: under the epoch of a lease that nobody has any
+/// more, or that is this process's own.
+pub(super) async fn give_back(ports: &Ports, epoch: &AtomicU64, known: Known, why: &str) -> Result<(), PortError> {
+    let Known { plan, run, lease } = known;
+    if let Some(lease) = lease {
+        // The coordinator's own is free, since it is gone.
+        if !lease.free && lease.epoch != epoch.load(Ordering::SeqCst) {
+            return Err(PortError::transient("go on").because(format!("{} has the run", lease.holder)));
+        }
+        epoch.store(lease.epoch, Ordering::SeqCst);
+    }
+    let mut unkept = Unkept(run);
+    let interrupted = Arc::default();
+    let mut cx = StepContext { plan: &plan, ports, records: &mut unkept, interrupted, progress: &|_| {} };
+    step::make_safe(&mut cx, why, step::By::Guard).await
+}
+
+/// What was done without the journal, in it. `back`: when clients went on, if it was so.
+pub(super) async fn record_that_clients_go_on(book: &mut Book, plan: &Plan, back: Option<Timestamp>) -> Result<(), JournalError> {
+    // A change in place moves the writer only when it is taken back.
+    if let Some(step) = plan.step_no(StepName::Window).or_else(|| plan.step_no(StepName::MigrateBlue)) {
+        book.step = step;
+    }
+    let Some(at) = back.filter(|_| book.run.clients_paused_since().is_some()) else { return Ok(()) };
+    let _ = book.learn(Fact::ClientsResumed { at }).await;
+    // Another may have the run, and then nothing more is done here.
+    book.lost.take().map_or(Ok(()), Err)
+}
+
+pub(super) fn in_words(error: &EngineError) -> String {
     match error {
         EngineError::Journal(journal) => format!("could not {}", in_full(journal)),
         EngineError::Unreadable { .. } => format!("could not {error}"),

@@ -51,7 +51,17 @@ impl JournalError {
     pub fn wrote_nothing(&self) -> bool {
         matches!(self, JournalError::NotWritten { .. } | JournalError::Vanished { .. })
     }
+
+    /// Whether nothing was written because somebody else keeps the journal to himself: by and by it can be.
+    pub fn is_locked(&self) -> bool {
+        matches!(self, JournalError::NotWritten { source, .. } if source.is::<Locked>())
+    }
 }
+
+/// Why a change did not begin.
+#[derive(Debug, thiserror::Error)]
+#[error("another process holds the journal's lock (a coordinator does while its window is open)")]
+pub struct Locked;
 
 /// Who holds a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,6 +99,10 @@ pub trait Journal: Send + Sync + fmt::Debug {
     async fn hold(&self, run: &RunId) -> Result<(), JournalError>;
     /// Others may write again. Nothing happens where nothing is held.
     async fn let_go(&self);
+
+    /// Whether clients wait with this process: then a change waits for no other process's transaction for long. It does not last
+    /// beyond a window that is recorded as closed.
+    async fn hurry(&self, _clients_wait: bool) {}
 
     async fn lease(&self, run: &RunId) -> Result<Option<Lease>, JournalError>;
     /// Takes the lease with the next epoch if it is free or expired, or, with `force`, in any case. The new epoch.

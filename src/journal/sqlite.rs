@@ -4,7 +4,7 @@
 //! **Invariant:** an append that returned is on the disk (WAL with `synchronous=FULL`), and what it checks and what it
 //! writes are one transaction.
 
-use super::{HolderProcess, Journal, JournalError, Lease, RunEntry};
+use super::{HolderProcess, Journal, JournalError, Lease, Locked, RunEntry};
 use crate::run::{Event, FORMAT, Record, Request, RequestKind};
 use crate::word::{RunId, Timestamp};
 use async_trait::async_trait;
@@ -101,6 +101,8 @@ struct Kept {
     /// Device and inode of the file that is open.
     file: (u64, u64),
     patience: Duration,
+    /// Clients wait with this process.
+    hurries: bool,
     /// Others are to be kept from writing.
     holds: bool,
 }
@@ -109,7 +111,7 @@ impl Kept {
     fn new(connection: Connection, path: &Path) -> Result<Kept, Fault> {
         let at = fs::metadata(path)?;
         let (path, file) = (path.to_owned(), (at.dev(), at.ino()));
-        Ok(Kept { connection, path, file, patience: BUSY_TIMEOUT, holds: false })
+        Ok(Kept { connection, path, file, patience: BUSY_TIMEOUT, hurries: false, holds: false })
     }
 
     /// Err unless the open file is the one that others will find. What was asked for was not begun then.
@@ -147,7 +149,8 @@ impl Kept {
             }
             self.connection.execute_batch("ROLLBACK")?;
         }
-        self.connection.busy_timeout(if self.holds { BUSY_TIMEOUT_IN_WINDOW } else { self.patience })?;
+        let in_window = self.holds || self.hurries;
+        self.connection.busy_timeout(if in_window { self.patience.min(BUSY_TIMEOUT_IN_WINDOW) } else { self.patience })?;
         Ok(self.connection.execute_batch("BEGIN IMMEDIATE")?)
     }
 
@@ -261,6 +264,10 @@ impl Journal for SqliteJournal {
         if let Err(error) = let_go.await {
             tracing::warn!(%error, "the journal could not be let go");
         }
+    }
+
+    async fn hurry(&self, clients_wait: bool) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).hurries = clients_wait;
     }
 
     async fn lease(&self, run: &RunId) -> Result<Option<Lease>, JournalError> {
@@ -545,9 +552,7 @@ fn in_words(error: rusqlite::Error) -> Box<dyn std::error::Error + Send + Sync> 
         Some(cause) if cause.code == ErrorCode::DiskFull || cause.extended_code == 4874 => {
             "no space left in the state folder".into()
         }
-        Some(cause) if cause.code == ErrorCode::DatabaseBusy => {
-            "another process holds the journal's lock (a coordinator does while its window is open)".into()
-        }
+        Some(cause) if cause.code == ErrorCode::DatabaseBusy => Locked.into(),
         _ => error.into(),
     }
 }

@@ -422,11 +422,28 @@ impl Router for PgBouncer {
     }
 
     async fn trouble(&self) -> Result<Option<String>, PortError> {
-        self.pools_trouble().await
+        match self.file_trouble().await? {
+            Some(trouble) => Ok(Some(trouble)),
+            None => self.pools_trouble().await,
+        }
     }
 }
 
 impl PgBouncer {
+    /// PgBouncer works by what it read last. What somebody has written since then, a RELOAD or a restart finds.
+    async fn file_trouble(&self) -> Result<Option<String>, PortError> {
+        let file = file::read_config(&self.config)?;
+        let entry = Entry::find(&file, &self.database)
+            .map_err(|error| file::entry_refused(&self.config, &self.database, &error))?;
+        let (written, runs) = (self.target_of(&entry).await?, self.observe().await?.points_at);
+        Ok((written != runs).then(|| {
+            let config = self.config.display();
+            format!(
+                "leads to {runs} only until PgBouncer is reloaded or started again: its file `{config}` says {written} (write {runs} there)"
+            )
+        }))
+    }
+
     /// Where an entry sends its clients, with PgBouncer's own defaults for what it does not name.
     async fn target_of(&self, entry: &Entry) -> Result<Target, PortError> {
         let host = match entry.get("host") {

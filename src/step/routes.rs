@@ -21,6 +21,8 @@ pub enum LeadsTo {
     Side(Side),
     /// To neither: what it points at.
     Elsewhere(String),
+    /// Its clients wait.
+    Paused,
     /// Why it cannot be told.
     Unknown(String),
 }
@@ -39,6 +41,7 @@ impl fmt::Display for LeadsTo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             LeadsTo::Side(side) => write!(f, "leads to {side}"),
+            LeadsTo::Paused => f.write_str("leads nobody knows where: it is paused"),
             LeadsTo::Elsewhere(what) => write!(f, "points at {what}, where neither blue nor green answers"),
             LeadsTo::Unknown(why) => write!(f, "leads nobody knows where: {why}"),
         }
@@ -64,7 +67,7 @@ async fn lead(route: &Route, blue: Option<&str>, green: Option<&str>) -> Lead {
         Err(error) => return of(LeadsTo::Unknown(error.chain()), None),
     };
     if state.paused {
-        return of(LeadsTo::Unknown("it is paused".to_owned()), None);
+        return of(LeadsTo::Paused, None);
     }
     let to = match route.router.who_answers().await {
         Ok(answer) if blue == Some(&answer) => LeadsTo::Side(Side::Blue),

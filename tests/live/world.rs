@@ -33,6 +33,7 @@ pub(crate) const REFUSED: Option<i32> = Some(4);
 pub(crate) const HELD: Option<i32> = Some(6);
 pub(crate) const ROLLED_BACK: Option<i32> = Some(7);
 pub(crate) const TAKEN: Option<i32> = Some(8);
+pub(crate) const JOURNAL: Option<i32> = Some(9);
 /// Killed by a signal.
 pub(crate) const KILLED: Option<i32> = None;
 

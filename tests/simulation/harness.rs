@@ -11,7 +11,7 @@ use crate::{
     world::{Shared, World},
 };
 use greenlight::{
-    engine::{Engine, EngineError, Patience, Rescue, Rescued, Stop},
+    engine::{Engine, EngineError, Patience, Rescue, Rescued, Stop, Tell},
     journal::{Journal, MemoryJournal},
     run::{Event, Outcome},
     word::RunId,
@@ -181,7 +181,16 @@ fn coordinate(world: &Shared, journal: &MemoryJournal, run: &RunId) -> Option<Re
         epoch: Arc::new(AtomicU64::new(0)),
         interrupted,
         patience: Patience::Stays,
-        tell: Arc::new(|_, _, _| {}),
+        tell: {
+            let world = world.clone();
+            Arc::new(move |_, _, tell| {
+                if let Tell::Alarm(text) = tell {
+                    let mut world = world.lock();
+                    world.alarms += u32::from(text.contains("CLIENTS ARE PAUSED"));
+                    world.tell(|| format!("the coordinator says: {text}"));
+                }
+            })
+        },
     };
     let end = poll_once(engine.drive());
     world.lock().end_process(process);
@@ -209,10 +218,8 @@ fn guard(world: &Shared, journal: &MemoryJournal, run: &RunId) {
         is_gone: &|| true,
         tell: &|text| world.lock().tell(|| format!("the guard says: {text}")),
     };
-    match poll_once(rescue.make_safe()) {
-        Some(Rescued::Closed) => world.lock().check_rescue(),
-        Some(_) => {}
-        None => world.lock().guard_was_killed = true,
+    if poll_once(rescue.make_safe()) == Some(Rescued::Closed) {
+        world.lock().check_rescue();
     }
     world.lock().end_process(process);
     journal.holder_died(run).unwrap();

@@ -53,10 +53,6 @@ impl World {
         // One that refuses to be resumed, or does not come back from it, for as long as it does: nobody can resume it then.
         let lasts = |at: usize| self.routes[at].resume_lasts_until.is_some_and(|until| self.now < until.saturating_add(GRACE));
         let may_rest = |at: usize| (at == 0 && self.now < self.unresumable_until + SECOND) || lasts(at);
-        // The guard is dead, and no coordinator can take the lease of a journal that takes no record: nobody may act.
-        if self.guard_was_killed && self.now < self.journal_full_until + GRACE {
-            return;
-        }
         let paused = self.routes.iter().enumerate().filter(|(at, _)| !may_rest(*at));
         if let Some(since) = paused.filter_map(|(_, route)| route.paused_since).min()
             && self.now - since > limit
@@ -73,8 +69,10 @@ impl World {
         let window = self.run.open_window();
         let under_way = |state: &StepState| matches!(state, StepState::Running { .. } | StepState::Parked { .. });
         let present = self.run.present_step().map(|step| &self.run.steps[step.0]);
-        let intended = if process.is_guard { window.is_some() } else { present.is_some_and(under_way) };
-        if self.must_observe && !process.is_guard {
+        // Whoever gives clients back does what the window's opening has announced, and looks as it goes.
+        let gives_back = window.is_some() && (process.is_guard || process.lost_journal);
+        let intended = gives_back || (!process.is_guard && present.is_some_and(under_way));
+        if self.must_observe && !gives_back {
             self.violated(format!("{} before anybody looked how far the run came", call.name));
         }
         if process.is_superseded {

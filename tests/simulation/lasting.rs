@@ -76,12 +76,12 @@ impl World {
         self.lasting.is_some_and(|lasting| lasting.at == self.points.len())
     }
 
-    /// Another coordinator asks for the run, whose own one lives. It cannot write into a full journal either, and a guard that
-    /// gives clients back without the journal has no lease.
+    /// Another coordinator asks for the run, whose own one lives. It cannot write into a full journal either, and whoever gives
+    /// clients back without the journal, a guard or a coordinator, has no lease.
     pub(crate) fn rival_tries(&mut self, process: usize) {
         let Some(journal) = &self.rival else { return };
         let asked = self.processes[process];
-        if self.journal_is_full() || (asked.is_guard && asked.lost_journal) {
+        if self.journal_is_full() || asked.lost_journal {
             return;
         }
         let (run, ttl) = (self.plan.run.clone(), Duration::from_secs(15));

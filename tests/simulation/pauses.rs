@@ -143,3 +143,37 @@ fn a_journal_that_is_full_from_any_write_on_pauses_nobody_for_long() {
     }
     tally.none_held();
 }
+
+/// The coordinator is killed in its window, the guard finds a full journal and is killed too, and so is perhaps the next
+/// coordinator: the one after it finds nobody who gives clients back.
+#[test]
+fn a_coordinator_that_finds_an_open_window_and_a_full_journal_gives_clients_back_first() {
+    let (mut tally, mut alarms) = (Tally::default(), 0);
+    for setup in [moving(), freeze()] {
+        let points = setup.run().points;
+        for (at, kind) in points.iter().enumerate() {
+            if !kind.faults().contains(&Fault::CrashAfter) {
+                continue;
+            }
+            let first = setup.with(&[(at, Fault::CrashAfter)]).simulate(false);
+            if first.points.get(at + 1) != Some(&Kind::Journal) || !first.world.processes.iter().any(|process| process.is_guard) {
+                continue;
+            }
+            let killed = |faults: &[usize]| {
+                let faults = faults.iter().map(|at| (*at, Fault::CrashBefore));
+                let faults: Vec<_> = [(at, Fault::CrashAfter), (at + 1, Fault::Full)].into_iter().chain(faults).collect();
+                setup.with(&faults)
+            };
+            for guard in at + 2..at + 14 {
+                alarms += tally.run(killed(&[guard])).world.alarms;
+                // The next call of the guard would have been the coordinator's own.
+                for coordinator in guard + 2..guard + 8 {
+                    alarms += tally.run(killed(&[guard, coordinator])).world.alarms;
+                }
+            }
+        }
+        tally.conclude("a dead guard and a full journal", points.len());
+    }
+    tally.none_held();
+    assert!(alarms > 100, "only {alarms} times a coordinator said that clients are paused");
+}

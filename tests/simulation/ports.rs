@@ -285,7 +285,6 @@ impl Guard for FakeGuard {
             .change(call, move |world, _| {
                 let deadline = world.now + u64::try_from(within.as_micros()).unwrap();
                 world.guard = Some(StandingGuard { deadline, coordinator: call.process, died_at: None });
-                world.guard_was_killed = false;
                 Ok(())
             })
             .await

@@ -308,8 +308,8 @@ pub(crate) struct World {
     pub(crate) slow: u32,
     /// Until when nothing can be written into the journal.
     pub(crate) journal_full_until: u64,
-    /// The last guard was killed while it acted.
-    pub(crate) guard_was_killed: bool,
+    /// How often a coordinator said that clients are paused and that the journal cannot be written.
+    pub(crate) alarms: u32,
     /// The guard is killed at this call.
     pub(crate) guard_dies_at: Option<usize>,
     /// The coordinator is asked to end at this call.
@@ -416,7 +416,7 @@ impl World {
             fired: 0,
             slow: 0,
             journal_full_until: 0,
-            guard_was_killed: false,
+            alarms: 0,
             guard_dies_at: None,
             interrupted_at: None,
             unmovable_until: 0,
