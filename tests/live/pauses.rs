@@ -286,34 +286,37 @@ async fn a_coordinator_killed_in_a_long_freeze_leaves_blue_serving_and_a_request
 async fn who_could_not_log_in_to_green_keeps_the_window_shut_and_a_route_that_was_moved_keeps_the_finish_shut() {
     let mut live = Live::up(Setup { playbook: APPROVAL, ..Setup::default() }).await;
     live.start_writing().await;
-    live.run().await.expect(WAITS);
+    let run = live.start(&["run", live.playbook.to_str().unwrap()], "");
+    live.see_record("it is at its gate", |event| matches!(event, Event::GateReached { .. })).await;
     let (blue, green) = (live.lab.endpoint(Side::Blue), live.lab.endpoint(Side::Green));
     let application = live.lab.application(Side::Blue).user;
-    let opened = |event: &Event| matches!(event, Event::FactLearned { fact: Fact::WindowOpened { .. }, .. });
+    let waits = |text: String| {
+        move |event: &Event| {
+            let (Event::StepWaiting { note, .. } | Event::StepParked { note, .. }) = event else { return false };
+            note.contains(&text)
+        }
+    };
 
     // The password was changed on green.
     let role = quote_ident(&application);
     ask(&green, &format!("ALTER ROLE {role} PASSWORD 'another'")).await;
-    let said = live.greenlight(&["approve", "--no-wait"]).await.expect(WAITS).says("green to let in whoever comes by the routes").said;
-    assert!(said.contains(&application), "{said}");
-    live.see_writes(20).await;
+    let approving = live.start(&["approve"], "");
+    live.see_record("it needs the password", waits(format!("password authentication failed for user \"{application}\""))).await;
     let verifier = ask(&blue, &format!("SELECT rolpassword FROM pg_authid WHERE rolname = {}", quote_literal(&application))).await;
-    ask(&green, &format!("ALTER ROLE {role} PASSWORD {}", quote_literal(&verifier[0]))).await;
-
-    // Green's rules do not let it in.
+    // And then its rules do not let it in.
     let hba = live.lab.server(Side::Green).data_dir.join("pg_hba.conf");
     let rules = std::fs::read_to_string(&hba).unwrap();
     std::fs::write(&hba, format!("host all {application} all reject\n{rules}")).unwrap();
+    ask(&green, &format!("ALTER ROLE {role} PASSWORD {}", quote_literal(&verifier[0]))).await;
     ask(&green, "SELECT pg_reload_conf()").await;
-    let said = live.greenlight(&["run", "--no-wait"]).await.expect(WAITS).says("green to let in whoever comes by the routes").said;
-    assert!(said.contains(&application), "{said}");
+    live.see_record("it needs a rule", waits("pg_hba.conf rejects connection".to_owned())).await;
     live.see_writes(20).await;
+    let opened = |event: &Event| matches!(event, Event::FactLearned { fact: Fact::WindowOpened { .. }, .. });
     assert!(!live.records().await.iter().any(|record| opened(&record.event)), "{}", live.told().await);
-    assert_eq!(live.serving().await, Side::Blue);
     std::fs::write(&hba, rules).unwrap();
     ask(&green, "SELECT pg_reload_conf()").await;
-    live.run().await.expect(WAITS);
-    assert_eq!(live.serving().await, Side::Green, "{}", live.told().await);
+    live.until("green serves", async || live.serving().await == Side::Green).await;
+    drop(wait(approving).await);
     live.see_writes(20).await;
 
     // In the soak somebody writes blue into the file of a route: first without a RELOAD, then with one.
@@ -322,26 +325,30 @@ async fn who_could_not_log_in_to_green_keeps_the_window_shut_and_a_route_that_wa
     let port = |side: Side| format!("port={}", live.lab.endpoint(side).port);
     let wrong = right.replace(&port(Side::Green), &port(Side::Blue));
     assert_ne!(right, wrong);
-    let routes = |said: &str| said.lines().filter(|line| line.starts_with("route main")).map(str::to_owned).collect::<Vec<_>>();
-    for (reloaded, text) in [(false, "until PgBouncer is reloaded or started again"), (true, "ALARM: it leads to blue")] {
-        std::fs::write(&config, &wrong).unwrap();
-        if reloaded {
-            connect(&live.lab.admin(0)).await.simple_query("RELOAD").await.unwrap();
-        }
+    std::fs::write(&config, &wrong).unwrap();
+    let routes = async || -> Vec<String> {
         let said = live.greenlight(&["status"]).await.expect(COMPLETED).said;
-        let seen = routes(&said);
-        assert!(seen[0].contains(text) && seen[0].contains("ALARM"), "{said}");
-        assert!(!seen[1].contains("ALARM"), "{said}");
-        let finish: &[&str] = if reloaded { &["run", "--no-wait"] } else { &["finish", "--no-wait"] };
-        live.greenlight(finish).await.expect(WAITS).says("every route to lead to green");
-        assert_eq!(live.stored().await.1.outcome, None);
-    }
+        said.lines().filter(|line| line.starts_with("route main")).map(str::to_owned).collect()
+    };
+    let seen = routes().await;
+    assert!(seen[0].contains("ALARM") && seen[0].contains("until PgBouncer is reloaded or started again"), "{seen:?}");
+    assert!(!seen[1].contains("ALARM"), "{seen:?}");
+    let finishing = live.start(&["finish"], "");
+    live.see_record("the finish waits", waits("every route to lead to green".to_owned())).await;
+    live.see_writes(20).await;
+    connect(&live.lab.admin(0)).await.simple_query("RELOAD").await.unwrap();
+    live.see_record("it is seen", |event| {
+        matches!(event, Event::FactLearned { fact: Fact::RouteSeen { trouble: Some(trouble), .. }, .. } if trouble == "leads to blue")
+    })
+    .await;
+    let seen = routes().await;
+    assert!(seen[0].contains("ALARM: it leads to blue"), "{seen:?}");
+    assert_eq!(live.stored().await.1.outcome, None);
     std::fs::write(&config, &right).unwrap();
     connect(&live.lab.admin(0)).await.simple_query("RELOAD").await.unwrap();
+    wait(finishing).await.expect(COMPLETED);
+    wait(run).await.expect(COMPLETED);
     live.see_writes(20).await;
-    let said = live.greenlight(&["status"]).await.expect(COMPLETED).said;
-    assert!(routes(&said).iter().all(|line| !line.contains("ALARM")), "{said}");
-    live.greenlight(&["run", "--no-wait"]).await.expect(COMPLETED);
     let report = live.nothing_is_lost(Side::Green).await;
     assert!(report.longest_wait() < MAX_PAUSE + SLACK, "{:?}", report.longest_wait());
 }
@@ -410,7 +417,10 @@ async fn a_full_disk_keeps_the_window_shut_and_one_that_fills_up_in_the_window_d
     live.until("it is before its commit point", async || is_stopped(&coordinator)).await;
     disk.forget_room();
     disk.fill(0);
+    let mut said = Said::by(&mut coordinator);
     go_on(&coordinator);
+    said.until("no space left in the state folder").await;
+    said.until("each route lets its clients through").await;
     assert_eq!(coordinator.wait().await.unwrap().code(), JOURNAL);
     live.see_writes(30).await;
     live.greenlight(&["status"]).await.expect(COMPLETED).says("each route lets its clients through");
@@ -424,6 +434,7 @@ async fn a_full_disk_keeps_the_window_shut_and_one_that_fills_up_in_the_window_d
     let mut coordinator = live.start(&["run", "--no-wait"], "window-fenced:stop");
     live.until("it is inside the window", async || is_stopped(&coordinator)).await;
     let guard = guard_of(coordinator.id().unwrap());
+    disk.forget_room();
     disk.fill(0);
     for pid in [guard, coordinator.id().unwrap()] {
         signal("KILL", pid);
@@ -440,21 +451,20 @@ async fn a_full_disk_keeps_the_window_shut_and_one_that_fills_up_in_the_window_d
     assert_eq!(next.wait().await.unwrap().code(), WAITS);
     live.see_writes(30).await;
     assert_eq!(live.serving().await, Side::Green, "{}", live.told().await);
-    live.greenlight(&["rollback", "--no-wait"]).await.expect(COMPLETED);
-    live.see_writes(30).await;
 
     // Full in the window: the commit point has its room.
-    let coordinator = live.start(&["run", "--no-wait"], "window-fenced:stop");
+    let coordinator = live.start(&["rollback", "--no-wait"], "window-fenced:stop");
     live.until("it is inside the window", async || is_stopped(&coordinator)).await;
     disk.fill(0);
     go_on(&coordinator);
-    live.until("green serves", async || live.serving().await == Side::Green).await;
+    live.until("blue serves", async || live.serving().await == Side::Blue).await;
     live.see_writes(30).await;
     disk.empty();
     drop(wait(coordinator).await);
-    live.run().await.expect(WAITS);
-    assert!(last(&live).await.0, "{}", live.told().await);
-    let report = live.nothing_is_lost(Side::Green).await;
+    live.greenlight(&["run", "--no-wait"]).await.expect(WAITS);
+    let moved = |event: &Event| matches!(event, Event::FactLearned { fact: Fact::WindowClosed { moved: true, serving: Side::Blue, .. }, .. });
+    assert!(live.records().await.iter().any(|record| moved(&record.event)), "{}", live.told().await);
+    let report = live.nothing_is_lost(Side::Blue).await;
     assert!(report.longest_wait() < MAX_PAUSE + SLACK, "{:?}", report.longest_wait());
     drop(disk);
 }
