@@ -45,7 +45,7 @@ async fn ask(shared: &Shared, args: &RequestArgs, kind: RequestKind) -> anyhow::
         None => this_person().await,
     };
     let request = crate::run::Request { id: 0, at: clock.now(), by, reason: args.reason.clone(), kind };
-    let mut waits = false;
+    let mut waits = None;
     let (asked, id) = loop {
         // Said here where it is plain already; the coordinator judges again when it comes to it.
         if let Err(refusal) = crate::run::answer(&stored.plan, &stored.run, &request) {
@@ -61,7 +61,7 @@ async fn ask(shared: &Shared, args: &RequestArgs, kind: RequestKind) -> anyhow::
         let by = (request.by.as_str(), request.reason.as_deref());
         match journal.file_request(&stored.id, by.0, by.1, &request.kind, request.at).await {
             Ok(id) => break (asked, id),
-            Err(error) if error.is_locked() && may_wait(&stored, &mut waits) => {}
+            Err(error) if error.is_locked() && may_wait(journal.as_ref(), &mut waits).await => {}
             Err(error) => return Err(error.into()),
         }
         // What was waited for may have changed what is asked for.
@@ -102,22 +102,39 @@ async fn ask(shared: &Shared, args: &RequestArgs, kind: RequestKind) -> anyhow::
     }
 }
 
-/// Whether the window that has the journal in hand is waited for, which may take as long as the window itself. Said once.
-fn may_wait(stored: &state::Stored, waits: &mut bool) -> bool {
-    let Some(window) = stored.run.open_window() else {
-        // It has just been closed: once more, and no longer.
-        return std::mem::take(waits);
+/// Whether the journal's lock is waited for once more: as long as there is somebody who has it in hand, which is as long as a
+/// window lasts. Said once for each of them.
+async fn may_wait(journal: &dyn Journal, waits: &mut Option<String>) -> bool {
+    let Some(who) = who_holds(journal).await else {
+        // It has just let go: once more, and no longer.
+        return waits.take().is_some();
     };
-    if !std::mem::replace(waits, true) {
+    if waits.as_ref() != Some(&who) {
         print::say(&format!(
-            "waiting: the journal is held by the open window of run {} (since {:.0}, for {:?} at most); what you ask for is put on \
-             record as soon as it is closed. Nothing is on record yet: Ctrl-C takes it back.",
-            stored.id,
-            window.at,
-            stored.plan.window.max_pause()
+            "waiting: the journal is held by {who}. What you ask for is put on record as soon as it is let go; until then nothing is, and \
+             Ctrl-C takes it back."
         ));
+        *waits = Some(who);
     }
     true
+}
+
+/// Of all runs in the journal: the one whose window is open, or is about to be.
+async fn who_holds(journal: &dyn Journal) -> Option<String> {
+    let mut driven = None;
+    for entry in journal.runs().await.ok()? {
+        let stored = state::load(journal, &entry.run).await.ok()?;
+        if stored.run.outcome.is_some() {
+            continue;
+        }
+        if let Some(window) = stored.run.open_window() {
+            let (since, limit) = (window.at, stored.plan.window.max_pause());
+            return Some(format!("the open window of run {} (since {since:.0}, for {limit:?} at most)", entry.run));
+        }
+        let lease = journal.lease(&entry.run).await.ok()?.filter(|lease| !lease.free);
+        driven = driven.or_else(|| lease.map(|lease| format!("the coordinator of run {}, {}", entry.run, shown(&lease.holder))));
+    }
+    driven
 }
 
 /// How long a process that drives the run for a request stays with it.

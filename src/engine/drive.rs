@@ -1,6 +1,6 @@
 use super::safe::{self, Known, in_words};
 use super::{EngineError, LEASE_TTL, heartbeat::Heartbeat, records::Book};
-use crate::journal::{Journal, JournalError};
+use crate::journal::{Journal, JournalError, Lease};
 use crate::plan::Plan;
 use crate::run::{self, Decision, Direction, Event, Outcome, Run, StepNo};
 use crate::step::{self, Observed, Ports, Progress, Records, Sight, StepContext};
@@ -112,7 +112,7 @@ impl Engine {
                 Err(error) if self.may_wait_for_journal(&error).await => error,
                 end => return end,
             };
-            let Some(known) = self.window_left_open().await else { return Err(error) };
+            let Some(known) = self.window_left_open().await else { return Err(self.or_held(error).await) };
             if back.is_some() {
                 if self.interrupted.load(Ordering::SeqCst) {
                     return Err(error);
@@ -128,11 +128,20 @@ impl Engine {
     /// Whether the journal may be written again by and by, and nobody else has the window in hand: a guard that stands by acts as
     /// soon as this process ends.
     async fn may_wait_for_journal(&self, error: &EngineError) -> bool {
-        let waits = matches!(
-            error,
-            EngineError::Journal(JournalError::NotWritten { .. } | JournalError::Unreachable { .. })
-        );
+        let waits = matches!(error, EngineError::Journal(JournalError::NotWritten { .. } | JournalError::Unreachable { .. }));
         waits && !self.ports.guard.is_standing().await
+    }
+
+    /// Whoever keeps the journal locked is most likely the one who has the run.
+    async fn or_held(&self, error: EngineError) -> EngineError {
+        if !matches!(&error, EngineError::Journal(journal) if journal.is_locked()) {
+            return error;
+        }
+        let ours = self.epoch.load(Ordering::SeqCst);
+        match self.journal.lease(&self.run).await {
+            Ok(Some(Lease { holder, free: false, epoch, .. })) if epoch != ours => JournalError::Held { holder }.into(),
+            _ => error,
+        }
     }
 
     /// A window in which clients wait for all that the journal tells, and which nobody has in hand who lives.

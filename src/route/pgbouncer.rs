@@ -433,8 +433,8 @@ impl PgBouncer {
     /// PgBouncer works by what it read last. What somebody has written since then, a RELOAD or a restart finds.
     async fn file_trouble(&self) -> Result<Option<String>, PortError> {
         let file = file::read_config(&self.config)?;
-        let entry = Entry::find(&file, &self.database)
-            .map_err(|error| file::entry_refused(&self.config, &self.database, &error))?;
+        let entry =
+            Entry::find(&file, &self.database).map_err(|error| file::entry_refused(&self.config, &self.database, &error))?;
         let (written, runs) = (self.target_of(&entry).await?, self.observe().await?.points_at);
         Ok((written != runs).then(|| {
             let config = self.config.display();

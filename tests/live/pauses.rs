@@ -1,7 +1,10 @@
 //! A pause always ends: with the guard told to end, killed, or without the journal, with no room left in the state folder, and
 //! when a service is stopped. And what would make one in vain, or an outage after it, keeps the window or the finish shut.
 
-use crate::world::{APPROVAL, COMPLETED, FREEZE_MAX, JOURNAL, KILLED, Live, MAX_PAUSE, Setup, WAITS, ask, connect, go_on, is_stopped, rows, wait};
+use crate::world::{
+    APPROVAL, COMPLETED, FREEZE_MAX, JOURNAL, KILLED, Live, MAX_PAUSE, Setup, TAKEN, WAITS, ask, connect, go_on, is_stopped,
+    rows, wait,
+};
 use greenlight::journal::FILE;
 use greenlight::run::{Event, Fact};
 use greenlight::word::{Side, quote_ident, quote_literal};
@@ -159,10 +162,8 @@ fn is_alive(pid: u32) -> bool {
 
 /// Returns when the route's clients are paused, with the number of the guard.
 async fn inside_a_window(live: &Live, coordinator: &Child) -> u32 {
-    live.until("clients are paused", async || {
-        live.greenlight(&["status"]).await.expect(COMPLETED).said.contains("it is paused")
-    })
-    .await;
+    live.until("clients are paused", async || live.greenlight(&["status"]).await.expect(COMPLETED).said.contains("it is paused"))
+        .await;
     guard_of(coordinator.id().unwrap())
 }
 
@@ -251,10 +252,7 @@ async fn a_coordinator_killed_in_a_long_freeze_leaves_blue_serving_and_a_request
     let mut live = Live::up(Setup { strategy: "freeze", migration: Some(LASTS), pgbouncers: 1, ..Setup::default() }).await;
     live.start_writing().await;
     let mut coordinator = live.start(&["run", live.playbook.to_str().unwrap(), "--no-wait"], "");
-    live.see_record("green is promoted", |event| {
-        matches!(event, Event::FactLearned { fact: Fact::Promoted { .. }, .. })
-    })
-    .await;
+    live.see_record("green is promoted", |event| matches!(event, Event::FactLearned { fact: Fact::Promoted { .. }, .. })).await;
     let guard = guard_of(coordinator.id().unwrap());
 
     // The journal is the window's own for as long as it lasts. That is said, once, and not taken for an error.
@@ -263,6 +261,7 @@ async fn a_coordinator_killed_in_a_long_freeze_leaves_blue_serving_and_a_request
     let waits = said.until("the journal is held by the open window of run").await;
     assert!(waits.contains(&live.stored().await.0.run.to_string()), "{waits}");
 
+    live.greenlight(&["run", "--no-wait"]).await.expect(TAKEN).says("it is held by pid");
     let told = Instant::now();
     stop_service(&coordinator, guard);
     tokio::time::sleep(STOP_TIMEOUT).await;
@@ -277,8 +276,12 @@ async fn a_coordinator_killed_in_a_long_freeze_leaves_blue_serving_and_a_request
     assert_eq!(asking.wait().await.unwrap().code(), COMPLETED);
     live.see_it_safe().await;
     assert_eq!((last(&live).await.0, last(&live).await.1), (false, true), "{}", live.told().await);
-    assert!(live.records().await.iter().any(|record| matches!(&record.event,
-        Event::RollbackBegun { reason, .. } if reason.contains("stopped"))), "{}", live.told().await);
+    assert!(
+        live.records().await.iter().any(|record| matches!(&record.event,
+        Event::RollbackBegun { reason, .. } if reason.contains("stopped"))),
+        "{}",
+        live.told().await
+    );
     live.nothing_is_lost(Side::Blue).await;
 }
 
@@ -302,7 +305,8 @@ async fn who_could_not_log_in_to_green_keeps_the_window_shut_and_a_route_that_wa
     ask(&green, &format!("ALTER ROLE {role} PASSWORD 'another'")).await;
     let approving = live.start(&["approve"], "");
     live.see_record("it needs the password", waits(format!("password authentication failed for user \"{application}\""))).await;
-    let verifier = ask(&blue, &format!("SELECT rolpassword FROM pg_authid WHERE rolname = {}", quote_literal(&application))).await;
+    let verifier =
+        ask(&blue, &format!("SELECT rolpassword FROM pg_authid WHERE rolname = {}", quote_literal(&application))).await;
     // And then its rules do not let it in.
     let hba = live.lab.server(Side::Green).data_dir.join("pg_hba.conf");
     let rules = std::fs::read_to_string(&hba).unwrap();
@@ -462,7 +466,9 @@ async fn a_full_disk_keeps_the_window_shut_and_one_that_fills_up_in_the_window_d
     disk.empty();
     drop(wait(coordinator).await);
     live.greenlight(&["run", "--no-wait"]).await.expect(WAITS);
-    let moved = |event: &Event| matches!(event, Event::FactLearned { fact: Fact::WindowClosed { moved: true, serving: Side::Blue, .. }, .. });
+    let moved = |event: &Event| {
+        matches!(event, Event::FactLearned { fact: Fact::WindowClosed { moved: true, serving: Side::Blue, .. }, .. })
+    };
     assert!(live.records().await.iter().any(|record| moved(&record.event)), "{}", live.told().await);
     let report = live.nothing_is_lost(Side::Blue).await;
     assert!(report.longest_wait() < MAX_PAUSE + SLACK, "{:?}", report.longest_wait());
