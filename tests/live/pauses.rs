@@ -224,7 +224,7 @@ async fn a_service_that_is_stopped_in_a_window_leaves_nobody_paused_and_a_lock_o
     let coordinator = live.start(&["run", "--no-wait"], "window-fenced:stop");
     live.until("it is inside the window", async || is_stopped(&coordinator)).await;
     let other = journal(&live);
-    other.busy_timeout(Duration::from_secs(60)).unwrap();
+    other.busy_timeout(Duration::from_mins(1)).unwrap();
     let locker = std::thread::spawn(move || {
         other.execute_batch("BEGIN IMMEDIATE").unwrap();
         std::thread::sleep(Duration::from_secs(14));
