@@ -242,8 +242,8 @@ pub(super) fn paused(since: Timestamp) -> String {
 }
 
 /// The same, and the routes say otherwise.
-pub(super) const GIVEN_BACK: &str = "A window is open in the journal, and each route lets its clients through: they were given back, and \
-    nobody could write that down. `greenlight run` records it, and goes on.";
+pub(super) const GIVEN_BACK: &str = "A window is open in the journal, and each route lets its clients through to a side that takes \
+    their writes: they were given back, and nobody could write that down. `greenlight run` records it, and goes on.";
 
 /// Where an open run stands, in one line, for a list of several.
 pub(super) fn place(plan: &Plan, run: &Run, now: Timestamp) -> String {

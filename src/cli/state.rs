@@ -89,7 +89,7 @@ pub(super) async fn say_if_paused(shared: &Shared) {
         if let Ok(stored) = load(journal.as_ref(), &entry.run).await
             && let Some(since) = stored.run.clients_paused_since()
         {
-            let given_back = super::status::is_given_back(&stored, shared).await;
+            let given_back = super::status::is_given_back(journal.as_ref(), &stored, shared).await;
             let said = if given_back { screen::GIVEN_BACK.to_owned() } else { screen::paused(since) };
             print::complain(&format!("run {}: {said}", entry.run));
         }

@@ -2,11 +2,11 @@
 
 use super::arguments::{Output, Shared, StatusArgs};
 use super::{Exit, print, screen, state};
-use crate::journal::Journal;
+use crate::journal::{HolderProcess, Journal};
 use crate::plan::{Plan, Strategy};
-use crate::postgres::Server;
+use crate::postgres::{Fence, Server};
 use crate::run::{Event, Record, Run, StepState, waits_for};
-use crate::step::{Lead, LeadsTo, leads};
+use crate::step::{Lead, LeadsTo, Ports, leads};
 use crate::wire;
 use crate::word::{Clock, PortError, Side, SystemClock, Timestamp, shown};
 use serde::Serialize;
@@ -145,7 +145,10 @@ async fn look(journal: &dyn Journal, stored: &state::Stored, shared: &Shared, of
         Ok(ports) => leads(ports).await,
         Err(_) => Vec::new(),
     };
-    let given_back = run.clients_paused_since().is_some() && nobody_waits(&leads);
+    let given_back = match &ports {
+        Ok(ports) if lease.is_none() && run.clients_paused_since().is_some() => nobody_waits(ports, run, &leads).await,
+        _ => false,
+    };
     let steps = plan.steps.iter().zip(&run.steps).enumerate();
     Ok(Status {
         run: plan.run.to_string(),
@@ -172,16 +175,24 @@ async fn look(journal: &dyn Journal, stored: &state::Stored, shared: &Shared, of
     })
 }
 
-/// Each route is seen to let its clients through.
-fn nobody_waits(leads: &[Lead]) -> bool {
-    !leads.is_empty() && leads.iter().all(|lead| matches!(lead.to, LeadsTo::Side(_) | LeadsTo::Elsewhere(_)))
+/// Each route is seen to let its clients through, and the side that serves to take their writes.
+async fn nobody_waits(ports: &Ports, run: &Run, leads: &[Lead]) -> bool {
+    let let_through = |lead: &Lead| matches!(lead.to, LeadsTo::Side(side) if side == run.serving());
+    !leads.is_empty() && leads.iter().all(let_through) && matches!(ports.server(run.serving()).fence().await, Ok(Fence::Open))
 }
 
 /// Whether clients were given back in a window that is open in the journal still. What cannot be seen soon is not so.
-pub(super) async fn is_given_back(stored: &state::Stored, shared: &Shared) -> bool {
+pub(super) async fn is_given_back(journal: &dyn Journal, stored: &state::Stored, shared: &Shared) -> bool {
+    // This process says it as its last word.
+    let ours = HolderProcess::this().to_string();
+    match journal.lease(&stored.id).await {
+        Ok(Some(lease)) if lease.free || lease.holder == ours => {}
+        Ok(None) => {}
+        _ => return false,
+    }
     let looked = async {
         let ports = wire::ports(&stored.plan, &Arc::new(AtomicU64::new(0)), &shared.state).await.ok()?;
-        Some(nobody_waits(&leads(&ports).await))
+        Some(nobody_waits(&ports, &stored.run, &leads(&ports).await).await)
     };
     let clock = SystemClock::new();
     tokio::select! {

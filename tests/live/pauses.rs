@@ -399,7 +399,7 @@ impl Drop for SmallDisk {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_keeps_the_window_shut_and_one_that_fills_up_in_the_window_does_not_stop_it() {
+async fn a_disk_that_is_full_before_a_window_in_it_or_after_its_coordinator_died_keeps_nobody_paused() {
     let mut live = Live::up(Setup { playbook: APPROVAL, ..Setup::default() }).await;
     let Some(disk) = SmallDisk::mount(live.state.clone()) else {
         eprintln!("NOT TESTED: a small disk can be mounted by root only");
