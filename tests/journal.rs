@@ -14,7 +14,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const TTL: Duration = Duration::from_hours(1);
 
@@ -308,6 +308,34 @@ async fn a_journal_of_a_newer_format_is_shown_and_never_written() {
             assert!(matches!(refused, Err(JournalError::NewerFormat { found: 2, ours: 1 })), "{refused:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_journal_that_is_held_is_read_by_others_and_written_by_nobody_else_until_it_is_let_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || SqliteJournal::open(dir.path()).unwrap();
+    let (ours, run) = (open(), RunId::random());
+    ours.create(&created(&run), at(0)).await.unwrap();
+    let epoch = ours.take_lease(&run, "us", TTL, false, at(0)).await.unwrap();
+    ours.hold(&run).await.unwrap();
+    ours.append(&run, 1, epoch, &noticed("one"), at(1)).await.unwrap();
+    let others = open().with_patience(Duration::from_millis(50));
+    let error = others.file_request(&run, "ana", None, &RequestKind::Finish, at(1)).await.unwrap_err();
+    assert!(error.is_locked() && error.wrote_nothing(), "{error:?}");
+    assert_eq!(others.read(&run).await.unwrap().len(), 2);
+    // After a record, too, it is in hand.
+    ours.append(&run, 2, epoch, &noticed("two"), at(1)).await.unwrap();
+    assert!(others.file_request(&run, "ana", None, &RequestKind::Finish, at(1)).await.unwrap_err().is_locked());
+
+    // For whom clients wait, no lock is waited for as long as otherwise.
+    let hurried = open();
+    hurried.hurry(true).await;
+    let begun = Instant::now();
+    assert!(hurried.take_lease(&run, "them", TTL, true, at(1)).await.unwrap_err().is_locked());
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    ours.let_go().await;
+    others.file_request(&run, "ana", None, &RequestKind::Finish, at(1)).await.unwrap();
+    assert_eq!(hurried.take_lease(&run, "them", TTL, true, at(1)).await.unwrap(), epoch + 1);
 }
 
 #[tokio::test]
