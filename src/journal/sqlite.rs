@@ -50,7 +50,7 @@ impl SqliteJournal {
     /// `Unreachable` when the directory or the file cannot be made or read.
     pub fn open(state_dir: &Path) -> Result<SqliteJournal, JournalError> {
         let path = state_dir.join(FILE);
-        let opened = open(state_dir, &path).and_then(|connection| Kept::new(connection, &path));
+        let opened = open(state_dir, &path).and_then(|(connection, alone)| Kept::new(connection, alone, &path));
         let kept = opened.map_err(|fault| fault.into_error(|| format!("open the journal `{}`", path.display())))?;
         Ok(SqliteJournal { kept: Arc::new(Mutex::new(kept)), path })
     }
@@ -97,6 +97,8 @@ impl SqliteJournal {
 /// The connection, and what is kept in hand of it.
 struct Kept {
     connection: Connection,
+    /// No other process can open the file meanwhile.
+    alone: bool,
     path: PathBuf,
     /// Device and inode of the file that is open.
     file: (u64, u64),
@@ -108,10 +110,10 @@ struct Kept {
 }
 
 impl Kept {
-    fn new(connection: Connection, path: &Path) -> Result<Kept, Fault> {
+    fn new(connection: Connection, alone: bool, path: &Path) -> Result<Kept, Fault> {
         let at = fs::metadata(path)?;
         let (path, file) = (path.to_owned(), (at.dev(), at.ino()));
-        Ok(Kept { connection, path, file, patience: BUSY_TIMEOUT, hurries: false, holds: false })
+        Ok(Kept { connection, alone, path, file, patience: BUSY_TIMEOUT, hurries: false, holds: false })
     }
 
     /// Err unless the open file is the one that others will find. What was asked for was not begun then.
@@ -130,6 +132,7 @@ impl Kept {
     /// Err `Store`: it is certain that nothing was written. Err `Unsure`: it is not known.
     fn change<T>(&mut self, work: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T, Fault> {
         self.is_at_its_place()?;
+        self.share()?;
         self.begin()?;
         let done = self.begun(work);
         if done.is_err() && !self.connection.is_autocommit() {
@@ -140,6 +143,16 @@ impl Kept {
             self.take_in_hand();
         }
         done
+    }
+
+    /// Nothing is written before others can open the file too.
+    fn share(&mut self) -> Result<(), Fault> {
+        if self.alone {
+            // Its lock goes with the connection.
+            self.connection = Connection::open_in_memory()?;
+            (self.connection, self.alone) = connect(&self.path)?;
+        }
+        if self.alone { Err(Fault::from(NO_ROOM)) } else { Ok(()) }
     }
 
     fn begin(&mut self) -> Result<(), Fault> {
@@ -409,15 +422,14 @@ impl Journal for SqliteJournal {
     }
 }
 
-fn open(state_dir: &Path, path: &Path) -> Result<Connection, Fault> {
+fn open(state_dir: &Path, path: &Path) -> Result<(Connection, bool), Fault> {
     DirBuilder::new().recursive(true).mode(0o700).create(state_dir)?;
     // Two processes that make the same journal at once would fail each other: one after the other, by a lock that ends
     // with this function or with the process.
     let directory = File::open(state_dir)?;
     directory.lock()?;
-    let mut connection = Connection::open(path)?;
-    connection.busy_timeout(BUSY_TIMEOUT)?;
-    if format_of(&connection)? == 0 {
+    let (mut connection, alone) = connect(path)?;
+    if !alone && format_of(&connection)? == 0 {
         connection.pragma_update(None, "journal_mode", "WAL")?;
         let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         tx.execute_batch(include_str!("tables.sql"))?;
@@ -428,8 +440,36 @@ fn open(state_dir: &Path, path: &Path) -> Result<Connection, Fault> {
             File::open(parent)?.sync_all()?;
         }
     }
-    connection.pragma_update(None, "synchronous", "FULL")?;
-    Ok(connection)
+    Ok((connection, alone))
+}
+
+/// The file as every process of it has it open; or alone, by this process only, where the disk has no room for the file that they
+/// would share. It can be read then.
+fn connect(path: &Path) -> Result<(Connection, bool), Fault> {
+    for alone in [false, true] {
+        let connection = Connection::open(path)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        if alone {
+            // What they would share is in memory then.
+            connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+        }
+        match format_of(&connection) {
+            Err(error) if !alone && error.sqlite_error().is_some_and(lacks_room) => {}
+            Err(error) => return Err(error.into()),
+            Ok(_) => {
+                connection.pragma_update(None, "synchronous", "FULL")?;
+                return Ok((connection, alone));
+            }
+        }
+    }
+    Err(Fault::from(NO_ROOM))
+}
+
+const NO_ROOM: &str = "no space left in the state folder";
+
+fn lacks_room(cause: &rusqlite::ffi::Error) -> bool {
+    // SQLITE_IOERR_SHMSIZE: the file that its processes share could not be made as long as it must be.
+    cause.code == ErrorCode::DiskFull || cause.extended_code == 4874
 }
 
 fn format_of(connection: &Connection) -> Result<u32, rusqlite::Error> {
@@ -548,10 +588,7 @@ impl Fault {
 /// An error of SQLite in words, where its own say little.
 fn in_words(error: rusqlite::Error) -> Box<dyn std::error::Error + Send + Sync> {
     match error.sqlite_error() {
-        // SQLITE_IOERR_SHMSIZE: the file that its processes share could not be made as long as it must be.
-        Some(cause) if cause.code == ErrorCode::DiskFull || cause.extended_code == 4874 => {
-            "no space left in the state folder".into()
-        }
+        Some(cause) if lacks_room(cause) => NO_ROOM.into(),
         Some(cause) if cause.code == ErrorCode::DatabaseBusy => Locked.into(),
         _ => error.into(),
     }
