@@ -4,10 +4,13 @@
 //! **Invariant:** an append that returned is on the disk (WAL with `synchronous=FULL`), and what it checks and what it
 //! writes are one transaction.
 
-use super::{HolderProcess, Journal, JournalError, Lease, Locked, RunEntry};
+mod fault;
+
+use super::{HolderProcess, Journal, JournalError, Lease, RunEntry};
 use crate::run::{Event, FORMAT, Record, Request, RequestKind};
 use crate::word::{RunId, Timestamp};
 use async_trait::async_trait;
+use fault::{Fault, NO_ROOM, in_words, lacks_room};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, TransactionBehavior, named_params, params};
 use std::{
     fs::{self, DirBuilder, File},
@@ -454,7 +457,7 @@ fn connect(path: &Path) -> Result<(Connection, bool), Fault> {
             connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
         }
         match format_of(&connection) {
-            Err(error) if !alone && error.sqlite_error().is_some_and(lacks_room) => {}
+            Err(error) if !alone && error.sqlite_error().copied().is_some_and(lacks_room) => {}
             Err(error) => return Err(error.into()),
             Ok(_) => {
                 connection.pragma_update(None, "synchronous", "FULL")?;
@@ -463,13 +466,6 @@ fn connect(path: &Path) -> Result<(Connection, bool), Fault> {
         }
     }
     Err(Fault::from(NO_ROOM))
-}
-
-const NO_ROOM: &str = "no space left in the state folder";
-
-fn lacks_room(cause: &rusqlite::ffi::Error) -> bool {
-    // SQLITE_IOERR_SHMSIZE: the file that its processes share could not be made as long as it must be.
-    cause.code == ErrorCode::DiskFull || cause.extended_code == 4874
 }
 
 fn format_of(connection: &Connection) -> Result<u32, rusqlite::Error> {
@@ -563,69 +559,4 @@ where
     let text: String = row.get(column)?;
     let at = row.as_ref().column_index(column)?;
     text.parse().map_err(|e: T::Err| rusqlite::Error::FromSqlConversionFailure(at, rusqlite::types::Type::Text, e.into()))
-}
-
-/// Why a piece of work failed: a reason of the contract, or the store itself.
-enum Fault {
-    Contract(JournalError),
-    Store(Box<dyn std::error::Error + Send + Sync>),
-    /// The store itself, and it is certain that nothing was written.
-    Unwritten(Box<dyn std::error::Error + Send + Sync>),
-    /// The store itself, and nobody knows what was written.
-    Unsure(Box<dyn std::error::Error + Send + Sync>),
-}
-
-impl Fault {
-    fn into_error(self, attempted: impl FnOnce() -> String) -> JournalError {
-        match self {
-            Fault::Contract(error) => error,
-            Fault::Unwritten(source) => JournalError::NotWritten { attempted: attempted(), source },
-            Fault::Store(source) | Fault::Unsure(source) => JournalError::Unreachable { attempted: attempted(), source },
-        }
-    }
-}
-
-/// An error of SQLite in words, where its own say little.
-fn in_words(error: rusqlite::Error) -> Box<dyn std::error::Error + Send + Sync> {
-    match error.sqlite_error() {
-        Some(cause) if lacks_room(cause) => NO_ROOM.into(),
-        Some(cause) if cause.code == ErrorCode::DatabaseBusy => Locked.into(),
-        _ => error.into(),
-    }
-}
-
-impl From<JournalError> for Fault {
-    fn from(error: JournalError) -> Fault {
-        Fault::Contract(error)
-    }
-}
-
-impl From<rusqlite::Error> for Fault {
-    fn from(error: rusqlite::Error) -> Fault {
-        Fault::Store(in_words(error))
-    }
-}
-
-impl From<serde_json::Error> for Fault {
-    fn from(error: serde_json::Error) -> Fault {
-        Fault::Store(error.into())
-    }
-}
-
-impl From<std::io::Error> for Fault {
-    fn from(error: std::io::Error) -> Fault {
-        Fault::Store(error.into())
-    }
-}
-
-impl From<&str> for Fault {
-    fn from(text: &str) -> Fault {
-        Fault::Store(text.into())
-    }
-}
-
-impl From<String> for Fault {
-    fn from(text: String) -> Fault {
-        Fault::Store(text.into())
-    }
 }
