@@ -151,12 +151,25 @@ async fn a_lease_that_was_let_go_or_has_expired_is_taken_with_the_next_epoch() {
         let second = journal.take_lease(&run, "them", TTL, false, at(1)).await.unwrap();
         assert_eq!(second, first + 1);
 
-        // Expired at 3601; renewed, an hour later than that.
-        journal.renew_lease(&run, second, TTL, at(3600)).await.unwrap();
-        assert!(matches!(journal.take_lease(&run, "us", TTL, false, at(7199)).await, Err(JournalError::Held { .. })));
-        assert_eq!(journal.take_lease(&run, "us", TTL, false, at(7200)).await.unwrap(), second + 1);
+        let short = Duration::from_secs(2);
+        journal.renew_lease(&run, second, short, at(3600)).await.unwrap();
+        assert!(matches!(journal.take_lease(&run, "us", TTL, false, at(3601)).await, Err(JournalError::Held { .. })));
+        tokio::time::sleep(short + Duration::from_millis(50)).await;
+        assert_eq!(journal.take_lease(&run, "us", TTL, false, at(3602)).await.unwrap(), second + 1);
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_wall_clock_that_jumps_gives_a_run_to_nobody_on_the_machine_of_its_holder() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = SqliteJournal::open(dir.path()).unwrap();
+    let run = RunId::random();
+    journal.create(&created(&run), at(0)).await.unwrap();
+    journal.take_lease(&run, "us", TTL, false, at(0)).await.unwrap();
+    let later = at(100 * 3600);
+    assert!(matches!(journal.take_lease(&run, "them", TTL, false, later).await, Err(JournalError::Held { .. })));
+    assert_eq!(journal.take_lease(&run, "them", TTL, true, at(0)).await.unwrap(), 2, "by force");
 }
 
 #[tokio::test]

@@ -67,7 +67,7 @@ async fn ask(shared: &Shared, args: &RequestArgs, kind: RequestKind) -> anyhow::
         // What was waited for may have changed what is asked for.
         stored = state::load(journal.as_ref(), &stored.id).await?;
     };
-    let held = journal.lease(&stored.id).await?.filter(|lease| !lease.free && lease.expires_at > clock.now());
+    let held = journal.lease(&stored.id).await?.filter(|lease| lease.is_held(clock.now()));
     let patience = patience(&request.kind, args.no_wait);
     let Some(lease) = held else {
         return run::drive(shared, journal, &stored.plan, patience, Some(asked)).await;
@@ -227,7 +227,7 @@ impl Followed<'_> {
                 None => None,
             };
             let lease = self.journal.lease(&self.run).await?;
-            let gone = lease.is_none_or(|lease| lease.free || lease.expires_at <= now);
+            let gone = lease.is_none_or(|lease| !lease.is_held(now));
             if let Some(end) = end.or_else(|| gone.then_some(End::Driverless)) {
                 screen.clear();
                 return Ok(end);

@@ -120,7 +120,7 @@ pub(super) async fn run(shared: &Shared, args: &StatusArgs) -> anyhow::Result<Ex
 async fn look(journal: &dyn Journal, stored: &state::Stored, shared: &Shared, offline: bool) -> anyhow::Result<Status> {
     let (plan, run) = (&stored.plan, &stored.run);
     let now = SystemClock::new().now();
-    let lease = journal.lease(&stored.id).await?.filter(|lease| !lease.free && lease.expires_at > now);
+    let lease = journal.lease(&stored.id).await?.filter(|lease| lease.is_held(now));
     let asks = !offline && run.outcome.is_none();
     let ports = if asks {
         wire::ports(plan, &Arc::new(AtomicU64::new(0)), &shared.state).await.map_err(|error| format!("{error:#}"))

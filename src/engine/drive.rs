@@ -408,7 +408,10 @@ impl Engine {
                     Ok(()) => behaviour.observe(&mut cx).await.map(Answer::Seen),
                     Err(error) => Err(error),
                 },
-                Call::Advance => behaviour.advance(&mut cx).await.map(Answer::Moved),
+                Call::Advance => match step::clocks::keep_shut(&cx, step).await {
+                    Some(note) => Ok(Answer::Moved(Progress::NotYet { poll_after: OUTAGE_POLL, note })),
+                    None => behaviour.advance(&mut cx).await.map(Answer::Moved),
+                },
                 Call::Revert => behaviour.revert(&mut cx).await.map(Answer::Moved),
             }
         };

@@ -1,4 +1,4 @@
-use std::{fmt, fs};
+use std::{fmt, fs, time::Duration};
 
 /// The process that holds a lease, described so well that another process of the same machine can tell whether it still
 /// lives. A process number alone cannot: numbers are used again.
@@ -31,6 +31,11 @@ impl HolderProcess {
         }
     }
 
+    /// Whether both are of the same start of the same machine.
+    pub fn shares_uptime(&self, holder: &HolderProcess) -> bool {
+        !self.boot_id.is_empty() && self.boot_id == holder.boot_id
+    }
+
     /// Whether `holder` is surely gone, as far as this process can see. A process of another machine, of another
     /// container or of an earlier start of the machine may be anything: only its lease's end counts.
     pub fn sees_gone(&self, holder: &HolderProcess) -> bool {
@@ -48,6 +53,12 @@ impl fmt::Display for HolderProcess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "pid {} on {}", self.pid, self.host)
     }
+}
+
+/// Since the machine's start, its sleep included: a clock that cannot be set. `None` where the system does not say.
+pub(super) fn uptime() -> Option<Duration> {
+    let seconds = fs::read_to_string("/proc/uptime").ok()?.split(' ').next()?.parse().ok()?;
+    Duration::try_from_secs_f64(seconds).ok()
 }
 
 struct Life {

@@ -126,7 +126,7 @@ impl Journal for MemoryJournal {
         let mut runs = self.lock();
         let stored = stored(&mut runs, run)?;
         let epoch = next_epoch(stored.lease.as_ref(), force, now)?;
-        stored.lease = Some(Lease { epoch, holder: holder.to_owned(), expires_at: expiry(now, ttl)?, free: false });
+        stored.lease = Some(Lease { epoch, holder: holder.to_owned(), expires_at: expiry(now, ttl)?, left: None, free: false });
         Ok(epoch)
     }
 

@@ -69,9 +69,19 @@ pub struct Lease {
     pub epoch: u64,
     /// Such as `pid 4711 on db-admin-1`.
     pub holder: String,
+    /// By the wall clock of its holder.
     pub expires_at: Timestamp,
+    /// What is left of it by a clock that nobody sets, where this process and the holder have one in common.
+    pub left: Option<Duration>,
     /// Let go in good order, or its process is known to be gone.
     pub free: bool,
+}
+
+impl Lease {
+    /// Whether nobody else may take the run. A wall clock that jumps gives no run away on the machine of its holder.
+    pub fn is_held(&self, now: Timestamp) -> bool {
+        !self.free && self.left.map_or(self.expires_at > now, |left| !left.is_zero())
+    }
 }
 
 /// One row of the list of runs.
@@ -143,7 +153,7 @@ pub trait Journal: Send + Sync + fmt::Debug {
 fn next_epoch(lease: Option<&Lease>, force: bool, now: Timestamp) -> Result<u64, JournalError> {
     match lease {
         None => Ok(1),
-        Some(lease) if force || lease.free || lease.expires_at <= now => Ok(lease.epoch + 1),
+        Some(lease) if force || !lease.is_held(now) => Ok(lease.epoch + 1),
         Some(lease) => Err(JournalError::Held { holder: lease.holder.clone() }),
     }
 }

@@ -6,7 +6,7 @@
 
 mod fault;
 
-use super::{HolderProcess, Journal, JournalError, Lease, RunEntry};
+use super::{HolderProcess, Journal, JournalError, Lease, RunEntry, holder::uptime};
 use crate::run::{Event, FORMAT, Record, Request, RequestKind};
 use crate::word::{RunId, Timestamp};
 use async_trait::async_trait;
@@ -320,6 +320,7 @@ impl Journal for SqliteJournal {
                 ":pid_namespace": this.pid_namespace,
                 ":process_started": this.started.cast_signed(),
                 ":expires_at": expiry(now, ttl)?,
+                ":expires_uptime_ms": uptime_at_expiry(ttl),
             })?;
             Ok(epoch)
         })
@@ -332,8 +333,8 @@ impl Journal for SqliteJournal {
             if !holds(tx, run, epoch)? {
                 return Err(JournalError::Superseded { expected }.into());
             }
-            let update = "UPDATE lease SET expires_at = ?2 WHERE run = ?1";
-            tx.prepare_cached(update)?.execute(params![run, expiry(now, ttl)?])?;
+            let update = "UPDATE lease SET expires_at = ?2, expires_uptime_ms = ?3 WHERE run = ?1";
+            tx.prepare_cached(update)?.execute(params![run, expiry(now, ttl)?, uptime_at_expiry(ttl)])?;
             Ok(())
         })
         .await
@@ -479,6 +480,11 @@ fn last_seq(connection: &Connection, run: &str) -> Result<u64, Fault> {
     Ok(last.ok_or_else(|| JournalError::UnknownRun(run.to_owned()))?.cast_unsigned())
 }
 
+/// In milliseconds of this machine's uptime. `None` where that is not known.
+fn uptime_at_expiry(ttl: Duration) -> Option<i64> {
+    i64::try_from(uptime()?.saturating_add(ttl).as_millis()).ok()
+}
+
 /// Whether the lease of this epoch is the present one, and was not let go.
 fn holds(connection: &Connection, run: &str, epoch: u64) -> Result<bool, Fault> {
     let mut statement = connection.prepare_cached("SELECT epoch FROM lease WHERE run = ?1 AND NOT released")?;
@@ -496,11 +502,15 @@ fn lease_of(connection: &Connection, run: &str) -> Result<Option<Lease>, Fault> 
             pid_namespace: row.get("pid_namespace")?,
             started: row.get::<_, i64>("process_started")?.cast_unsigned(),
         };
+        let this = HolderProcess::this();
+        let uptime_ms: Option<i64> = row.get("expires_uptime_ms")?;
+        let until = uptime_ms.filter(|_| this.shares_uptime(&process)).map(|ms| Duration::from_millis(ms.unsigned_abs()));
         Ok(Lease {
             epoch: row.get::<_, i64>("epoch")?.cast_unsigned(),
             holder: row.get("holder")?,
             expires_at: parsed(row, "expires_at")?,
-            free: row.get("released")? || HolderProcess::this().sees_gone(&process),
+            left: until.and_then(|until| Some(until.saturating_sub(uptime()?))),
+            free: row.get("released")? || this.sees_gone(&process),
         })
     };
     Ok(statement.query_row([run], read).optional()?)

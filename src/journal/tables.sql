@@ -32,6 +32,7 @@ CREATE TABLE lease (
     pid_namespace TEXT NOT NULL,
     process_started INTEGER NOT NULL,    -- clock ticks since the machine's start
     expires_at TEXT NOT NULL,
+    expires_uptime_ms INTEGER,           -- the same by the uptime of the machine, which nobody can set; NULL: not known
     released INTEGER NOT NULL
 ) STRICT;
 

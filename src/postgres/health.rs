@@ -6,7 +6,7 @@ use super::{
     server::PgServer,
 };
 use crate::plan::ClientSession;
-use crate::word::{PortError, RunId, quote_ident, quote_literal};
+use crate::word::{PortError, RunId, Timestamp, quote_ident, quote_literal};
 use std::time::Duration;
 use tokio_postgres::types::Type;
 
@@ -20,6 +20,14 @@ const END_LIMIT: Duration = Duration::from_secs(5);
 pub(super) const HARMLESS: &str = "(backend_type IN ('autovacuum worker', 'autovacuum launcher', 'slotsync worker') \
     OR backend_type = 'walsender' AND backend_xid IS NULL AND EXISTS \
        (SELECT FROM pg_stat_replication s WHERE s.pid = a.pid AND s.state IN ('catchup', 'streaming')))";
+
+/// In whole microseconds, as the server counts.
+pub(super) async fn clock(server: &PgServer) -> Result<Timestamp, PortError> {
+    let sql = "SELECT pg_catalog.int8(extract(epoch FROM pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000000)";
+    let rows = server.outside().await?.read("read the server's clock", sql, &[]).await?;
+    Timestamp::from_microsecond(cell(one(&rows)?, 0)?)
+        .map_err(|error| PortError::refused("read the server's clock").because(error.to_string()))
+}
 
 /// Transactions in the run's database ($1), older than $2 seconds, without those of this run's clients ($3). A parallel worker is
 /// its leader's.

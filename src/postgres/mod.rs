@@ -43,7 +43,7 @@ pub use server::{PgServer, PgServerOptions};
 
 use crate::plan::SyncTrigger;
 use crate::schema::{SharedColumns, TableFlow};
-use crate::word::{Lsn, PortError, RelationName};
+use crate::word::{Lsn, PortError, RelationName, Timestamp};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use std::{fmt, time::Duration};
@@ -134,6 +134,8 @@ pub trait Server: Send + Sync + fmt::Debug {
     async fn identity(&self) -> Result<Identity, PortError>;
     /// Tells two servers with one system identifier apart: start time and port, read from the server.
     async fn signature(&self) -> Result<String, PortError>;
+    /// What the server's own clock says now.
+    async fn clock(&self) -> Result<Timestamp, PortError>;
 
     /// What decides here who of these roles gets in. `salt`: the same for servers that are compared, and never used again.
     async fn access(&self, roles: &[String], salt: &str) -> Result<crate::plan::Access, PortError>;

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::plan::{Access, HistorySpec, SyncTrigger};
 use crate::schema::Fingerprint;
-use crate::word::{Clock, Endpoint, Lsn, PortError, RelationName, RunId, Secret, Side};
+use crate::word::{Clock, Endpoint, Lsn, PortError, RelationName, RunId, Secret, Side, Timestamp};
 use async_trait::async_trait;
 use std::{
     fmt,
@@ -210,6 +210,10 @@ impl Server for PgServer {
 
     async fn signature(&self) -> Result<String, PortError> {
         promotion::signature(self).await
+    }
+
+    async fn clock(&self) -> Result<Timestamp, PortError> {
+        health::clock(self).await
     }
 
     async fn access(&self, roles: &[String], salt: &str) -> Result<Access, PortError> {

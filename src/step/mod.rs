@@ -6,6 +6,7 @@ mod arm_freeze;
 mod arm_restore;
 mod arm_reverse;
 mod attach_green;
+pub(crate) mod clocks;
 mod context;
 mod create_standby;
 mod finish;

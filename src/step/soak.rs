@@ -1,6 +1,6 @@
 //! Blue follows green, and a rollback loses nothing. Looked at again and again, and said when it changes.
 
-use super::{Observed, Progress, Step, StepContext, place, routes, window};
+use super::{Observed, Progress, Step, StepContext, clocks, place, routes, window};
 use crate::plan::Strategy;
 use crate::run::Fact;
 use crate::snapshot::{Basis, Snapshots};
@@ -27,7 +27,12 @@ impl Step for Soak {
         }
         gather_statistics(cx).await?;
         let over = is_over(cx);
-        let ends = cx.run().finish_ordered || (over && cx.plan.soak.then_finish);
+        let mut clocks = None;
+        if over && cx.plan.soak.then_finish && !cx.run().finish_ordered {
+            // What follows cannot be taken back.
+            clocks = clocks::apart(cx.ports).await;
+        }
+        let ends = cx.run().finish_ordered || (over && cx.plan.soak.then_finish && clocks.is_none());
         let astray = routes::watch(cx, Side::Green).await?;
         let backups = match back_green_up(cx).await? {
             // After the finish blue takes no connections: no route may lead there then.
@@ -40,6 +45,9 @@ impl Step for Soak {
         let health = watch_the_way_back(cx).await?;
         let waits_for = match (backups, over) {
             (Some(backup), _) => backup,
+            (None, _) if clocks.is_some() => {
+                format!("clocks that agree, or a person's `finish`: {}", clocks.unwrap_or_default())
+            }
             (None, _) if ends && astray.is_some() => "every route to lead to green, before it finishes".to_owned(),
             (None, true) => "a person's `finish`, the soak being over".to_owned(),
             (None, false) => "the end of the soak".to_owned(),

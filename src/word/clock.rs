@@ -1,4 +1,5 @@
 use async_trait::async_trait;
+use jiff::SignedDuration;
 use std::{fmt, time::Duration};
 
 /// A moment on the wall clock, in UTC.
@@ -11,6 +12,9 @@ pub trait Clock: Send + Sync + fmt::Debug {
     fn now(&self) -> Timestamp;
     /// Time since some fixed moment, never going back: for limits and measurements.
     fn monotonic(&self) -> Duration;
+    /// How far the wall clock was set since this process began, forwards or back. A machine that slept looks like one whose clock was
+    /// set forwards.
+    fn jumped(&self) -> SignedDuration;
     async fn sleep(&self, duration: Duration);
 }
 
@@ -18,12 +22,13 @@ pub trait Clock: Send + Sync + fmt::Debug {
 #[derive(Debug)]
 pub struct SystemClock {
     started: std::time::Instant,
+    started_at: Timestamp,
 }
 
 impl SystemClock {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the machine's clock")]
     pub fn new() -> SystemClock {
-        SystemClock { started: std::time::Instant::now() }
+        SystemClock { started: std::time::Instant::now(), started_at: Timestamp::now() }
     }
 }
 
@@ -42,6 +47,11 @@ impl Clock for SystemClock {
 
     fn monotonic(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    fn jumped(&self) -> SignedDuration {
+        let passed = SignedDuration::try_from(self.started.elapsed()).unwrap_or(SignedDuration::MAX);
+        self.now().duration_since(self.started_at).saturating_sub(passed)
     }
 
     #[expect(clippy::disallowed_methods, reason = "the one place that sleeps")]

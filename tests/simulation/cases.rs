@@ -286,6 +286,22 @@ fn a_route_that_leads_to_blue_in_the_soak_is_said_and_keeps_the_finish_shut() {
 }
 
 #[test]
+fn a_clock_that_is_days_ahead_finishes_nothing_and_opens_no_hours() {
+    let soaks = PlanKind { then_finish: true, ..PlanKind::default() };
+    let script = Script { trouble_in_soak: Some(Trouble::ClockAhead), ..Script::default() };
+    let report = Setup { kind: soaks, script, ..Setup::default() }.simulate(false);
+    assert_eq!((report.outcome, report.world.run.serving()), (None, Side::Green));
+    let said = report.world.run.note.unwrap_or_default();
+    assert!(said.contains("clocks that agree") && said.contains("green's says"), "{said}");
+    assert!(report.world.nodes[Side::Blue as usize].allow_connections, "blue was retired");
+
+    let hours = PlanKind { has_hours: true, ..PlanKind::default() };
+    let script = Script { trouble: Some(Trouble::ClockAhead), patience_secs: 60, ..Script::default() };
+    assert_eq!(Setup { kind: hours, script, ..Setup::default() }.run().world.windows_opened, 0);
+    assert_eq!(Setup { kind: hours, ..Setup::default() }.run().outcome, Some(Outcome::Completed), "with clocks that agree");
+}
+
+#[test]
 fn a_difference_keeps_the_window_shut() {
     let setup = Setup { differs: true, ..told(Script { patience_secs: 60, ..Script::default() }) };
     assert_eq!(setup.run().world.windows_opened, 0);

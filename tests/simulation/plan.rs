@@ -3,9 +3,9 @@
 use greenlight::{
     migrate::Migration,
     plan::{
-        Answer, Finding, Gate, HistorySpec, HostSpec, LimitsSpec, LongTransactions, Names, OnFailure, Plan, PlannedStep,
-        RestoreSpec, RetentionSpec, Reversal, SchemaWork, ServerSpec, SnapshotSpec, SoakSpec, StandbySpec, StepName, StoreSpec,
-        Strategy, ValidateSpec, WindowSpec,
+        Answer, Finding, Gate, HistorySpec, HostSpec, LimitsSpec, LongTransactions, Names, OnFailure, OpenHours, Plan,
+        PlannedStep, RestoreSpec, RetentionSpec, Reversal, SchemaWork, ServerSpec, SnapshotSpec, SoakSpec, StandbySpec, StepName,
+        StoreSpec, Strategy, ValidateSpec, WindowSpec,
     },
     route::Target,
     run::FORMAT,
@@ -46,6 +46,10 @@ pub(crate) struct PlanKind {
     pub(crate) restores: bool,
     /// There was no shadow before the run, and this comes of the trial on green.
     pub(crate) trial: Option<Trial>,
+    /// The run finishes by itself after the soak.
+    pub(crate) then_finish: bool,
+    /// The window opens in certain hours only: at any.
+    pub(crate) has_hours: bool,
 }
 
 /// What the trial on green shows.
@@ -71,6 +75,8 @@ impl Default for PlanKind {
             in_batches: false,
             restores: false,
             trial: None,
+            then_finish: false,
+            has_hours: false,
         }
     }
 }
@@ -105,7 +111,7 @@ pub(crate) fn plan(kind: PlanKind) -> Plan {
         },
         validate: ValidateSpec { rows: true, chunk_rows: 1, parallel: 1, exclude: Vec::new(), assertions: Vec::new() },
         history: HistorySpec { schema: "public".to_owned(), role: None, lock_timeout_ms: 1, lock_retries: 1 },
-        soak: SoakSpec { for_secs: 3_600, then_finish: false },
+        soak: SoakSpec { for_secs: 3_600, then_finish: kind.then_finish },
         limits: LimitsSpec { wal_kept_bytes_max: kind.wal_kept_max },
         on_failure: kind.on_failure,
         snapshot: None,
@@ -193,7 +199,16 @@ fn steps(kind: PlanKind) -> Vec<PlannedStep> {
     let planned = |(name, reversal)| PlannedStep {
         name,
         reversal,
-        gate: Gate { approval: name == Window || (name == PrepareBlue && kind.strategy == Strategy::InPlace), ..Gate::default() },
+        gate: Gate {
+            approval: name == Window || (name == PrepareBlue && kind.strategy == Strategy::InPlace),
+            hours: (name == Window && kind.has_hours).then(|| OpenHours {
+                zone: "UTC".to_owned(),
+                days: Vec::new(),
+                from: jiff::civil::time(0, 0, 0, 0),
+                to: jiff::civil::time(23, 59, 59, 0),
+            }),
+            because: None,
+        },
         attempts_max: 3,
         backoff_ms: 500,
         on_failure: None,

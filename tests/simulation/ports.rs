@@ -17,6 +17,7 @@ use greenlight::{
     validate::{Difference, Findings, Progress, Validator},
     word::{Clock, Failure, Lsn, PortError, Side, Timestamp},
 };
+use jiff::SignedDuration;
 use std::{sync::Arc, time::Duration};
 
 /// Everything that one process uses.
@@ -76,6 +77,11 @@ impl Clock for FakeClock {
 
     fn monotonic(&self) -> Duration {
         Duration::from_micros(self.0.world.lock().now)
+    }
+
+    /// What a process cannot see that was started after it.
+    fn jumped(&self) -> SignedDuration {
+        SignedDuration::ZERO
     }
 
     async fn sleep(&self, duration: Duration) {

@@ -40,6 +40,8 @@ pub(crate) enum Trouble {
     BrokenFence(Side),
     /// We may not read where this side's sequences stand.
     HiddenSequences(Side),
+    /// The clock of the machine that coordinates is days ahead.
+    ClockAhead,
 }
 
 /// How a person acts.
@@ -172,6 +174,7 @@ impl World {
             Some(Trouble::LockedOut(side)) => self.node(side).locks_out = true,
             Some(Trouble::StubbornSequences(side)) => self.node(side).has_stubborn_sequences = true,
             Some(Trouble::HiddenSequences(side)) => self.node(side).hides_sequences = true,
+            Some(Trouble::ClockAhead) => self.clock_ahead_secs = 100 * 3600,
             Some(Trouble::PreparedInWindow | Trouble::Dishonest | Trouble::RouteAstray) | None => {}
         }
     }
@@ -208,6 +211,10 @@ impl World {
         }
         if self.person.script.trouble_in_soak.is_some() {
             self.make_trouble(self.person.script.trouble_in_soak);
+            if self.now - self.person.since >= PERSISTS {
+                self.gives_up();
+                return None;
+            }
             self.run.fence_broken().next()?;
         }
         Some(match soaks.get(self.moves_to_green().saturating_sub(1)) {

@@ -14,7 +14,7 @@ use greenlight::{
     },
     schema::Fingerprint,
     validate::Progress,
-    word::{Failure, Lsn, PortError, RelationName, Side},
+    word::{Failure, Lsn, PortError, RelationName, Side, Timestamp},
 };
 use std::time::Duration;
 
@@ -155,6 +155,11 @@ impl Server for FakeServer {
 
     async fn signature(&self) -> Result<String, PortError> {
         self.read("signature", Outside, |node| node.side.to_string()).await
+    }
+
+    async fn clock(&self) -> Result<Timestamp, PortError> {
+        self.read("clock", Outside, |_| ()).await?;
+        Ok(self.world.lock().true_time())
     }
 
     async fn access(&self, roles: &[String], _: &str) -> Result<Access, PortError> {

@@ -17,6 +17,7 @@ use greenlight::{
     run::Run,
     word::{Side, Timestamp},
 };
+use jiff::SignedDuration;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool};
 
 pub(crate) const MS: u64 = 1_000;
@@ -279,6 +280,8 @@ pub(crate) struct Process {
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) now: u64,
+    /// How far the clock of the machine that coordinates is ahead of the servers'.
+    pub(crate) clock_ahead_secs: i64,
     /// How long a change takes from one log to the other side.
     pub(crate) lag: u64,
     pub(crate) nodes: [Node; 2],
@@ -416,6 +419,7 @@ impl World {
             fired: 0,
             slow: 0,
             journal_full_until: 0,
+            clock_ahead_secs: 0,
             alarms: 0,
             guard_dies_at: None,
             interrupted_at: None,
@@ -446,7 +450,12 @@ impl World {
         }
     }
 
+    /// By the clock of the machine that coordinates.
     pub(crate) fn timestamp(&self) -> Timestamp {
+        self.true_time() + SignedDuration::from_secs(self.clock_ahead_secs)
+    }
+
+    pub(crate) fn true_time(&self) -> Timestamp {
         Timestamp::from_microsecond(1_800_000_000_000_000 + self.now.cast_signed()).unwrap()
     }
 

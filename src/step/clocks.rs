@@ -1,0 +1,47 @@
+//! No clock that is wrong opens the hours of a gate or ends a soak: what passes by itself at a time passes only while this
+//! machine's clock and those of both servers say the same.
+
+use super::{Ports, StepContext};
+use crate::postgres::Server;
+use crate::run::{StepNo, StepState};
+use crate::word::Side;
+use jiff::SignedDuration;
+
+/// How far two clocks may be apart: far more than machines without a common time server are within a day, and far less than hours and
+/// soaks last.
+const APART_MAX: SignedDuration = SignedDuration::from_mins(1);
+
+/// `Some`: why a step that begins in certain hours does not begin now.
+pub(crate) async fn keep_shut(cx: &StepContext<'_>, step: StepNo) -> Option<String> {
+    let begins = matches!(cx.run().steps[step.0], StepState::Running { .. }) && cx.run().open_window().is_none();
+    if !begins || cx.plan.steps[step.0].gate.hours.is_none() {
+        return None;
+    }
+    apart(cx.ports).await.map(|why| format!("clocks that agree, since the step begins in certain hours: {why}"))
+}
+
+/// `None`: the clocks agree. Otherwise which of them do not, or which could not be read.
+pub(super) async fn apart(ports: &Ports) -> Option<String> {
+    if ports.clock.jumped().abs() > APART_MAX {
+        return Some(format!(
+            "this machine's clock, {:.0}, was set while this process ran; start it again once the clock is right",
+            ports.clock.now()
+        ));
+    }
+    let mut wrong = Vec::new();
+    for (side, server) in [(Side::Blue, &ports.blue), (Side::Green, &ports.green)] {
+        wrong.extend(apart_from(ports, side, server.as_ref()).await);
+    }
+    (!wrong.is_empty()).then(|| wrong.join("; "))
+}
+
+async fn apart_from(ports: &Ports, side: Side, server: &dyn Server) -> Option<String> {
+    let before = ports.clock.now();
+    let theirs = match server.clock().await {
+        Ok(theirs) => theirs,
+        Err(error) => return Some(format!("{side}'s could not be read: {}", error.chain())),
+    };
+    let after = ports.clock.now();
+    let agrees = theirs.duration_since(before) >= -APART_MAX && theirs.duration_since(after) <= APART_MAX;
+    (!agrees).then(|| format!("{side}'s says {theirs:.0}, this machine's {after:.0}"))
+}
