@@ -22,10 +22,11 @@ pub(crate) async fn keep_shut(cx: &StepContext<'_>, step: StepNo) -> Option<Stri
 
 /// `None`: the clocks agree. Otherwise which of them do not, or which could not be read.
 pub(super) async fn apart(ports: &Ports) -> Option<String> {
-    if ports.clock.jumped().abs() > APART_MAX {
+    let jumped = ports.clock.jumped();
+    if jumped.abs() > APART_MAX {
         return Some(format!(
-            "this machine's clock, {:.0}, was set while this process ran; start it again once the clock is right",
-            ports.clock.now()
+            "this machine's was set {} while this process ran, so start it again",
+            in_words(jumped, "forwards", "back")
         ));
     }
     let mut wrong = Vec::new();
@@ -42,6 +43,13 @@ async fn apart_from(ports: &Ports, side: Side, server: &dyn Server) -> Option<St
         Err(error) => return Some(format!("{side}'s could not be read: {}", error.chain())),
     };
     let after = ports.clock.now();
-    let agrees = theirs.duration_since(before) >= -APART_MAX && theirs.duration_since(after) <= APART_MAX;
-    (!agrees).then(|| format!("{side}'s says {theirs:.0}, this machine's {after:.0}"))
+    let ahead = theirs.duration_since(after).max(theirs.duration_since(before).min(SignedDuration::ZERO));
+    (ahead.abs() > APART_MAX).then(|| format!("{side}'s is {} this machine's", in_words(ahead, "ahead of", "behind")))
+}
+
+/// In whole minutes, since what is said again and again must not change while nothing does.
+fn in_words(apart: SignedDuration, forwards: &str, back: &str) -> String {
+    let minutes = (apart.abs().as_secs() + 30) / 60;
+    let way = if apart.is_negative() { back } else { forwards };
+    format!("{} h {} min {way}", minutes / 60, minutes % 60)
 }

@@ -10,6 +10,7 @@
 
 mod backrest;
 mod batches;
+mod clocks;
 mod crashes;
 mod freeze;
 mod hazards;

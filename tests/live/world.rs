@@ -177,6 +177,16 @@ impl Live {
         self.greenlight_with(&["run", self.playbook.to_str().unwrap(), "--no-wait"], failpoint).await
     }
 
+    /// The program to its end, its clock 100 hours ahead of the servers'.
+    pub(crate) async fn ahead(&self, arguments: &[&str]) -> Ended {
+        let mut command = Command::new("faketime");
+        command.args(["-f", "+100h", env!("CARGO_BIN_EXE_greenlight"), "--state"]).arg(&self.state).args(arguments);
+        // Nobody can set the monotonic clock, by which the kernel wakes threads.
+        command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("DONT_FAKE_MONOTONIC", "1");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        wait(command.spawn().unwrap()).await
+    }
+
     /// Starts the program, which is killed when the answer is dropped.
     pub(crate) fn start(&self, arguments: &[&str], failpoint: &str) -> Child {
         let mut command = Command::new(env!("CARGO_BIN_EXE_greenlight"));

@@ -292,7 +292,7 @@ fn a_clock_that_is_days_ahead_finishes_nothing_and_opens_no_hours() {
     let report = Setup { kind: soaks, script, ..Setup::default() }.simulate(false);
     assert_eq!((report.outcome, report.world.run.serving()), (None, Side::Green));
     let said = report.world.run.note.unwrap_or_default();
-    assert!(said.contains("clocks that agree") && said.contains("green's says"), "{said}");
+    assert!(said.contains("clocks that agree") && said.contains("green's is 100 h 0 min behind"), "{said}");
     assert!(report.world.nodes[Side::Blue as usize].allow_connections, "blue was retired");
 
     let hours = PlanKind { has_hours: true, ..PlanKind::default() };

@@ -14,6 +14,8 @@ use std::time::Duration;
 
 /// How long a moment is waited for that may not come, since the window need not open.
 const MOMENT_LIMIT: Duration = Duration::from_secs(20);
+/// How often PgBouncer is started before it is a fault that it does not.
+const STARTS_MAX: u32 = 30;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Victim {
@@ -148,7 +150,15 @@ impl Strike {
             Victim::PgBouncer => {
                 scene.world.crash_pgbouncer(0);
                 scene.clock.sleep(self.lasts).await;
-                scene.world.start_pgbouncer(0).await?;
+                // It does not start while another strike has its file broken.
+                let mut tries = 1;
+                while let Err(error) = scene.world.start_pgbouncer(0).await {
+                    if tries == STARTS_MAX {
+                        return Err(error.into());
+                    }
+                    tries += 1;
+                    scene.clock.sleep(Duration::from_millis(200)).await;
+                }
             }
             Victim::Blue => self.crash(scene, Side::Blue).await?,
             Victim::Green => self.crash(scene, Side::Green).await?,
