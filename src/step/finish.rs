@@ -1,6 +1,6 @@
 //! The end of the soak: everything that Greenlight made is taken down, and blue is retired. No way back from here.
 
-use super::{Observed, Progress, Step, StepContext, restored, routes};
+use super::{Observed, Progress, Step, StepContext, place, restored, routes};
 use crate::plan::Strategy;
 use crate::postgres::Fence;
 use crate::run::Fact;
@@ -21,9 +21,8 @@ impl Step for Finish {
     async fn advance(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
         // Asked once more where the first thing that cannot be taken back is done.
         let is_restored = cx.plan.strategy == Strategy::Restored;
-        if (is_restored || cx.ports.blue.fence().await? != Fence::Connections)
-            && let Some(astray) = routes::watch(cx, Side::Green).await?
-        {
+        let is_retired = !is_restored && matches!(cx.ports.blue.fence().await, Ok(Fence::Connections));
+        if !is_retired && let Some(astray) = routes::watch(cx, Side::Green).await? {
             let note = format!("every route to lead to green; ALARM: {astray}");
             return Ok(Progress::Pending { poll_after: Duration::from_secs(2), note });
         }
@@ -33,15 +32,16 @@ impl Step for Finish {
             restored::conclude(cx).await?;
             return Ok(Progress::Done);
         }
-        retire_blue(cx).await?;
-        let (green, names) = (cx.server(Side::Green), cx.plan.names.clone());
-        green.ensure_no_slot(&names.reverse).await?;
-        green.ensure_no_publication(&names.reverse).await?;
-        // A copy of blue's, which came with the standby.
-        green.ensure_no_publication(&names.forward).await?;
-        green.ensure_no_subscription(&names.forward).await?;
-        green.ensure_sync_triggers(&cx.plan.sync_triggers, false).await?;
-        green.ensure_unclaimed().await?;
+        // A blue that does not answer must not leave green with a slot that keeps its WAL for nobody.
+        let blue = retire_blue(cx).await;
+        let green = tidy_green(cx).await;
+        if let Some((what, why)) = blue? {
+            let fact = Fact::LeftBehind { on: Side::Blue, what, why };
+            if !cx.run().facts.contains(&fact) {
+                cx.learn(fact).await?;
+            }
+        }
+        green?;
         Ok(Progress::Done)
     }
 
@@ -52,22 +52,29 @@ impl Step for Finish {
     }
 }
 
-/// Blue keeps its data and takes no connections, so that nobody writes to it by mistake.
-async fn retire_blue(cx: &mut StepContext<'_>) -> Result<(), PortError> {
+async fn tidy_green(cx: &StepContext<'_>) -> Result<(), PortError> {
+    let (green, names) = (cx.server(Side::Green), &cx.plan.names);
+    green.ensure_no_slot(&names.reverse).await?;
+    green.ensure_no_publication(&names.reverse).await?;
+    // A copy of blue's, which came with the standby.
+    green.ensure_no_publication(&names.forward).await?;
+    green.ensure_no_subscription(&names.forward).await?;
+    green.ensure_sync_triggers(&cx.plan.sync_triggers, false).await?;
+    green.ensure_unclaimed().await
+}
+
+/// Blue keeps its data and takes no connections, so that nobody writes to it by mistake. `Some`: what is left there, and why.
+async fn retire_blue(cx: &StepContext<'_>) -> Result<Option<(String, String)>, PortError> {
     let (blue, names) = (cx.server(Side::Blue), cx.plan.names.clone());
+    if let Some(why) = place::another_cluster(cx, blue.identity().await?.system_identifier, Side::Blue) {
+        // A stranger's server is not closed.
+        return Ok(Some(("everything of this run".to_owned(), why)));
+    }
     if blue.fence().await? == Fence::Connections {
         // A crash came between. To look inside would be to open it, so what is left inside is only said.
         blue.ensure_no_slot(&names.forward).await?;
         let what = "schema greenlight, a subscription or a publication, inside the closed database".to_owned();
-        let fact = Fact::LeftBehind {
-            on: Side::Blue,
-            what,
-            why: "finish was interrupted; `greenlight sweep` lists them once it is opened".to_owned(),
-        };
-        if !cx.run().facts.contains(&fact) {
-            cx.learn(fact).await?;
-        }
-        return Ok(());
+        return Ok(Some((what, "finish was interrupted; `greenlight sweep` lists them once it is opened".to_owned())));
     }
     // It lets us pass also where the run's secret had to be made anew.
     blue.ensure_fence_installed().await?;
@@ -78,5 +85,6 @@ async fn retire_blue(cx: &mut StepContext<'_>) -> Result<(), PortError> {
     blue.ensure_history_without(&versions).await?;
     blue.connect().await?;
     blue.ensure_fence(Fence::Connections).await?;
-    blue.ensure_unclaimed().await
+    blue.ensure_unclaimed().await?;
+    Ok(None)
 }

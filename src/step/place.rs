@@ -26,15 +26,25 @@ pub(super) async fn lost(cx: &StepContext<'_>) -> Result<Option<Lost>, PortError
     Ok(blue.or(green))
 }
 
+/// `Some`: a server with this system identifier is neither blue nor a copy of it.
+pub(super) fn another_cluster(cx: &StepContext<'_>, identifier: u64, at: Side) -> Option<String> {
+    let planned = cx.plan.system_identifier;
+    (planned != 0 && identifier != planned).then(|| {
+        format!(
+            "another cluster answers at {at}'s address: its system identifier is {identifier}, and {planned} was planned with"
+        )
+    })
+}
+
 async fn blue_is_lost(cx: &StepContext<'_>) -> Result<Option<Lost>, PortError> {
     let finish = cx.plan.step_no(StepName::Finish);
     if finish.is_some_and(|step| !matches!(cx.run().steps[step.0], StepState::Idle | StepState::Gated { .. })) {
         return Ok(None);
     }
     let now = cx.ports.blue.identity().await?;
-    let (system, timeline) = (cx.plan.system_identifier, cx.plan.blue_timeline);
-    let why = if system != 0 && now.system_identifier != system {
-        "another cluster answers at blue's address: its system identifier is not the one that was planned with".to_owned()
+    let timeline = cx.plan.blue_timeline;
+    let why = if let Some(why) = another_cluster(cx, now.system_identifier, Side::Blue) {
+        why
     } else if now.in_recovery {
         "blue is a standby now: somebody else demoted it, or another server answers at its address".to_owned()
     } else if timeline != 0 && now.timeline != timeline {
@@ -49,8 +59,9 @@ async fn blue_is_lost(cx: &StepContext<'_>) -> Result<Option<Lost>, PortError> {
              blue's address"
         ),
         Side::Green => format!(
-            "there is no lossless way back to it: `greenlight finish {run}` keeps green, once blue is a primary as before; or make a \
-             new standby of green"
+            "green serves and stays, and there is no lossless way back to blue any more: `greenlight finish {run}`, once blue is a primary \
+             as before, or without it `greenlight mark-done {run} --step {} --reason \"blue is lost\"`; then make a new standby of green",
+            cx.plan.step_no(StepName::Soak).map(|step| step.to_string()).unwrap_or_default()
         ),
     };
     Ok(Some(Lost { why, hint }))
@@ -64,9 +75,8 @@ async fn green_is_lost(cx: &StepContext<'_>) -> Result<Option<Lost>, PortError> 
     let follows = matches!(cx.plan.strategy, Strategy::Sync | Strategy::Freeze);
     let Some(timeline) = promoted.filter(|_| follows && !cx.run().without_green) else { return Ok(None) };
     let now = cx.ports.green.identity().await?;
-    let system = cx.plan.system_identifier;
-    let why = if system != 0 && now.system_identifier != system {
-        "another cluster answers at green's address: its system identifier is not blue's".to_owned()
+    let why = if let Some(why) = another_cluster(cx, now.system_identifier, Side::Green) {
+        why
     } else if now.in_recovery {
         "green is a standby again: somebody else, such as Patroni, demoted it after the run had promoted it".to_owned()
     } else if now.timeline != timeline {
