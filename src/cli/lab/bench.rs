@@ -49,6 +49,7 @@ struct Summary {
     plan_secs: f64,
     freeze: super::bench_freeze::FreezeTimes,
     restore: super::bench_restore::RestoreTimes,
+    stalls_ms: super::bench_stall::Stalls,
     /// The phases, in the order in which they come.
     #[serde(skip)]
     order: Vec<String>,
@@ -62,6 +63,15 @@ pub(super) struct Spread {
 }
 
 pub(super) async fn run(shared: &Shared, args: &BenchArgs) -> anyhow::Result<Exit> {
+    let stalls = Box::pin(super::bench_stall::measure(&args.lab, f64::from(args.rate))).await;
+    let stalls = stalls.context("could not measure how long writers stand still outside the window")?;
+    if args.only_stalls {
+        match shared.output {
+            Output::Json => print::json(&stalls),
+            Output::Text => print::data(&stalls.text()),
+        }
+        return Ok(Exit::Completed);
+    }
     let restore = super::bench_restore::measure(&args.lab, args.restore_mib).await.context("could not time a restore")?;
     let (plan_secs, _) = Box::pin(time_plan(args)).await.context("could not time the plan of many tables")?;
     let freeze = Box::pin(super::bench_freeze::measure(&args.lab, FREEZES, f64::from(args.rate))).await;
@@ -104,6 +114,7 @@ pub(super) async fn run(shared: &Shared, args: &BenchArgs) -> anyhow::Result<Exi
         plan_secs,
         freeze,
         restore,
+        stalls_ms: stalls,
         order: moved.first().map(|moved| moved.phases.iter().map(|phase| phase.name.clone()).collect()).unwrap_or_default(),
     };
     let path = write(&summary, "bench")?;
@@ -271,6 +282,7 @@ fn table(summary: &Summary) -> String {
         ),
         format!("window to floor: {:.1}", summary.window_to_floor),
         format!("longest client wait: {:.0} ms; failed requests: {}", summary.longest_client_wait_ms, summary.failed_requests),
+        summary.stalls_ms.text(),
         format!("acknowledged writes: {}; lost: {}", summary.acknowledged_writes, summary.lost_writes),
         format!(
             "{} freezes: acknowledged writes {}; lost {}; failed requests {}",

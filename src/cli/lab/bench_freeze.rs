@@ -68,14 +68,23 @@ pub(super) async fn measure(args: &LabArgs, rounds: u32, rate: f64) -> anyhow::R
 }
 
 fn freeze_playbook(world: &World) -> anyhow::Result<PathBuf> {
-    let path: PathBuf = write_playbook(world, &Soak { secs: 3600, gated: false, on_failure: "rollback" })?;
+    let path = playbook_that_makes_green(world, false)?;
+    let text = std::fs::read_to_string(&path)?.replacen("strategy: sync", "strategy: freeze", 1).replacen(
+        "max_pause: 5s",
+        "max_pause: 2m",
+        1,
+    );
+    std::fs::write(&path, text)?;
+    Ok(path)
+}
+
+/// A playbook whose runs make green, and take it away when they are abandoned.
+pub(super) fn playbook_that_makes_green(world: &World, gated: bool) -> anyhow::Result<PathBuf> {
+    let path: PathBuf = write_playbook(world, &Soak { secs: 3600, gated, on_failure: "rollback" })?;
     let green = world.endpoint(Side::Green);
     let folder = serde_json::Value::from(world.dir().join("green").display().to_string());
     let create = format!("  create: {{host: local, data_dir: {folder}, port: {}}}\nmigrations:\n", green.port);
-    let text = std::fs::read_to_string(&path)?
-        .replacen("strategy: sync", "strategy: freeze", 1)
-        .replacen("max_pause: 5s", "max_pause: 2m", 1)
-        .replacen("migrations:\n", &create, 1);
+    let text = std::fs::read_to_string(&path)?.replacen("migrations:\n", &create, 1);
     std::fs::write(&path, text)?;
     Ok(path)
 }

@@ -3,6 +3,7 @@
 mod bench;
 mod bench_freeze;
 mod bench_restore;
+mod bench_stall;
 mod campaign;
 mod demo;
 mod drill;
