@@ -442,7 +442,7 @@ pub(super) struct BenchArgs {
     /// MiB of data, and of WAL, for the measurement of a restore.
     #[arg(long, default_value = "1024")]
     pub restore_mib: u64,
-    /// Measure the longest waits of writers outside the window, and nothing else.
+    /// Measure the longest waits outside the window only.
     #[arg(long)]
     pub only_stalls: bool,
 }
