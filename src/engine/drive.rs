@@ -27,8 +27,6 @@ pub const STANDS_STILL: Duration = Duration::from_secs(10);
 /// The longest between two tries of a step that cannot begin yet.
 const TRY_EVERY_MAX: Duration = Duration::from_secs(15);
 
-/// Tries to give clients back until it has lasted long.
-const LONG: u32 = 50;
 /// Why such a window was closed.
 const WITHOUT_JOURNAL: &str = "the window was left open, and the journal could not be written";
 
@@ -120,7 +118,7 @@ impl Engine {
             } else {
                 back = self.give_back(known, &error).await;
             }
-            self.ports.clock.sleep(safe::TRY_EVERY[usize::from(back.is_some() || round > LONG)]).await;
+            self.ports.clock.sleep(safe::TRY_EVERY[usize::from(back.is_some() || round > safe::LONG)]).await;
         }
         Ok(Stop::Interrupted)
     }

@@ -24,7 +24,7 @@ use std::{
 /// Between two tries: at first, and when it has lasted long.
 pub(super) const TRY_EVERY: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
 /// Tries until it has lasted long.
-const LONG: u32 = 50;
+pub(super) const LONG: u32 = 50;
 
 /// How long another process that has the run may let clients wait. Then the run is taken from it: its lease says that it lives,
 /// not that it works.

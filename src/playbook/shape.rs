@@ -523,7 +523,7 @@ pub(super) struct Retention {
     /// So many of the newest backups stay.
     #[schemars(range(min = 1, max = 10_000), example = 7)]
     pub count: u32,
-    /// Also those from which a point of this last time can be reached.
+    /// Also those from which a point of this last time before the newest backup can be reached.
     #[schemars(schema_with = "scalar::duration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub age: Option<String>,

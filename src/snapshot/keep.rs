@@ -26,9 +26,13 @@ pub fn removable<'a>(
     let mut whole: Vec<&Backup> = backups.iter().filter(|backup| backup.state == BackupState::Whole).collect();
     whole.sort_by_key(|backup| backup.ended_at);
     let by_count = whole.len().saturating_sub(keep.count.max(1) as usize);
-    // From the newest one before the beginning of that time, every moment of it can be reached.
-    let by_age = keep.age_secs.and_then(|secs| {
-        let since = now.checked_sub(jiff::SignedDuration::from_secs(i64::try_from(secs).unwrap_or(i64::MAX))).ok()?;
+    // From the newest one before the beginning of that time, every moment of it can be reached. It is counted back from the newest
+    // backup: a clock that is days ahead, or a store that has failed for days, makes none old.
+    let by_age = keep.age_secs.zip(whole.last()).and_then(|(secs, newest)| {
+        let since = now
+            .min(newest.ended_at)
+            .checked_sub(jiff::SignedDuration::from_secs(i64::try_from(secs).unwrap_or(i64::MAX)))
+            .ok()?;
         Some(whole.iter().rposition(|backup| backup.ended_at <= since).unwrap_or(0))
     });
     let first_kept = by_age.map_or(by_count, |by_age| by_count.min(by_age));
@@ -88,9 +92,17 @@ mod tests {
     fn what_count_or_age_keeps_stays() {
         assert_eq!(gone(2, None, &[]), ["b10", "b20"]);
         assert_eq!(gone(9, None, &[]), [""; 0]);
-        assert_eq!(gone(1, Some(25), &[]), ["b10"], "25 hours ago was hour 25, which is reached from b20");
+        assert_eq!(gone(1, Some(15), &[]), ["b10"], "15 hours before the newest was hour 25, which is reached from b20");
         assert_eq!(gone(1, Some(100), &[]), [""; 0]);
         assert_eq!(gone(0, None, &[]), ["b10", "b20", "b30"], "the newest always stays");
+    }
+
+    #[test]
+    fn a_clock_that_is_ahead_makes_no_backup_old() {
+        let backups = [10, 20, 30].map(|hours| backup(hours, BackupState::Whole));
+        let keep = RetentionSpec { count: 1, age_secs: Some(48 * 3600) };
+        let years_ahead = Timestamp::from_second(100_000 * 3600).unwrap();
+        assert!(removable(&backups, &keep, &[], years_ahead).0.is_empty());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Turn the physical standby into a server of its own, at a known place in blue's history, closed from its first moment.
 
-use super::{Observed, Progress, Step, StepContext, fenced};
+use super::{Observed, Progress, Step, StepContext, fenced, place};
 use crate::postgres::{Fence, Server};
 use crate::run::{Direction, Fact};
 use crate::word::{Failure, Lsn, PortError, Side};
@@ -83,17 +83,21 @@ pub(super) async fn put_configuration_back(cx: &StepContext<'_>) -> Result<(), P
 /// A green that was promoted is closed and left to be rebuilt; one that was not is a standby as before.
 pub(super) async fn give_green_up(cx: &mut StepContext<'_>) -> Result<(), PortError> {
     if cx.run().without_green {
-        if cx.run().fork_point().is_some() {
-            drop_physical_slot(cx).await?;
-        } else if let Some(slot) = physical_slot(cx) {
-            let why = "whether green was promoted is not known; drop it if green does not come back as a standby";
-            leave_behind(cx, Side::Blue, &format!("physical slot {slot}"), why).await?;
-        }
-        let why = "the run was abandoned without green";
-        return leave_behind(cx, Side::Green, "everything that the run made there", why).await;
+        return leave_green(cx, "the run was abandoned without green").await;
     }
     let green = cx.server(Side::Green);
-    if green.identity().await?.in_recovery {
+    let now = green.identity().await?;
+    let mut stranger = place::another_cluster(cx, now.system_identifier, Side::Green);
+    if stranger.is_none() && !now.in_recovery {
+        stranger = place::not_green(cx).await?;
+        if stranger.is_none() && green.signature().await? == cx.ports.blue.signature().await? {
+            stranger = Some("blue itself answers at green's address".to_owned());
+        }
+    }
+    if let Some(why) = stranger {
+        return leave_green(cx, &why).await;
+    }
+    if now.in_recovery {
         put_configuration_back(cx).await?;
         if cx.run().fork_point().is_none() {
             return Ok(());
@@ -113,6 +117,17 @@ pub(super) async fn give_green_up(cx: &mut StepContext<'_>) -> Result<(), PortEr
     drop_physical_slot(cx).await?;
     let what = "a promoted copy of blue that takes no connections";
     leave_behind(cx, Side::Green, what, "rebuild it as a standby before the next run").await
+}
+
+/// Takes away on blue what only green needed, and nothing on green.
+async fn leave_green(cx: &mut StepContext<'_>, why: &str) -> Result<(), PortError> {
+    if cx.run().fork_point().is_some() {
+        drop_physical_slot(cx).await?;
+    } else if let Some(slot) = physical_slot(cx) {
+        let why = "whether green was promoted is not known; drop it if green does not come back as a standby";
+        leave_behind(cx, Side::Blue, &format!("physical slot {slot}"), why).await?;
+    }
+    leave_behind(cx, Side::Green, "everything that the run made there", why).await
 }
 
 /// What follows a promotion, once blue's log was replayed up to `start`: the place is on record, and green is fenced.

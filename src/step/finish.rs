@@ -66,8 +66,7 @@ async fn tidy_green(cx: &StepContext<'_>) -> Result<(), PortError> {
 /// Blue keeps its data and takes no connections, so that nobody writes to it by mistake. `Some`: what is left there, and why.
 async fn retire_blue(cx: &StepContext<'_>) -> Result<Option<(String, String)>, PortError> {
     let (blue, names) = (cx.server(Side::Blue), cx.plan.names.clone());
-    if let Some(why) = place::another_cluster(cx, blue.identity().await?.system_identifier, Side::Blue) {
-        // A stranger's server is not closed.
+    if let Some(why) = place::not_blue(cx).await? {
         return Ok(Some(("everything of this run".to_owned(), why)));
     }
     if blue.fence().await? == Fence::Connections {

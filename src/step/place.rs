@@ -26,32 +26,12 @@ pub(super) async fn lost(cx: &StepContext<'_>) -> Result<Option<Lost>, PortError
     Ok(blue.or(green))
 }
 
-/// `Some`: a server with this system identifier is neither blue nor a copy of it.
-pub(super) fn another_cluster(cx: &StepContext<'_>, identifier: u64, at: Side) -> Option<String> {
-    let planned = cx.plan.system_identifier;
-    (planned != 0 && identifier != planned).then(|| {
-        format!(
-            "another cluster answers at {at}'s address: its system identifier is {identifier}, and {planned} was planned with"
-        )
-    })
-}
-
 async fn blue_is_lost(cx: &StepContext<'_>) -> Result<Option<Lost>, PortError> {
     let finish = cx.plan.step_no(StepName::Finish);
     if finish.is_some_and(|step| !matches!(cx.run().steps[step.0], StepState::Idle | StepState::Gated { .. })) {
         return Ok(None);
     }
-    let now = cx.ports.blue.identity().await?;
-    let timeline = cx.plan.blue_timeline;
-    let why = if let Some(why) = another_cluster(cx, now.system_identifier, Side::Blue) {
-        why
-    } else if now.in_recovery {
-        "blue is a standby now: somebody else demoted it, or another server answers at its address".to_owned()
-    } else if timeline != 0 && now.timeline != timeline {
-        format!("blue writes timeline {}, and wrote {timeline} when planned: it failed over to another server", now.timeline)
-    } else {
-        return Ok(None);
-    };
+    let Some(why) = not_blue(cx).await? else { return Ok(None) };
     let run = &cx.plan.run;
     let hint = match cx.run().serving() {
         Side::Blue => format!(
@@ -68,22 +48,7 @@ async fn blue_is_lost(cx: &StepContext<'_>) -> Result<Option<Lost>, PortError> {
 }
 
 async fn green_is_lost(cx: &StepContext<'_>) -> Result<Option<Lost>, PortError> {
-    let promoted = cx.run().facts.iter().rev().find_map(|fact| match fact {
-        Fact::Promoted { timeline, .. } => Some(*timeline),
-        _ => None,
-    });
-    let follows = matches!(cx.plan.strategy, Strategy::Sync | Strategy::Freeze);
-    let Some(timeline) = promoted.filter(|_| follows && !cx.run().without_green) else { return Ok(None) };
-    let now = cx.ports.green.identity().await?;
-    let why = if let Some(why) = another_cluster(cx, now.system_identifier, Side::Green) {
-        why
-    } else if now.in_recovery {
-        "green is a standby again: somebody else, such as Patroni, demoted it after the run had promoted it".to_owned()
-    } else if now.timeline != timeline {
-        format!("green writes timeline {}, and wrote {timeline} when the run promoted it: it failed over", now.timeline)
-    } else {
-        return Ok(None);
-    };
+    let Some(why) = not_green(cx).await? else { return Ok(None) };
     let run = &cx.plan.run;
     let hint = match cx.run().serving() {
         Side::Blue => format!(
@@ -98,12 +63,60 @@ async fn green_is_lost(cx: &StepContext<'_>) -> Result<Option<Lost>, PortError> 
     Ok(Some(Lost { why, hint }))
 }
 
-/// Whether the run is taken back without touching green: by a person's word, or since green, which does not serve, was made a
-/// standby again by somebody else. What the run made there cannot be taken away, and goes when green is rebuilt.
+/// `Some`: what answers at blue's address is not blue as it was planned with. It may be green itself, to which somebody has led
+/// blue's name: it is neither opened nor closed.
+pub(super) async fn not_blue(cx: &StepContext<'_>) -> Result<Option<String>, PortError> {
+    let (now, timeline) = (cx.ports.blue.identity().await?, cx.plan.blue_timeline);
+    Ok(if let Some(why) = another_cluster(cx, now.system_identifier, Side::Blue) {
+        Some(why)
+    } else if now.in_recovery {
+        Some("blue is a standby now: somebody else demoted it, or another server answers at its address".to_owned())
+    } else if timeline != 0 && now.timeline != timeline {
+        Some(format!(
+            "blue writes timeline {}, and wrote {timeline} when planned: it failed over to another server",
+            now.timeline
+        ))
+    } else {
+        None
+    })
+}
+
+/// The same of green, from its promotion on.
+pub(super) async fn not_green(cx: &StepContext<'_>) -> Result<Option<String>, PortError> {
+    let promoted = cx.run().facts.iter().rev().find_map(|fact| match fact {
+        Fact::Promoted { timeline, .. } => Some(*timeline),
+        _ => None,
+    });
+    let follows = matches!(cx.plan.strategy, Strategy::Sync | Strategy::Freeze);
+    let Some(timeline) = promoted.filter(|_| follows && !cx.run().without_green) else { return Ok(None) };
+    let now = cx.ports.green.identity().await?;
+    Ok(if let Some(why) = another_cluster(cx, now.system_identifier, Side::Green) {
+        Some(why)
+    } else if now.in_recovery {
+        Some("green is a standby again: somebody else, such as Patroni, demoted it after the run had promoted it".to_owned())
+    } else if now.timeline != timeline {
+        Some(format!("green writes timeline {}, and wrote {timeline} when the run promoted it: it failed over", now.timeline))
+    } else {
+        None
+    })
+}
+
+/// `Some`: a server with this system identifier is neither blue nor a copy of it.
+pub(super) fn another_cluster(cx: &StepContext<'_>, identifier: u64, at: Side) -> Option<String> {
+    let planned = cx.plan.system_identifier;
+    (planned != 0 && identifier != planned).then(|| {
+        format!(
+            "another cluster answers at {at}'s address: its system identifier is {identifier}, and {planned} was planned with"
+        )
+    })
+}
+
+/// Whether the run is taken back without touching green: by a person's word, or since what answers there is not the green that the
+/// run promoted, and does not serve. What the run made cannot be taken away then.
 pub(super) async fn leaves_green(cx: &StepContext<'_>) -> Result<bool, PortError> {
     let run = cx.run();
     if run.without_green || run.serving() == Side::Green || run.fork_point().is_none() {
         return Ok(run.without_green);
     }
-    Ok(cx.ports.green.identity().await?.in_recovery)
+    Ok(not_green(cx).await?.is_some())
 }

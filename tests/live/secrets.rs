@@ -2,6 +2,7 @@
 //! the world is anywhere but where it was put, and nothing that others named looks like a line of ours.
 
 use crate::world::{COMPLETED, Live, Setup, ask, connect};
+use greenlight::lab::TALKATIVE;
 use greenlight::word::{Endpoint, Side, quote_ident, quote_literal};
 use std::{
     collections::BTreeSet,
@@ -17,23 +18,6 @@ use std::{
 const ARCHIVE_KEY: &str = "ArchiveKeyS3cret";
 /// As a role may name what it makes, and as a person may give a reason.
 const HOSTILE: &str = "x\u{1b}[31mred\u{7}\nError: fake\u{202e}";
-
-/// What else is written down where it is allowed.
-const TALKATIVE: &[(&str, &str)] = &[
-    ("shared_preload_libraries", "pg_stat_statements, auto_explain"),
-    ("log_statement", "all"),
-    ("log_min_duration_statement", "0"),
-    ("log_min_duration_sample", "0"),
-    ("log_statement_sample_rate", "1"),
-    ("log_transaction_sample_rate", "1"),
-    ("log_parameter_max_length", "-1"),
-    ("log_parameter_max_length_on_error", "-1"),
-    ("log_min_error_statement", "debug5"),
-    ("pg_stat_statements.track", "all"),
-    ("auto_explain.log_min_duration", "0"),
-    ("auto_explain.log_nested_statements", "on"),
-    ("archive_mode", "on"),
-];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_of_the_world_is_seen_anywhere_and_no_name_forges_a_line() {
@@ -140,7 +124,7 @@ async fn make_talkative(live: &Live) {
     ask(&lab.endpoint(Side::Blue), "CREATE EXTENSION pg_stat_statements").await;
     for side in [Side::Blue, Side::Green] {
         let command = format!("AWS_SECRET_ACCESS_KEY={ARCHIVE_KEY} /bin/true {side} %p");
-        let settings: Vec<(&str, &str)> = TALKATIVE.iter().copied().chain([("archive_command", command.as_str())]).collect();
+        let settings = [TALKATIVE, &[("archive_mode", "on"), ("archive_command", command.as_str())]].concat();
         // The modules bring settings of their own.
         let (modules, others) = settings.split_at(1);
         for some in [modules, others] {

@@ -99,10 +99,14 @@ impl World {
         ask(&self.source.at, sql).await
     }
 
-    /// Takes a backup, after it was seen that WAL is archived.
+    /// Takes a backup, after it was seen that WAL is archived, and waits until it is over for its store too: pgBackRest writes whole
+    /// seconds, so its end counts as up to a second later than it was, and no time before that can be reached from it.
     pub(crate) async fn back_up(&self) -> greenlight::snapshot::Backup {
         self.store.ensure_archiving().await.unwrap();
-        self.store.take(&|_, _, _| ()).await.unwrap()
+        let backup = self.store.take(&|_, _, _| ()).await.unwrap();
+        let left = backup.ended_at.duration_since(self.clock.now());
+        tokio::time::sleep(Duration::try_from(left).unwrap_or_default()).await;
+        backup
     }
 
     /// A playbook for this server and store, which the command line can use.

@@ -286,6 +286,30 @@ fn a_route_that_leads_to_blue_in_the_soak_is_said_and_keeps_the_finish_shut() {
 }
 
 #[test]
+fn another_cluster_at_blues_address_is_not_closed_and_green_is_tidied_all_the_same() {
+    let script = Script {
+        trouble_in_soak: Some(Trouble::Stranger(Side::Blue)),
+        soaks: &[Wish::Finish],
+        marks_done: true,
+        ..Script::default()
+    };
+    let world = told(script).simulate(false).world;
+    assert_eq!((world.run.outcome, world.run.serving()), (Some(Outcome::Completed), Side::Green));
+    assert!(world.nodes[Side::Blue as usize].allow_connections, "a stranger's database was closed");
+    assert_eq!(world.left_on(Side::Green), [""; 0]);
+    assert!(world.says_left_behind(Side::Blue));
+}
+
+#[test]
+fn another_cluster_at_greens_address_is_not_closed_and_the_run_is_taken_back() {
+    let script = Script { trouble: Some(Trouble::Stranger(Side::Green)), ..Script::default() };
+    let world = told(script).simulate(false).world;
+    assert_eq!((world.run.outcome, world.run.serving()), (Some(Outcome::RolledBack), Side::Blue));
+    assert!(world.nodes[Side::Green as usize].allow_connections, "a stranger's database was closed");
+    assert!(world.says_left_behind(Side::Green));
+}
+
+#[test]
 fn a_clock_that_is_days_ahead_finishes_nothing_and_opens_no_hours() {
     let soaks = PlanKind { then_finish: true, ..PlanKind::default() };
     let script = Script { trouble_in_soak: Some(Trouble::ClockAhead), ..Script::default() };

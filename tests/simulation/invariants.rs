@@ -362,12 +362,12 @@ impl World {
         self.standby == StandbyState::Running && self.nodes[Side::Green as usize].accepts_writes()
     }
 
-    fn says_left_behind(&self, side: Side) -> bool {
+    pub(crate) fn says_left_behind(&self, side: Side) -> bool {
         self.run.facts.iter().any(|fact| matches!(fact, Fact::LeftBehind { on, .. } if *on == side))
     }
 
     /// What of the run's making is still on this side.
-    fn left_on(&self, side: Side) -> Vec<String> {
+    pub(crate) fn left_on(&self, side: Side) -> Vec<String> {
         let node = &self.nodes[side as usize];
         if side == Side::Green && (self.standby != StandbyState::Running || node.in_recovery) {
             return Vec::new();

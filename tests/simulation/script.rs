@@ -40,6 +40,8 @@ pub(crate) enum Trouble {
     BrokenFence(Side),
     /// We may not read where this side's sequences stand.
     HiddenSequences(Side),
+    /// Another cluster answers at this side's address.
+    Stranger(Side),
     /// The clock of the machine that coordinates is days ahead.
     ClockAhead,
 }
@@ -65,6 +67,8 @@ pub(crate) struct Script {
     pub(crate) opens_no_gate: bool,
     /// In the soak blue's apply worker fails, and the person waits until the way back is given up.
     pub(crate) blue_stops_following: bool,
+    /// Says of a stuck step that it is done.
+    pub(crate) marks_done: bool,
     /// How often a stuck step is tried again before the person leaves it as it is.
     pub(crate) retries: u32,
     /// Seconds before a stuck step is tried again.
@@ -90,6 +94,7 @@ impl Default for Script {
             trouble_in_soak: None,
             opens_no_gate: false,
             blue_stops_following: false,
+            marks_done: false,
             retries: 5,
             retry_after_secs: 10,
             patience_secs: 600,
@@ -174,6 +179,7 @@ impl World {
             Some(Trouble::LockedOut(side)) => self.node(side).locks_out = true,
             Some(Trouble::StubbornSequences(side)) => self.node(side).has_stubborn_sequences = true,
             Some(Trouble::HiddenSequences(side)) => self.node(side).hides_sequences = true,
+            Some(Trouble::Stranger(side)) => self.node(side).is_stranger = true,
             Some(Trouble::ClockAhead) => self.clock_ahead_secs = 100 * 3600,
             Some(Trouble::PreparedInWindow | Trouble::Dishonest | Trouble::RouteAstray) | None => {}
         }
@@ -181,6 +187,9 @@ impl World {
 
     fn at_stuck_step(&mut self) -> Option<RequestKind> {
         self.was_stuck = true;
+        if self.person.script.marks_done {
+            return self.run.present_step().map(|step| RequestKind::MarkDone { step });
+        }
         let Script { retries, retry_after_secs, .. } = self.person.script;
         if self.person.retries == retries {
             self.gives_up();
@@ -215,7 +224,9 @@ impl World {
                 self.gives_up();
                 return None;
             }
-            self.run.fence_broken().next()?;
+            if !matches!(self.person.script.trouble_in_soak, Some(Trouble::Stranger(_))) {
+                self.run.fence_broken().next()?;
+            }
         }
         Some(match soaks.get(self.moves_to_green().saturating_sub(1)) {
             Some(Wish::Rollback) if self.run.way_back_given_up().is_none() => RequestKind::Rollback,

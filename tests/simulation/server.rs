@@ -146,7 +146,7 @@ impl Server for FakeServer {
 
     async fn identity(&self) -> Result<Identity, PortError> {
         self.read("identity", Outside, |node| Identity {
-            system_identifier: 1,
+            system_identifier: if node.is_stranger { 2 } else { 1 },
             in_recovery: node.in_recovery,
             timeline: node.timeline,
         })

@@ -148,6 +148,8 @@ pub(crate) struct Node {
     pub(crate) has_stubborn_sequences: bool,
     /// We may not read where its sequences stand.
     pub(crate) hides_sequences: bool,
+    /// It is of another cluster than blue and green.
+    pub(crate) is_stranger: bool,
     /// The scratch database of a trial is there.
     pub(crate) has_scratch: bool,
     /// Of a restored server: no application knows of it before the writer moved there.
@@ -196,6 +198,7 @@ impl Node {
             has_prepared: false,
             has_stubborn_sequences: false,
             hides_sequences: false,
+            is_stranger: false,
             has_scratch: false,
             is_unknown: false,
             restore_point: None,

@@ -21,7 +21,11 @@ pub(super) async fn ready(cx: &StepContext<'_>, from: Side) -> Result<Option<Str
         }
         match router.who_answers().await {
             // However the entry is written: what answers is what counts.
-            Ok(answer) if answer == serving => router.tidy().await?,
+            Ok(answer) if answer == serving => match router.trouble().await? {
+                None => router.tidy().await?,
+                // The pool that answered has its server again, and another user's has not yet.
+                Some(_) => router.hasten().await?,
+            },
             Ok(_) => return Ok(Some(format!("route `{name}` points at {} and not at {from}", state.points_at))),
             Err(error) => {
                 router.hasten().await?;
