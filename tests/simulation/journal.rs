@@ -182,7 +182,8 @@ impl Journal for WatchedJournal {
             (world.person_says(), world.timestamp())
         };
         if let Some(kind) = said {
-            self.inner.file_request(run, "ana", None, &kind, at).await?;
+            let reason = matches!(kind, RequestKind::MarkDone { .. }).then_some("done by hand");
+            self.inner.file_request(run, "ana", reason, &kind, at).await?;
         }
         self.inner.open_requests(run).await
     }
