@@ -50,20 +50,33 @@ async fn open_runs(shared: &Shared) -> anyhow::Result<Vec<String>> {
     Ok(open)
 }
 
-/// A run whose coordinator is connected now is not lost, whatever this state directory knows of it.
+/// Each that can be removed, whatever became of the others: how many.
 async fn remove(endpoint: &Endpoint, lost: &[&Leftover]) -> Result<usize, PortError> {
+    let mut parts = Vec::new();
+    let mut lives = BTreeSet::new();
     for run in lost.iter().map(|leftover| &leftover.run).filter(|run| !run.is_empty()).collect::<BTreeSet<_>>() {
-        let from = sweep::coordinators(endpoint, run).await?;
-        if !from.is_empty() {
-            return Err(PortError::refused(format!("remove what run `{run}` made on {endpoint}"))
-                .because(format!("a coordinator of that run is connected from {}", from.join(", ")))
-                .hint(format!("name its state directory with `--state DIR`, and `greenlight abandon {run}` there")));
+        if let Err(error) = is_lost(endpoint, run).await {
+            lives.insert(run);
+            parts.push(Err(error));
         }
     }
-    for leftover in lost {
-        sweep::remove(endpoint, leftover).await?;
+    for leftover in lost.iter().filter(|leftover| !lives.contains(&leftover.run)) {
+        parts.push(sweep::remove(endpoint, leftover).await);
     }
-    Ok(lost.len())
+    let removed = parts.iter().filter(|part| part.is_ok()).count();
+    PortError::all(parts)?;
+    Ok(removed)
+}
+
+/// A run whose coordinator is connected now is not lost, whatever this state directory knows of it.
+async fn is_lost(endpoint: &Endpoint, run: &str) -> Result<(), PortError> {
+    let from = sweep::coordinators(endpoint, run).await?;
+    if from.is_empty() {
+        return Ok(());
+    }
+    Err(PortError::refused(format!("remove what run `{run}` made on {endpoint}"))
+        .because(format!("a coordinator of that run is connected from {}", from.join(", ")))
+        .hint(format!("name its state directory with `--state DIR`, and `greenlight abandon {run}` there")))
 }
 
 /// Such as `run r1a2b3c4`.

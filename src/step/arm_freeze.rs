@@ -42,8 +42,8 @@ impl Step for ArmFreeze {
         }
         let promoted = !cx.run().without_green && !cx.ports.green.identity().await?.in_recovery;
         if promoted {
-            arm_reverse::disarm(cx).await?;
-            cx.ports.green.ensure_no_subscription(&cx.plan.names.forward).await?;
+            let follows = cx.ports.green.ensure_no_subscription(&cx.plan.names.forward).await;
+            PortError::all([arm_reverse::disarm(cx).await, follows])?;
         } else {
             cx.ports.blue.ensure_no_subscription(&cx.plan.names.reverse).await?;
         }

@@ -46,10 +46,11 @@ pub(super) async fn arm(cx: &mut StepContext<'_>) -> Result<(), PortError> {
 /// Takes it away, but for the fence.
 pub(super) async fn disarm(cx: &mut StepContext<'_>) -> Result<(), PortError> {
     let name = &cx.plan.names.reverse;
-    cx.ports.blue.ensure_no_subscription(name).await?;
-    if !place::leaves_green(cx).await? {
-        cx.ports.green.ensure_no_slot(name).await?;
-        cx.ports.green.ensure_no_publication(name).await?;
-    }
-    Ok(())
+    let on_green = async {
+        if place::leaves_green(cx).await? {
+            return Ok(());
+        }
+        PortError::all([cx.ports.green.ensure_no_slot(name).await, cx.ports.green.ensure_no_publication(name).await])
+    };
+    PortError::all([cx.ports.blue.ensure_no_subscription(name).await, on_green.await])
 }

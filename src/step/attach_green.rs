@@ -76,8 +76,7 @@ pub(super) async fn put_configuration_back(cx: &StepContext<'_>) -> Result<(), P
         Some(Fact::GreenMarked { own }) => own.as_deref(),
         _ => None,
     };
-    cx.ports.green.ensure_unmarked(own).await?;
-    cx.ports.green.ensure_read_only_default(false).await
+    PortError::all([cx.ports.green.ensure_unmarked(own).await, cx.ports.green.ensure_read_only_default(false).await])
 }
 
 /// A green that was promoted is closed and left to be rebuilt; one that was not is a standby as before.
@@ -108,13 +107,16 @@ pub(super) async fn give_green_up(cx: &mut StepContext<'_>) -> Result<(), PortEr
     }
     // A promoted server cannot become a standby again; left open, it would be a second primary. It takes no
     // connections from here on.
-    if green.fence().await? != Fence::Connections {
-        green.connect().await?;
-        green.ensure_fence(Fence::Connections).await?;
-        green.ensure_unclaimed().await?;
+    let closed = async {
+        if green.fence().await? != Fence::Connections {
+            green.connect().await?;
+            green.ensure_fence(Fence::Connections).await?;
+            green.ensure_unclaimed().await?;
+        }
+        put_configuration_back(cx).await
     }
-    put_configuration_back(cx).await?;
-    drop_physical_slot(cx).await?;
+    .await;
+    PortError::all([closed, drop_physical_slot(cx).await])?;
     let what = "a promoted copy of blue that takes no connections";
     leave_behind(cx, Side::Green, what, "rebuild it as a standby before the next run").await
 }

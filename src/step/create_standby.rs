@@ -46,8 +46,9 @@ impl Step for CreateStandby {
     }
 
     async fn revert(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
-        provider(cx)?.remove_standby().await?;
-        cx.ports.blue.ensure_no_slot(&cx.plan.names.standby_slot).await?;
+        // A standby that could not be removed must not make blue keep its WAL.
+        let removed = provider(cx)?.remove_standby().await;
+        PortError::all([removed, cx.ports.blue.ensure_no_slot(&cx.plan.names.standby_slot).await])?;
         Ok(Progress::Done)
     }
 }

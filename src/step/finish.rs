@@ -1,9 +1,9 @@
 //! The end of the soak: everything that Greenlight made is taken down, and blue is retired. No way back from here.
 
+use super::attach_green::leave_behind;
 use super::{Observed, Progress, Step, StepContext, place, restored, routes};
 use crate::plan::Strategy;
 use crate::postgres::Fence;
-use crate::run::Fact;
 use crate::word::{PortError, Side};
 use async_trait::async_trait;
 use std::time::Duration;
@@ -27,21 +27,14 @@ impl Step for Finish {
             return Ok(Progress::Pending { poll_after: Duration::from_secs(2), note });
         }
         // What the look above, or the last one before it, set to help a route is taken back where nobody looks any more.
-        routes::tidy(cx).await?;
+        let routes = routes::tidy(cx).await;
         if is_restored {
-            restored::conclude(cx).await?;
+            PortError::all([routes, restored::conclude(cx).await])?;
             return Ok(Progress::Done);
         }
         // A blue that does not answer must not leave green with a slot that keeps its WAL for nobody.
-        let blue = retire_blue(cx).await;
-        let green = tidy_green(cx).await;
-        if let Some((what, why)) = blue? {
-            let fact = Fact::LeftBehind { on: Side::Blue, what, why };
-            if !cx.run().facts.contains(&fact) {
-                cx.learn(fact).await?;
-            }
-        }
-        green?;
+        let parts = [routes, retire_blue(cx).await, tidy_green(cx).await];
+        PortError::all(parts)?;
         Ok(Progress::Done)
     }
 
@@ -54,36 +47,41 @@ impl Step for Finish {
 
 async fn tidy_green(cx: &StepContext<'_>) -> Result<(), PortError> {
     let (green, names) = (cx.server(Side::Green), &cx.plan.names);
-    green.ensure_no_slot(&names.reverse).await?;
-    green.ensure_no_publication(&names.reverse).await?;
-    // A copy of blue's, which came with the standby.
-    green.ensure_no_publication(&names.forward).await?;
-    green.ensure_no_subscription(&names.forward).await?;
-    green.ensure_sync_triggers(&cx.plan.sync_triggers, false).await?;
-    green.ensure_unclaimed().await
+    PortError::all([
+        green.ensure_no_slot(&names.reverse).await,
+        green.ensure_no_publication(&names.reverse).await,
+        // A copy of blue's, which came with the standby.
+        green.ensure_no_publication(&names.forward).await,
+        green.ensure_no_subscription(&names.forward).await,
+        green.ensure_sync_triggers(&cx.plan.sync_triggers, false).await,
+        green.ensure_unclaimed().await,
+    ])
 }
 
-/// Blue keeps its data and takes no connections, so that nobody writes to it by mistake. `Some`: what is left there, and why.
-async fn retire_blue(cx: &StepContext<'_>) -> Result<Option<(String, String)>, PortError> {
+/// Blue keeps its data and takes no connections, so that nobody writes to it by mistake.
+async fn retire_blue(cx: &mut StepContext<'_>) -> Result<(), PortError> {
     let (blue, names) = (cx.server(Side::Blue), cx.plan.names.clone());
     if let Some(why) = place::not_blue(cx).await? {
-        return Ok(Some(("everything of this run".to_owned(), why)));
+        return leave_behind(cx, Side::Blue, "everything of this run", &why).await;
     }
     if blue.fence().await? == Fence::Connections {
         // A crash came between. To look inside would be to open it, so what is left inside is only said.
         blue.ensure_no_slot(&names.forward).await?;
-        let what = "schema greenlight, a subscription or a publication, inside the closed database".to_owned();
-        return Ok(Some((what, "finish was interrupted; `greenlight sweep` lists them once it is opened".to_owned())));
+        let what = "schema greenlight, a subscription or a publication, inside the closed database";
+        let why = "finish was interrupted; `greenlight sweep` lists them once it is opened";
+        return leave_behind(cx, Side::Blue, what, why).await;
     }
-    // It lets us pass also where the run's secret had to be made anew.
-    blue.ensure_fence_installed().await?;
-    blue.ensure_no_subscription(&names.reverse).await?;
-    blue.ensure_no_slot(&names.forward).await?;
-    blue.ensure_no_publication(&names.forward).await?;
     let versions: Vec<String> = cx.plan.migrations.iter().map(|migration| migration.version.clone()).collect();
-    blue.ensure_history_without(&versions).await?;
+    // Nobody can look inside once it is closed.
+    PortError::all([
+        blue.ensure_no_slot(&names.forward).await,
+        // It lets us pass also where the run's secret had to be made anew.
+        blue.ensure_fence_installed().await,
+        blue.ensure_no_subscription(&names.reverse).await,
+        blue.ensure_no_publication(&names.forward).await,
+        blue.ensure_history_without(&versions).await,
+    ])?;
     blue.connect().await?;
     blue.ensure_fence(Fence::Connections).await?;
-    blue.ensure_unclaimed().await?;
-    Ok(None)
+    blue.ensure_unclaimed().await
 }

@@ -42,13 +42,15 @@ impl Step for PrepareBlue {
     }
 
     async fn revert(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
-        routes::tidy(cx).await?;
-        if cx.run().serving() == Side::Green {
-            // Taken back by a restore: blue stays closed, for what is to be looked for there.
-            return Ok(Progress::Done);
-        }
-        cx.ports.blue.ensure_fence(Fence::Open).await?;
-        cx.ports.blue.ensure_unclaimed().await?;
+        let opened = async {
+            if cx.run().serving() == Side::Green {
+                // Taken back by a restore: blue stays closed, for what is to be looked for there.
+                return Ok(());
+            }
+            cx.ports.blue.ensure_fence(Fence::Open).await?;
+            cx.ports.blue.ensure_unclaimed().await
+        };
+        PortError::all([opened.await, routes::tidy(cx).await])?;
         Ok(Progress::Done)
     }
 }

@@ -38,8 +38,8 @@ impl Step for PublishBlue {
     }
 
     async fn revert(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
-        cx.ports.blue.ensure_no_slot(&cx.plan.names.forward).await?;
-        cx.ports.blue.ensure_no_publication(&cx.plan.names.forward).await?;
+        let (blue, name) = (&cx.ports.blue, &cx.plan.names.forward);
+        PortError::all([blue.ensure_no_slot(name).await, blue.ensure_no_publication(name).await])?;
         Ok(Progress::Done)
     }
 }

@@ -84,10 +84,7 @@ async fn lead(route: &Route, blue: Option<&str>, green: Option<&str>) -> Lead {
 
 /// Nothing is left set in the routes, of a rehearsal that was killed or of a window that went back.
 pub(super) async fn tidy(cx: &StepContext<'_>) -> Result<(), PortError> {
-    for route in &cx.ports.routes {
-        route.router.tidy().await?;
-    }
-    Ok(())
+    PortError::all(join_all(cx.ports.routes.iter().map(|route| route.router.tidy())).await)
 }
 
 /// Looks at every route while `side` serves, records what has changed, and helps a pooler to its server again. `Some`: what is

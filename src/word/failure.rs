@@ -58,7 +58,8 @@ impl PortError {
     ///
     /// # Errors
     /// When there is one.
-    pub fn all(errors: Vec<PortError>) -> Result<(), PortError> {
+    pub fn all(parts: impl IntoIterator<Item = Result<(), PortError>>) -> Result<(), PortError> {
+        let errors: Vec<PortError> = parts.into_iter().filter_map(Result::err).collect();
         let failure = [Failure::Uncertain, Failure::Transient, Failure::Refused]
             .into_iter()
             .find(|failure| errors.iter().any(|error| error.failure == *failure));

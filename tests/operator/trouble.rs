@@ -58,6 +58,12 @@ async fn a_lost_run_is_swept_from_both_servers_and_blue_is_as_before() {
     for side in [Side::Blue, Side::Green] {
         let url = lab.world.url(side);
         lab.say(&["sweep", &url]).await.is(0, &["schema greenlight", "nothing was changed. Next: be sure"]);
+        // One thing that cannot be removed keeps no other.
+        lab.ask(side, "CREATE DATABASE greenlight_r0000000_shadow IS_TEMPLATE true").await;
+        lab.say(&["sweep", &url, "--remove"]).await.is(1, &["remove database greenlight_r0000000_shadow", "template"]);
+        let left = lab.say(&["sweep", &url, "--output", "json"]).await.json()["leftovers"].clone();
+        assert_eq!(left.as_array().unwrap().len(), 1, "{left}");
+        lab.ask(side, "ALTER DATABASE greenlight_r0000000_shadow IS_TEMPLATE false").await;
         lab.say(&["sweep", &url, "--remove"]).await.is(0, &["removed from", "Next: the same for the run's other server"]);
         lab.say(&["sweep", &url]).await.is(0, &["no lost run left anything"]);
     }

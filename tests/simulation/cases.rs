@@ -285,6 +285,40 @@ fn a_route_that_leads_to_blue_in_the_soak_is_said_and_keeps_the_finish_shut() {
     assert!(report.world.nodes[Side::Blue as usize].allow_connections, "blue was retired");
 }
 
+/// Each in turn, and what it would have taken away.
+#[test]
+fn a_part_of_the_finish_that_is_refused_keeps_no_other_from_being_done() {
+    let parts = [
+        (Side::Green, "ensure_no_slot", "a slot"),
+        (Side::Green, "ensure_no_publication", "a publication"),
+        (Side::Green, "ensure_no_subscription", "a subscription"),
+        (Side::Green, "ensure_sync_triggers", ""),
+        (Side::Green, "ensure_unclaimed", "the claim"),
+        (Side::Blue, "ensure_no_slot", "a slot"),
+        (Side::Blue, "ensure_fence_installed", ""),
+        (Side::Blue, "ensure_no_subscription", "a subscription"),
+        (Side::Blue, "ensure_no_publication", "a publication"),
+        (Side::Blue, "ensure_history_without", ""),
+        (Side::Blue, "ensure_fence(connections)", ""),
+    ];
+    for (side, part, what) in parts {
+        let trouble_in_soak = Some(Trouble::Refuses(side, part));
+        let script = Script { trouble_in_soak, soaks: &[Wish::Finish], retries: 1, ..Script::default() };
+        let world = told(script).simulate(false).world;
+        assert!(world.run.outcome.is_none(), "{part} on {side} was done");
+        let mut left = Vec::new();
+        if !what.is_empty() {
+            left.push(format!("{what} on {side}"));
+        }
+        if side == Side::Blue {
+            // With it goes the fence, which must not go before connections do.
+            left.push("the claim on blue".to_owned());
+        }
+        let found = [Side::Blue, Side::Green].map(|side| world.left_on(side)).concat();
+        assert_eq!(found, left, "{part} on {side}");
+    }
+}
+
 #[test]
 fn another_cluster_at_blues_address_is_not_closed_and_green_is_tidied_all_the_same() {
     let script = Script {

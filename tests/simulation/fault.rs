@@ -340,7 +340,11 @@ impl World {
         call: Call,
         effect: impl FnOnce(&mut World, Part) -> Result<T, PortError> + Send + 'static,
     ) -> Option<Result<T, PortError>> {
-        let Some(fault) = self.begin(call)? else {
+        let fault = self.begin(call)?;
+        if call.on.is_some_and(|side| self.refuses == Some((side, call.name))) {
+            return Some(Err(call.error(Failure::Refused)));
+        }
+        let Some(fault) = fault else {
             let result = self.take_effect(call, effect, Part::Whole);
             return Some(result);
         };

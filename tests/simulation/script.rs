@@ -40,6 +40,8 @@ pub(crate) enum Trouble {
     BrokenFence(Side),
     /// We may not read where this side's sequences stand.
     HiddenSequences(Side),
+    /// This side refuses this change, whenever it is asked for.
+    Refuses(Side, &'static str),
     /// Another cluster answers at this side's address.
     Stranger(Side),
     /// The clock of the machine that coordinates is days ahead.
@@ -179,6 +181,7 @@ impl World {
             Some(Trouble::LockedOut(side)) => self.node(side).locks_out = true,
             Some(Trouble::StubbornSequences(side)) => self.node(side).has_stubborn_sequences = true,
             Some(Trouble::HiddenSequences(side)) => self.node(side).hides_sequences = true,
+            Some(Trouble::Refuses(side, change)) => self.refuses = Some((side, change)),
             Some(Trouble::Stranger(side)) => self.node(side).is_stranger = true,
             Some(Trouble::ClockAhead) => self.clock_ahead_secs = 100 * 3600,
             Some(Trouble::PreparedInWindow | Trouble::Dishonest | Trouble::RouteAstray) | None => {}
@@ -224,7 +227,7 @@ impl World {
                 self.gives_up();
                 return None;
             }
-            if !matches!(self.person.script.trouble_in_soak, Some(Trouble::Stranger(_))) {
+            if !matches!(self.person.script.trouble_in_soak, Some(Trouble::Stranger(_) | Trouble::Refuses(..))) {
                 self.run.fence_broken().next()?;
             }
         }

@@ -328,6 +328,8 @@ pub(crate) struct World {
     pub(crate) last_read: Option<(&'static str, Option<Side>)>,
     /// A read that fails from now on, for ever.
     pub(crate) broken: Option<&'static str>,
+    /// A change that one side refuses.
+    pub(crate) refuses: Option<(Side, &'static str)>,
     pub(crate) late: Vec<Late>,
     /// A dead process's statement lands: its session is still there on the server.
     pub(crate) landing: bool,
@@ -431,6 +433,7 @@ impl World {
             points: Vec::with_capacity(512),
             last_read: None,
             broken: None,
+            refuses: None,
             late: Vec::new(),
             landing: false,
             violation: None,

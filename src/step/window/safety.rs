@@ -76,7 +76,7 @@ pub(super) async fn end(cx: &mut StepContext<'_>, why: &str, by: By, pause: Paus
         // The window stays open until all is done, and clients do not wait for that.
         failed.0.extend(cx.learn(Fact::ClientsResumed { at: cx.ports.clock.now() }).await.err());
     }
-    PortError::all(failed.0)
+    PortError::all(failed.0.into_iter().map(Err))
 }
 
 /// Opens the serving side, moves the routes there, and lets the clients go on: in this order where it goes quickly, and all the
@@ -111,7 +111,7 @@ async fn open(cx: &StepContext<'_>, serving: Side, moved: bool) -> Result<(), Po
     let (alone, closed) = join!(cx.ports.server(serving).ensure_sole_coordinator(), stays_closed(cx, serving.other(), moved));
     closed?;
     let opened = cx.ports.server(serving).ensure_fence(Fence::Open).await;
-    PortError::all([alone, opened].into_iter().filter_map(Result::err).collect())
+    PortError::all([alone, opened])
 }
 
 async fn point(cx: &StepContext<'_>, serving: Side) -> Vec<Result<(), PortError>> {
@@ -136,7 +136,7 @@ pub async fn let_clients_read(cx: &StepContext<'_>) -> Result<(), PortError> {
         () = cx.ports.clock.sleep(OPEN_LIMIT) => false,
     };
     let resumed = if in_time { resume(cx).await } else { join!(answering, resume(cx)).1 };
-    PortError::all(resumed.into_iter().filter_map(Result::err).collect())
+    PortError::all(resumed)
 }
 
 /// From the pause to here, where clients are given back.
