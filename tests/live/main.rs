@@ -18,6 +18,7 @@ mod hostile;
 mod inplace;
 mod kills;
 mod pauses;
+mod poolers;
 mod provisional;
 mod ready;
 mod restored;

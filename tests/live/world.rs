@@ -134,7 +134,13 @@ impl Live {
 
     /// Starts clients, and returns when they write.
     pub(crate) async fn start_writing(&mut self) {
-        let ledger = Ledger::start(&self.lab.routes(), LedgerOptions { clients: 4, rate: 100.0 });
+        let doors = self.lab.routes();
+        self.start_writing_through(&doors).await;
+    }
+
+    /// The same through these doors.
+    pub(crate) async fn start_writing_through(&mut self, doors: &[Endpoint]) {
+        let ledger = Ledger::start(doors, LedgerOptions { clients: 4, rate: 100.0 });
         ledger.wait_for(50, LIMIT).await.unwrap_or_else(|e| panic!("{}", e.chain()));
         self.ledger = Some(ledger);
     }
