@@ -141,6 +141,9 @@ fn code_of(cause: &(dyn Error + 'static)) -> Option<&'static str> {
             crate::word::Failure::Uncertain => "uncertain",
         });
     }
+    if cause.is::<run::OtherPlan>() {
+        return Some("other_plan");
+    }
     if cause.is::<ShadowError>() {
         return Some("migrations_not_tried");
     }
@@ -165,6 +168,9 @@ fn journal_error<'a>(cause: &'a (dyn Error + 'static)) -> Option<&'a JournalErro
 fn hint_of(cause: &(dyn Error + 'static)) -> Option<String> {
     if let Some(error) = cause.downcast_ref::<PortError>() {
         return error.hint.clone();
+    }
+    if let Some(other) = cause.downcast_ref::<run::OtherPlan>() {
+        return Some(other.hint.clone());
     }
     match cause.downcast_ref::<ShadowError>() {
         Some(ShadowError::Unavailable(error)) => return error.hint.clone(),
@@ -194,7 +200,7 @@ fn exit_of(cause: &(dyn Error + 'static)) -> Option<Exit> {
     if let Some(EngineError::Unreadable { .. }) = cause.downcast_ref() {
         return Some(Exit::Journal);
     }
-    if let Some(ShadowError::Migration(_)) = cause.downcast_ref() {
+    if cause.is::<run::OtherPlan>() || matches!(cause.downcast_ref(), Some(ShadowError::Migration(_))) {
         return Some(Exit::Refused);
     }
     if cause.is::<state::Unknown>() || cause.is::<state::Several>() || cause.is::<EndpointError>() {

@@ -61,11 +61,8 @@ async fn go_on(shared: &Shared, args: &RunArgs, journal: Arc<dyn Journal>, open:
         && !state::approved(&open.plan, &open.records).digest().starts_with(wanted.as_str())
     {
         let (id, digest) = (&open.id, short(state::approved(&open.plan, &open.records)));
-        print::complain(&format!("error: the open run {id} has plan {digest}, not {wanted}"));
-        print::say(&format!(
-            "  try: `greenlight run` goes on with it, `greenlight abandon {id}` takes it back; nothing was changed"
-        ));
-        return Ok(Exit::Refused);
+        let hint = format!("`greenlight run` goes on with it, `greenlight abandon {id}` takes it back; nothing was changed");
+        return Err(OtherPlan { why: format!("the open run {id} has plan {digest}, not {wanted}"), hint }.into());
     }
     if args.dry_run {
         return dry_run::run(shared, &open.plan, open.run).await;
@@ -85,13 +82,12 @@ async fn begin(shared: &Shared, args: &RunArgs, path: &Path, playbook: &Playbook
     if let Some(wanted) = &args.plan
         && !plan.digest().starts_with(wanted.as_str())
     {
-        print::complain(&format!("error: the plan is now {}, not {wanted}", short(&plan)));
-        print::say("  because: the playbook, the migrations or the servers have changed since it was approved");
-        print::say(&format!(
-            "  try: read `greenlight plan {}` again, and approve the new digest; nothing was changed",
-            path.display()
-        ));
-        return Ok(Exit::Refused);
+        let why = format!(
+            "the plan is now {}, not {wanted}: the playbook, the migrations or the servers have changed since it was approved",
+            short(&plan)
+        );
+        let hint = format!("read `greenlight plan {}` again, and approve the new digest; nothing was changed", path.display());
+        return Err(OtherPlan { why, hint }.into());
     }
     if args.dry_run {
         return dry_run::run(shared, &plan, Run::new(plan.steps.len())).await;
@@ -101,6 +97,14 @@ async fn begin(shared: &Shared, args: &RunArgs, path: &Path, playbook: &Playbook
     journal.create(&Event::RunCreated { plan: Box::new(plan.clone()), by }, SystemClock::new().now()).await?;
     print::say(&format!("run {} of `{}`, plan {}", plan.run, plan.name, short(&plan)));
     drive(shared, journal, &plan, patience(args), None).await
+}
+
+/// The plan is not the one that `--plan` names.
+#[derive(Debug, thiserror::Error)]
+#[error("{why}")]
+pub(super) struct OtherPlan {
+    why: String,
+    pub(super) hint: String,
 }
 
 /// A digest as `plan` suggests it for `--plan`.

@@ -34,6 +34,8 @@ async fn planning(lab: &Lab) {
     lab.say(&["plan", "shop.yaml"]).await.is(0, &["This plan can run", digest, &format!("--plan {}", &digest[..12])]);
     lab.say(&["plan", "shop.yaml", "--mermaid"]).await.is(0, &["flowchart"]);
     lab.say(&["run", "shop.yaml", "--plan", "0123456789ab"]).await.is(4, &["the plan is now", "nothing was changed"]);
+    let said = lab.say(&["run", "shop.yaml", "--plan", "0123456789ab", "--output", "json"]).await;
+    assert_eq!((&said.json()["code"], &said.json()["exit_code"]), (&"other_plan".into(), &4.into()));
     lab.say(&["run", "shop.yaml", "--plan", "012"]).await.is(2, &["at least 8 hexadecimal digits"]);
     let said = lab.say(&["run", "shop.yaml", "--dry-run"]).await;
     said.is(0, &["what is there by looking", "prepare blue       to do; nothing of it is there", "nothing was changed"]);
