@@ -3,7 +3,7 @@
 
 use super::figures::count;
 use super::{Plan, RouteKind, SCHEMA, ServerSurvey, StandbySpec, Strategy, shadow_database, sql_for};
-use crate::postgres::{PublishedTable, published_forward, published_reverse, published_whole};
+use crate::postgres::{MAKE_TRIAL, PublishedTable, published_forward, published_reverse, published_whole};
 use crate::schema::{Flow, SharedColumns};
 // The same statements as are sent, with names written out that would hide something.
 use crate::word::{RelationName, Side, shown, shown_ident as quote_ident, shown_literal as quote_literal};
@@ -387,8 +387,8 @@ impl<'a> Statements<'a> {
     fn fence_triggers(&self) -> String {
         let tables = self.blue.catalog.tables.values().filter(|table| !table.foreign).count();
         format!(
-            "CREATE OR REPLACE TRIGGER greenlight_fence BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON <each of {}> FOR EACH STATEMENT \
-             EXECUTE FUNCTION greenlight.fence()",
+            "{MAKE_TRIAL}; CREATE OR REPLACE TRIGGER greenlight_fence BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON <it, and each of {}> \
+             FOR EACH STATEMENT EXECUTE FUNCTION greenlight.fence()",
             count(tables, "table")
         )
     }

@@ -40,6 +40,7 @@ mod warm;
 pub use health::{CLIENT_SESSIONS, client_session};
 pub use sequences::{SequencePlace, SequenceValue, sequences_behind, sequences_unreadable};
 pub use server::{PgServer, PgServerOptions};
+pub use triggers::MAKE_TRIAL;
 
 use crate::plan::SyncTrigger;
 use crate::schema::{SharedColumns, TableFlow};

@@ -19,23 +19,15 @@ pub(super) const TRIGGER: &str = "greenlight_fence";
 /// A table of ours that has the trigger as all others: on it writes are tried.
 pub(super) const TRIAL: &str = "greenlight.trial";
 /// With a key, without which a publication of all tables refuses UPDATE and DELETE before any trigger is called.
-const MAKE_TRIAL: &str = "CREATE TABLE IF NOT EXISTS greenlight.trial (id int PRIMARY KEY)";
+pub const MAKE_TRIAL: &str = "CREATE TABLE IF NOT EXISTS greenlight.trial (id int PRIMARY KEY)";
 
 const LOCK_LIMIT_MS: u32 = 200;
 const LIMIT: Duration = Duration::from_mins(1);
 /// Time for those who waited behind us, before a table is tried again: at first, and twice as long each time.
 const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(16);
-/// What is in the way of a new trigger, and of dropping one.
-const WRITING: [&str; 6] = [
-    "RowExclusiveLock",
-    "ShareUpdateExclusiveLock",
-    "ShareLock",
-    "ShareRowExclusiveLock",
-    "ExclusiveLock",
-    "AccessExclusiveLock",
-];
-const ANY: [&str; 8] = [
+/// What is in the way of dropping a trigger, and without the first two, which do not write, of a new one.
+const ANY: &[&str] = &[
     "AccessShareLock",
     "RowShareLock",
     "RowExclusiveLock",
@@ -45,6 +37,7 @@ const ANY: [&str; 8] = [
     "ExclusiveLock",
     "AccessExclusiveLock",
 ];
+const WRITING: &[&str] = ANY.split_at(2).1;
 /// Statements sent ahead of their answers.
 const AHEAD: usize = 16;
 
@@ -76,7 +69,7 @@ pub(super) async fn ensure_installed(server: &PgServer) -> Result<(), PortError>
 pub(super) async fn install(server: &PgServer, session: &Session) -> Result<(), PortError> {
     let attempted = "install the fence";
     session.batch("make a table for trying the fence", MAKE_TRIAL).await?;
-    each(server, session, attempted, &format!("NOT {FENCED}"), &WRITING, |table| {
+    each(server, session, attempted, &format!("NOT {FENCED}"), WRITING, |table| {
         // OR REPLACE, since a disabled one of the same name may be there.
         format!(
             "CREATE OR REPLACE TRIGGER {TRIGGER} BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {} \
@@ -93,7 +86,7 @@ pub(super) async fn ensure_none(server: &PgServer) -> Result<(), PortError> {
     let session = server.session().await?;
     server.triggers_seen.store(false, Ordering::SeqCst);
     let has_one = format!("EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgname = {})", quote_literal(TRIGGER));
-    each(server, &session, "remove the fence's triggers", &has_one, &ANY, |table| {
+    each(server, &session, "remove the fence's triggers", &has_one, ANY, |table| {
         format!("DROP TRIGGER IF EXISTS {TRIGGER} ON {}", table.sql())
     })
     .await

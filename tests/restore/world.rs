@@ -105,7 +105,7 @@ impl World {
         self.store.ensure_archiving().await.unwrap();
         let backup = self.store.take(&|_, _, _| ()).await.unwrap();
         let left = backup.ended_at.duration_since(self.clock.now());
-        tokio::time::sleep(Duration::try_from(left).unwrap_or_default()).await;
+        self.clock.sleep(Duration::try_from(left).unwrap_or_default()).await;
         backup
     }
 

@@ -20,6 +20,8 @@ const CLIENTS: u32 = 8;
 const ROUNDS: u32 = 3;
 /// How long somebody is in the way, at the beginning of the run and again while it is taken back: through several tries.
 const IN_THE_WAY: Duration = Duration::from_secs(12);
+/// Just before the end of that.
+const LOOKED_AT: Duration = Duration::from_millis(11_500);
 /// About as long as a run takes, with nobody in the way.
 const WITHOUT_A_RUN: Duration = Duration::from_secs(20);
 const FENCED: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_trigger \
@@ -151,9 +153,9 @@ impl Holder {
         let clock = SystemClock::new();
         let looks = open(blue).await?;
         let just_before = async {
-            clock.sleep(IN_THE_WAY - Duration::from_millis(500)).await;
+            clock.sleep(LOOKED_AT).await;
             let rows = looks.read("look for the fence", FENCED, &[]).await?;
-            Ok::<bool, PortError>(cell(one(&rows)?, 0)?)
+            cell::<bool>(one(&rows)?, 0)
         };
         match self {
             Holder::Nobody => Ok(None),
