@@ -4,12 +4,13 @@
 
 mod real;
 
+use greenlight::lab::free_port;
 use greenlight::plan::{RouteEntry, RouteProblem};
 use greenlight::process;
 use greenlight::provider::processes::{self, Signal};
 use greenlight::route::{PgBouncer, Router, Target};
 use greenlight::word::{Clock, Endpoint, Failure};
-use real::{LIMIT, Load, PASSWORD, World, ask, connect, endpoint, free_port, rows, try_ask};
+use real::{LIMIT, Load, PASSWORD, World, ask, connect, endpoint, rows, try_ask};
 use std::{
     fs,
     ops::Deref,

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on says where")]
 
+use greenlight::lab::free_port;
 use greenlight::plan::StandbySpec;
 use greenlight::postgres::programs::Installed;
 use greenlight::process;
@@ -95,10 +96,6 @@ impl Drop for Blue {
             LocalServer { data_dir: entry.path(), ..self.server.clone() }.crash();
         }
     }
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn has_password(folder: &Path) -> Vec<PathBuf> {

@@ -14,11 +14,10 @@ mod watcher;
 mod workload;
 mod world;
 
-pub use watcher::Watcher;
-
 pub use ledger::{Ledger, LedgerOptions, LedgerReport, Outcome, Request};
 pub use pooler::find_pgbouncer;
-pub use world::{Options, World};
+pub use watcher::Watcher;
+pub use world::{Options, World, free_port};
 
 /// Settings of a server that writes down every statement with its parameters, and to which nobody should give a secret. The modules
 /// come first, since they bring settings of their own.

@@ -424,7 +424,7 @@ fn new_password() -> Secret {
 
 /// A port that nobody listens on now. Below the range from which the system takes ports for outgoing connections: one of
 /// those could take the port of a server that is being restarted.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     loop {
         let [high, low, ..] = *uuid::Uuid::new_v4().as_bytes();
         let port = 15_000 + u16::from_be_bytes([high, low]) % 16_000;

@@ -3,6 +3,7 @@
 
 use crate::versions::can_be_had;
 use crate::world::{APPROVAL, COMPLETED, Ended, Live, REFUSED, Setup, WAITS, wait};
+use greenlight::lab::free_port;
 use greenlight::run::{Event, Fact};
 use greenlight::word::{Endpoint, Side};
 use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt, path::PathBuf};
@@ -250,10 +251,6 @@ async fn ask(at: &Endpoint, application_name: &str, search_path: &str, sql: &str
         _ => None,
     };
     messages.iter().filter_map(row).collect()
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Every word before a parenthesis: among them is every function that Greenlight's SQL calls.

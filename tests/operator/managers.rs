@@ -1,7 +1,10 @@
 //! Managers of high availability: seen in the plan, and what they do to a run is said at once and never waited for.
 
 use super::world::{Lab, connected_as, ended, poll, signal};
-use greenlight::word::Side;
+use greenlight::lab::free_port;
+use greenlight::{process, word::Side};
+use std::{path::Path, process::Stdio};
+use tokio::process::Command;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_manager_at_work_is_refused_and_a_demoted_green_is_said_and_can_be_left() {
@@ -61,4 +64,72 @@ async fn the_plan_refuses_what_it_sees(lab: &Lab) {
     lab.ask(Side::Blue, "SELECT pg_create_physical_replication_slot('repmgr_slot_2')").await;
     lab.say(&["plan", "shop.yaml"]).await.is(4, &["Blue bears the marks of repmgr", "repmgr_slot_2"]);
     lab.ask(Side::Blue, "SELECT pg_drop_replication_slot('repmgr_slot_2')").await;
+}
+
+/// A real Patroni takes a running server over, and another one its standby.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_patroni_is_refused_while_it_works_and_after_it_was_killed() {
+    if !["/usr/bin/patroni", "/usr/bin/etcd"].iter().all(|program| Path::new(program).exists()) {
+        eprintln!("NOT TESTED: Patroni and etcd are not on this machine");
+        return;
+    }
+    let lab = Lab::up().await;
+    lab.write("shop.yaml", &lab.playbook());
+    let [clients, peers] = [free_port(), free_port()].map(|port| format!("http://127.0.0.1:{port}"));
+    let folder = lab.world.dir().join("etcd");
+    let mut etcd = Command::new("/usr/bin/etcd");
+    etcd.arg("--data-dir").arg(&folder).args(["--listen-client-urls", &clients, "--advertise-client-urls", &clients]);
+    etcd.args(["--listen-peer-urls", &peers, "--initial-advertise-peer-urls", &peers]);
+    etcd.args(["--initial-cluster", &format!("default={peers}")]);
+    let _etcd = quiet(etcd);
+
+    let blue = patroni(&lab, Side::Blue, &clients).await;
+    let says = async |code: i32, what: &str| {
+        let said = lab.say(&["plan", "shop.yaml"]).await;
+        (said.code == code && format!("{}{}", said.out, said.err).contains(what)).then_some(said)
+    };
+    poll("the plan sees Patroni on blue", async || says(4, "Patroni manages blue").await.is_some()).await;
+    let green = patroni(&lab, Side::Green, &clients).await;
+    poll("the plan sees Patroni on green", async || says(4, "Patroni manages green").await.is_some()).await;
+    let said = lab.say(&["plan", "shop.yaml"]).await;
+    said.is(4, &["Patroni manages blue", "demotes green", "is not supported yet", "nothing was changed"]);
+
+    for mut manager in [green, blue] {
+        manager.kill().await.unwrap();
+    }
+    let there = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'Patroni%'";
+    lab.until(Side::Blue, there, "0").await;
+    lab.say(&["plan", "shop.yaml"]).await.is(4, &["Blue bears the marks of Patroni", "Green bears the marks of Patroni"]);
+}
+
+/// Patroni for a server that runs already.
+async fn patroni(lab: &Lab, side: Side, etcd: &str) -> tokio::process::Child {
+    let (server, at) = (lab.world.server(side), lab.world.endpoint(side));
+    let own = lab.world.dir().join(format!("patroni-{side}"));
+    std::fs::create_dir(&own).unwrap();
+    process::give_to_server_user(&own).await.unwrap();
+    let text = |text: &str| serde_json::Value::from(text).to_string();
+    let login = format!("{{username: {}, password: {}}}", text(&at.user), text(at.password.as_ref().unwrap().expose()));
+    let config = format!(
+        "scope: shop\nname: {side}\nrestapi: {{listen: '127.0.0.1:{rest}', connect_address: '127.0.0.1:{rest}'}}\n\
+         etcd3: {{hosts: '{etcd}'}}\nbootstrap: {{dcs: {{ttl: 20, loop_wait: 1, retry_timeout: 3}}}}\n\
+         postgresql:\n  listen: '127.0.0.1:{port}'\n  connect_address: '127.0.0.1:{port}'\n  data_dir: {data}\n  bin_dir: {bin}\n  \
+         pgpass: {pass}\n  authentication: {{superuser: {login}, replication: {login}}}\n  parameters: {{unix_socket_directories: ''}}\n",
+        rest = free_port(),
+        etcd = etcd.trim_start_matches("http://"),
+        port = at.port,
+        data = text(&server.data_dir.display().to_string()),
+        bin = text(&server.programs.bin.display().to_string()),
+        pass = text(&own.join("pgpass").display().to_string()),
+    );
+    let file = own.join("patroni.yaml");
+    std::fs::write(&file, config).unwrap();
+    process::give_to_server_user(&file).await.unwrap();
+    let mut command = process::server_command(Path::new("/usr/bin/patroni"));
+    command.arg(&file);
+    quiet(command)
+}
+
+fn quiet(mut command: Command) -> tokio::process::Child {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true).spawn().unwrap()
 }

@@ -323,7 +323,7 @@ async fn a_subscription_goes_by_the_passfile_when_there_is_one() {
     marker_arrives(&blue, &green, 5).await;
     // A subscription to a server that is not there is not made, and the password is not told.
     let nowhere = PgServer::new(PgServerOptions {
-        peer: Endpoint { port: crate::world::free_port(), ..world.endpoint(Side::Blue) },
+        peer: Endpoint { port: greenlight::lab::free_port(), ..world.endpoint(Side::Blue) },
         ..world.options(Side::Green)
     });
     let error = nowhere.ensure_subscription("greenlight_r1234567_x").await.unwrap_err();

@@ -1,6 +1,7 @@
 //! Getting in, and what is said when we do not.
 
-use crate::world::{World, app, ask, free_port, sql};
+use crate::world::{World, app, ask, sql};
+use greenlight::lab::free_port;
 use greenlight::postgres::client::{Session, SessionOptions};
 use greenlight::postgres::{PgServer, PgServerOptions, Server};
 use greenlight::process;

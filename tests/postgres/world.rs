@@ -1,5 +1,6 @@
 //! Throwaway servers: one that can be blue, and a standby of it.
 
+use greenlight::lab::free_port;
 use greenlight::plan::HistorySpec;
 use greenlight::postgres::client::{Session, SessionOptions, connect};
 use greenlight::postgres::programs::Installed;
@@ -142,10 +143,6 @@ impl Drop for World {
         self.blue.crash();
         self.green.crash();
     }
-}
-
-pub(crate) fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// A new session as an application would open it.

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "test code outside of test functions")]
 
+use greenlight::lab::free_port;
 use greenlight::postgres::programs::Installed;
 use greenlight::process;
 use greenlight::provider::{LocalServer, Login, NewServer};
@@ -117,10 +118,6 @@ pub(crate) async fn try_ask(endpoint: &Endpoint, sql: &str) -> Result<Vec<String
 
 pub(crate) async fn ask(endpoint: &Endpoint, sql: &str) -> Vec<String> {
     try_ask(endpoint, sql).await.unwrap_or_else(|error| panic!("`{sql}` on {endpoint}: {error:?}"))
-}
-
-pub(crate) fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Clients that run one statement again and again, and remember what went wrong and how long they waited.

@@ -1,6 +1,7 @@
 //! What can go wrong is said before anything is started, and nothing that runs is touched.
 
-use crate::world::{Kind, World, free_port};
+use crate::world::{Kind, World};
+use greenlight::lab::free_port;
 use greenlight::snapshot::restore::Target;
 use greenlight::word::Lsn;
 use std::fs;

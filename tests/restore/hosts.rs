@@ -1,6 +1,7 @@
 //! Where the files are on another machine: by the system's ssh, against a real sshd with a key and known hosts of its own.
 use crate::tablespaces::make_tablespace;
-use crate::world::{Kind, LIMIT, World, ask, free_port};
+use crate::world::{Kind, LIMIT, World, ask};
+use greenlight::lab::free_port;
 use greenlight::plan::HostSpec;
 use greenlight::process;
 use greenlight::snapshot::Host;

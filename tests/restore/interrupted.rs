@@ -69,7 +69,7 @@ async fn a_restore_that_is_killed_anywhere_goes_on_or_is_discarded() {
         world.write(2).await;
         world.archive().await;
         let folder = world.path("restored").display().to_string();
-        let port = crate::world::free_port();
+        let port = greenlight::lab::free_port();
         let there = ["--to", "point:after one", "--into", &folder, "--port", &port.to_string()];
         for at in ["restore-claimed:kill", "restore-fetched:kill", "restore-started:kill"] {
             let (code, said) = world.run(&["restore"], &there, Some(at)).await;

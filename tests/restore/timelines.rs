@@ -1,6 +1,7 @@
 //! After one cutover and after two, recovery follows the history that is meant.
 
-use crate::world::{Kind, LIMIT, World, ask, endpoint, free_port};
+use crate::world::{Kind, LIMIT, World, ask, endpoint};
+use greenlight::lab::free_port;
 use greenlight::provider::LocalServer;
 use greenlight::snapshot::restore::Target;
 use greenlight::word::{Clock, Endpoint, Lsn};

@@ -1,6 +1,6 @@
 //! A server that archives, a store for it, and a writer that knows what was committed when.
 
-use greenlight::lab::Watcher;
+use greenlight::lab::{Watcher, free_port};
 use greenlight::plan::{HostSpec, WalSpec};
 use greenlight::postgres::programs::Installed;
 use greenlight::process;
@@ -327,8 +327,4 @@ pub(crate) async fn ask(at: &Endpoint, sql: &str) -> Vec<String> {
         _ => None,
     };
     messages.iter().filter_map(row).collect()
-}
-
-pub(crate) fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

@@ -2,6 +2,7 @@
 
 use crate::cli::arguments::LabArgs;
 use crate::cli::print;
+use crate::lab::free_port;
 use crate::plan::{HostSpec, RetentionSpec, SnapshotSpec, StoreSpec, WalSpec};
 use crate::postgres::client::{Session, SessionOptions, cell, one};
 use crate::postgres::programs::Installed;
@@ -62,7 +63,7 @@ impl Bench {
         let path = wire::environment("PATH").map(std::ffi::OsString::from);
         let installed = Installed::find(args.pg_dirs.as_deref(), path.as_deref()).await;
         let clock = Arc::new(SystemClock::new());
-        let port = free_port()?;
+        let port = free_port();
         let blue = LocalServer {
             programs: installed.server(args.postgres)?,
             data_dir: dir.join("blue"),
@@ -143,7 +144,7 @@ impl Bench {
     /// The time from the check's end to the target, and that of the check, in milliseconds.
     async fn ours(&self, until: Lsn) -> anyhow::Result<(f64, f64)> {
         let place =
-            Place { host: self.store.host().clone(), data_dir: self.dir.join("restored"), port: free_port()?, throwaway: false };
+            Place { host: self.store.host().clone(), data_dir: self.dir.join("restored"), port: free_port(), throwaway: false };
         let begun = self.clock.monotonic();
         let plan = restore::check(self.store.as_ref(), &Target::Latest, None, &place, self.clock.now()).await?;
         ensure!(plan.problems.is_empty(), "{}", plan.problems.join("; "));
@@ -159,7 +160,7 @@ impl Bench {
     async fn by_hand(&self, backup: &Backup, until: Lsn) -> anyhow::Result<f64> {
         let folder = self.dir.join("by-hand");
         let from = self.dir.join("store/backups").join(&backup.id).join("data");
-        let port = free_port()?;
+        let port = free_port();
         let begun = self.clock.monotonic();
         let mut copy = process::server_command(Path::new("cp"));
         process::run(copy.arg("-a").arg(&from).arg(&folder), LIMIT).await?;
@@ -190,8 +191,4 @@ impl Bench {
 
 fn ms(from: Duration, to: Duration) -> f64 {
     to.saturating_sub(from).as_secs_f64() * 1000.0
-}
-
-fn free_port() -> anyhow::Result<u16> {
-    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
