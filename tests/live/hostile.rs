@@ -2,7 +2,7 @@
 //! might come upon it. Then every command runs once, and none of that code ran but as that role.
 
 use crate::versions::can_be_had;
-use crate::world::{APPROVAL, COMPLETED, Ended, Live, REFUSED, Setup, WAITS, wait};
+use crate::world::{APPROVAL, COMPLETED, Ended, KILLED, Live, REFUSED, Setup, WAITS, wait};
 use greenlight::lab::free_port;
 use greenlight::run::{Event, Fact};
 use greenlight::word::{Endpoint, Side};
@@ -76,7 +76,8 @@ impl Hostile {
         fs::write(&marks, "").unwrap();
         fs::set_permissions(&marks, fs::Permissions::from_mode(0o666)).unwrap();
         let text = fs::read_to_string(&live.playbook).unwrap();
-        let text = text.replace("backfill:public.customers", "backfill:public.moody");
+        let text =
+            text.replace("backfill:public.customers\"", "backfill:public.moody\", \"always-triggers:public.called.a_row\"");
         fs::write(&live.playbook, text).unwrap();
         let folder = live.lab.dir().join("migrations");
         fs::remove_dir_all(&folder).unwrap();
@@ -176,6 +177,7 @@ impl Hostile {
         self.greenlight(&["snapshot", "take", playbook]).await.expect(COMPLETED);
         self.greenlight(&["snapshot", "point", playbook, "before"]).await.expect(COMPLETED);
         self.superuser(Side::Blue, "INSERT INTO public.moody (mood, other) VALUES ('late', 'late')").await;
+        self.application("INSERT INTO public.called (id, v, n) VALUES (301, 'v', 'n')").await;
         for command in ["take", "list", "verify", "prove", "prune"] {
             self.greenlight(&["snapshot", command, playbook]).await.expect(COMPLETED);
         }
@@ -189,9 +191,22 @@ impl Hostile {
         let salvage = ["salvage", "--damaged", &damaged, "--restored", &restored];
         self.greenlight(&salvage).await.expect(COMPLETED).says("public.moody");
         self.greenlight(&[&salvage[..], &["--out", &out]].concat()).await.expect(COMPLETED);
+        // A check that the application wrote would be called for each row of one of them.
+        let applied = [&salvage[..], &["--apply-to", &damaged, "--commit"]].concat();
+        let said = self.greenlight(&applied).await.expect(FAULT).says("public.called: nothing of it was written");
+        said.says("would run with the rights of a superuser").says("public.moody: 0 of 1 rows written");
         self.greenlight(&["restore", playbook, "--into", &into, "--discard"]).await.expect(COMPLETED);
         self.greenlight(&["snapshot", "forget", playbook, "before"]).await.expect(COMPLETED);
         self.greenlight(&["snapshot", "stop", playbook]).await.expect(COMPLETED);
+    }
+
+    /// Killed before it has promoted green, which can be used again therefore.
+    async fn a_run_that_is_taken_back(&self) {
+        self.live.run_with("record-after#12:kill").await.expect(KILLED);
+        assert_eq!(self.superuser(Side::Green, "SELECT pg_is_in_recovery()").await, ["t"]);
+        assert_eq!(self.superuser(Side::Blue, "SELECT count(*) FROM pg_publication").await, ["1"]);
+        self.greenlight(&["abandon", "--no-wait"]).await.expect(COMPLETED);
+        assert_eq!(self.superuser(Side::Blue, "SELECT count(*) FROM pg_publication").await, ["0"]);
     }
 
     async fn a_whole_run(&self) {
@@ -206,6 +221,7 @@ impl Hostile {
             self.application("DROP TABLE public.called").await;
         }
         self.greenlight(&["plan", playbook]).await.expect(COMPLETED);
+        self.a_run_that_is_taken_back().await;
         self.greenlight(&["run", playbook, "--no-wait"]).await.expect(WAITS).says("approval");
         let looks =
             [&["status"][..], &["report"], &["journal", "show"], &["journal", "runs"], &["sweep", &blue], &["sweep", &green]];

@@ -37,6 +37,10 @@ CREATE INDEX called_by_text ON public.called (public.planted_text(v));
 CREATE TRIGGER a_first BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON public.called
     FOR EACH STATEMENT EXECUTE FUNCTION public.planted_trigger();
 CREATE TRIGGER a_row BEFORE INSERT OR UPDATE ON public.called FOR EACH ROW EXECUTE FUNCTION public.planted_trigger();
+ALTER TABLE public.called ENABLE ALWAYS TRIGGER a_row;
+CREATE POLICY planted ON public.called USING (public.planted_constant('policy') = 1);
+ALTER TABLE public.called ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+CREATE STATISTICS public.called_statistics ON (public.planted_text(v)), (public.planted_constant(v)) FROM public.called;
 CREATE TABLE public.ruled (id int PRIMARY KEY);
 CREATE RULE also AS ON DELETE TO public.ruled DO ALSO SELECT public.planted('rule');
 CREATE MATERIALIZED VIEW public.kept AS SELECT public.planted_constant('materialized view') AS x;
