@@ -180,7 +180,7 @@ impl LocalServer {
         if let Some(password) = &password {
             as_server::write(&passfile, &conninfo::passfile(password.expose())?).await?;
         }
-        let upstream = conninfo::replication(from, slot, password.map(|_| passfile.as_path()));
+        let upstream = conninfo::replication(from, slot, password.map(|_| passfile.as_path()), self.programs.major);
 
         // The program wants an empty folder, and this one holds the password file.
         let copy = self.data_dir.join(format!("{OWN}copy"));

@@ -72,8 +72,8 @@ impl Basebackup {
         format!("cmp -s %p {wal}/%f || {{ {new}; }}")
     }
 
-    /// A connection string for a program on the host, and the password file that it names, written there.
-    pub(super) async fn upstream(&self, application_name: &str, file: &Path) -> Result<String, PortError> {
+    /// A connection string for a program on the host, of version `major` or newer, and the password file that it names, written there.
+    pub(super) async fn upstream(&self, application_name: &str, file: &Path, major: u32) -> Result<String, PortError> {
         let from = &self.source.from_host;
         let password: Option<Secret> = match (&from.password, &from.passfile) {
             // A password file of the caller's need not be on that host, or readable there.
@@ -83,7 +83,7 @@ impl Basebackup {
         if let Some(password) = &password {
             self.notes.host.write(file, &conninfo::passfile(password.expose())?).await?;
         }
-        Ok(conninfo::replication(from, application_name, password.map(|_| file)))
+        Ok(conninfo::replication(from, application_name, password.map(|_| file), major))
     }
 
     /// PostgreSQL's own `pg_verifybackup`, where it is there and runs.
@@ -196,7 +196,7 @@ impl SnapshotStore for Basebackup {
         let mut backup = self.begin(&facts).await?;
         let folder = self.folder(&backup.id);
         let (data, pass) = (text(&folder.join("data")), folder.join("greenlight.pass"));
-        let upstream = self.upstream("greenlight/snapshot", &pass).await?;
+        let upstream = self.upstream("greenlight/snapshot", &pass, facts.major).await?;
         let mut words = vec![program.as_str(), "--dbname", &upstream, "--pgdata", &data, "--format=plain", "--wal-method=stream"];
         words.extend(["--checkpoint=fast", "--no-password", "--progress", "--label", "greenlight"]);
         if self.verifier(facts.major).await.is_none() {

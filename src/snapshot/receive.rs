@@ -52,7 +52,7 @@ async fn start(store: &Basebackup) -> Result<(), PortError> {
     let facts = store.source.facts().await?;
     let program = host.program("pg_receivewal", facts.major, Version::SameOrNewer).await?;
     // It is needed again at each reconnection, so it stays, readable for its user alone.
-    let upstream = store.upstream(&store.slot, &store.wal_folder().join("greenlight.pass")).await?;
+    let upstream = store.upstream(&store.slot, &store.wal_folder().join("greenlight.pass"), facts.major).await?;
     let script = r#"rm -f "$1/greenlight.stop"; keeper=$2; shift 2
         setsid sh -c "$keeper" greenlight-receive "$@" </dev/null >/dev/null 2>&1 &"#;
     let keeper = text(&keeper(store));

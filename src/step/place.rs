@@ -47,7 +47,7 @@ async fn blue_is_lost(cx: &StepContext<'_>) -> Result<Option<Lost>, PortError> {
     Ok(Some(Lost { why, hint }))
 }
 
-async fn green_is_lost(cx: &StepContext<'_>) -> Result<Option<Lost>, PortError> {
+pub(super) async fn green_is_lost(cx: &StepContext<'_>) -> Result<Option<Lost>, PortError> {
     let Some(why) = not_green(cx).await? else { return Ok(None) };
     let run = &cx.plan.run;
     let hint = match cx.run().serving() {

@@ -65,7 +65,8 @@ impl AuthMethods {
     }
 
     /// Those that are not allowed, as libpq is told.
-    fn forbidden(self) -> Option<String> {
+    /// As libpq's `require_auth` says what is not allowed. `None`: everything is.
+    pub fn forbidden(self) -> Option<String> {
         let allowed = [self.password, self.md5, self.scram, self.none];
         let forbidden = AuthMethods::NAMES.iter().zip(allowed).filter(|(_, allowed)| !allowed);
         let words: Vec<String> = forbidden.map(|(name, _)| format!("!{name}")).collect();

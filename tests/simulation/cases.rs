@@ -399,7 +399,7 @@ fn a_green_that_others_make_a_standby_again_is_never_waited_for_without_end() {
     for at in (0..points).step_by(3) {
         let setup = Setup { green_demoted_at: Some(at), ..Setup::default() };
         let report = setup.simulate(false);
-        // Once a window was opened green may serve, and clients then wait for a person's word.
+        // What may become of a green that serves is the next case.
         if report.world.windows_opened > 0 {
             continue;
         }
@@ -407,6 +407,26 @@ fn a_green_that_others_make_a_standby_again_is_never_waited_for_without_end() {
         taken_back += u32::from(report.outcome == Some(Outcome::RolledBack));
     }
     assert!(taken_back > 0, "no run was taken back");
+}
+
+/// Nobody can write then: it is said with the way out, clients are not kept waiting, and a person's word ends it.
+#[test]
+fn a_green_that_others_make_a_standby_past_the_commit_point_is_left_by_a_persons_word() {
+    let (points, mut said, mut left) = (Setup::default().run().points.len(), 0, 0);
+    for at in 0..points {
+        let script = Script { without_green: true, patience_secs: 60, ..Script::default() };
+        let setup = Setup { green_demoted_at: Some(at), ..told(script) };
+        let world = setup.simulate(false).world;
+        let committed = |fact: &Fact| matches!(fact, Fact::WindowCommitted { .. });
+        if !world.run.facts.iter().any(committed) || !world.nodes[Side::Green as usize].in_recovery {
+            continue;
+        }
+        assert!(world.run.open_window().is_none(), "a window is open\n{}", setup.trace());
+        assert!(world.routes.iter().all(|route| route.paused_since.is_none()), "clients wait\n{}", setup.trace());
+        left += u32::from(world.run.outcome == Some(Outcome::RolledBack));
+        said += u32::from(world.says_no_writes);
+    }
+    assert!(said > 0 && left > 0);
 }
 
 #[test]

@@ -154,7 +154,10 @@ impl World {
             Event::StepParked { .. } | Event::StepDone { .. } | Event::StepReverted { .. } | Event::MarkedDone { .. } => {
                 self.must_observe = false;
             }
-            Event::StepUnsure { .. } => self.unsure_records += 1,
+            Event::StepUnsure { hint, .. } => {
+                self.unsure_records += 1;
+                self.says_no_writes |= hint.as_deref().is_some_and(|hint| hint.contains("APPLICATIONS CANNOT WRITE"));
+            }
             Event::RollbackBegun { by, .. } => self.check_way_back(by),
             Event::StepStarted { step, .. } if matches!(self.run.steps[step.0], StepState::Unsure { .. }) => {
                 self.violated(format!("step {step} is repeated without having been observed"));

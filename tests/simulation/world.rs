@@ -351,6 +351,8 @@ pub(crate) struct World {
     pub(crate) rival: Option<MemoryJournal>,
     pub(crate) progress_stored: u32,
     pub(crate) unsure_records: u32,
+    /// It is on record that nobody can write, with what a person can do.
+    pub(crate) says_no_writes: bool,
     /// The present coordinator's Ctrl-C.
     pub(crate) interrupted: Arc<AtomicBool>,
 }
@@ -452,6 +454,7 @@ impl World {
             rival: None,
             progress_stored: 0,
             unsure_records: 0,
+            says_no_writes: false,
             interrupted: Arc::default(),
         }
     }

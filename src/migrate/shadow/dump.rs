@@ -1,9 +1,9 @@
 use super::super::session::{Session, said};
 use crate::postgres::client::{self, SessionOptions};
-use crate::postgres::locks;
 use crate::postgres::programs::Installed;
+use crate::postgres::{conninfo, locks};
 use crate::process;
-use crate::word::{Endpoint, PortError, TlsMode, quote_ident};
+use crate::word::{Endpoint, PortError, quote_ident};
 use std::{path::PathBuf, time::Duration};
 
 /// A database's schema as text, and what is needed to load it elsewhere and to run migrations on it as there.
@@ -23,9 +23,6 @@ pub struct SchemaDump {
 
 /// How long `pg_dump` may take; ten thousand tables take seconds.
 const LIMIT: Duration = Duration::from_mins(10);
-
-/// Where distributions keep the authorities that the machine trusts, for releases of libpq that know no `system`.
-const SYSTEM_ROOTS: [&str; 3] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 
 /// Dumps the schema of the database at `endpoint`, a server of version `major`. Takes no lock that a reader would not take,
 /// and gives up when it waits long for one.
@@ -85,15 +82,6 @@ const SETTINGS: &str = "SELECT name, setting FROM pg_catalog.pg_settings \
 /// The variables by which libpq finds the server. Nothing of them is an argument, which others could read.
 fn libpq_environment(to: &Endpoint) -> impl Iterator<Item = (&'static str, String)> {
     let path = |path: Option<&PathBuf>| path.map(|path| path.display().to_string());
-    let verified = matches!(to.tls, TlsMode::VerifyCa | TlsMode::VerifyFull);
-    let system_roots = || SYSTEM_ROOTS.iter().map(PathBuf::from).find(|path| path.is_file());
-    let root_cert = if verified { to.root_cert.clone().or_else(system_roots) } else { None };
-    let mode = match to.tls {
-        TlsMode::Disable => "disable",
-        TlsMode::Require => "require",
-        TlsMode::VerifyCa => "verify-ca",
-        TlsMode::VerifyFull => "verify-full",
-    };
     let variables = [
         ("PGHOST", Some(to.host.clone())),
         ("PGPORT", Some(to.port.to_string())),
@@ -101,10 +89,12 @@ fn libpq_environment(to: &Endpoint) -> impl Iterator<Item = (&'static str, Strin
         ("PGDATABASE", Some(to.database.clone())),
         ("PGPASSWORD", to.password.as_ref().map(|password| password.expose().to_owned())),
         ("PGPASSFILE", path(to.passfile.as_ref())),
-        ("PGSSLMODE", Some(mode.to_owned())),
-        ("PGSSLROOTCERT", path(root_cert.as_ref())),
+        ("PGSSLMODE", Some(to.tls.as_str().to_owned())),
+        ("PGSSLROOTCERT", path(conninfo::root_cert(to).as_ref())),
         ("PGSSLCERT", path(to.client_cert.as_ref())),
         ("PGSSLKEY", path(to.client_key.as_ref())),
+        // One older than 16 does not know it.
+        ("PGREQUIREAUTH", to.auth_methods().forbidden()),
         ("PGAPPNAME", Some("greenlight/dump".to_owned())),
         ("PGCONNECT_TIMEOUT", Some("10".to_owned())),
     ];

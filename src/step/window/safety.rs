@@ -6,7 +6,7 @@
 use super::{Way, settle};
 use crate::postgres::Fence;
 use crate::run::{Fact, OpenWindow};
-use crate::step::{Progress, StepContext};
+use crate::step::{Progress, StepContext, place};
 use crate::word::{PortError, Side};
 use futures_util::future::join_all;
 use std::{pin::pin, time::Duration};
@@ -75,6 +75,10 @@ pub(super) async fn end(cx: &mut StepContext<'_>, why: &str, by: By, pause: Paus
     if failed.1 && window.resumed.is_none() {
         // The window stays open until all is done, and clients do not wait for that.
         failed.0.extend(cx.learn(Fact::ClientsResumed { at: cx.ports.clock.now() }).await.err());
+    }
+    // What no new try mends, and what a person can do about it.
+    if let Ok(Some(lost)) = place::green_is_lost(cx).await {
+        failed.0.insert(0, lost.refusal("end the window"));
     }
     PortError::all(failed.0.into_iter().map(Err))
 }
