@@ -147,10 +147,16 @@ async fn watch_the_way_back(cx: &mut StepContext<'_>) -> Result<String, PortErro
         let at = blue.wal_lsn().await?;
         blue.advance_slot(&cx.plan.names.forward, at).await?;
     }
-    let broken = watch_the_fence(cx).await?;
+    let changed = window::changes_of_green(cx).await?.map(|changes| {
+        format!(
+            "GREEN'S SCHEMA WAS CHANGED since the migrations ({changes}): blue has not got that, rows of it cannot come back, and a \
+             rollback waits until the change is taken back"
+        )
+    });
+    let alarms: Vec<String> = watch_the_fence(cx).await?.into_iter().chain(changed).collect();
     Ok(match blue.subscription(&name).await? {
-        Some(flow) if flow.enabled && flow.streaming && broken.is_some() => {
-            format!("blue follows green; {}", broken.unwrap_or_default())
+        Some(flow) if flow.enabled && flow.streaming && !alarms.is_empty() => {
+            format!("blue follows green; {}", alarms.join("; "))
         }
         Some(flow) if flow.enabled && flow.streaming => "blue follows green, and a rollback now would lose nothing".to_owned(),
         Some(flow) => {

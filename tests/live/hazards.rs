@@ -66,6 +66,12 @@ async fn a_fence_that_is_broken_in_the_soak_is_said_and_a_rollback_wants_a_word(
     let playbook = live.playbook.to_str().unwrap().to_owned();
     let soaking = live.start(&["run", &playbook], "");
     live.greenlight(&["status"]).await.says("a rollback now would lose nothing");
+    let says = async |text: &str| live.stored().await.1.note.is_some_and(|note| note.contains(text));
+    ask(&live.lab.endpoint(Side::Green), "CREATE TABLE warehouse.late (id int PRIMARY KEY)").await;
+    live.until("a new table is said", async || says("GREEN'S SCHEMA WAS CHANGED").await && says("warehouse.late").await).await;
+    live.greenlight(&["rollback", "--no-wait"]).await.expect(USAGE).says("rows of it cannot come back");
+    ask(&live.lab.endpoint(Side::Green), "DROP TABLE warehouse.late").await;
+    live.until("it is said no more", async || says("a rollback now would lose nothing").await).await;
     ask(&live.lab.endpoint(Side::Blue), "ALTER TABLE warehouse.sites DISABLE TRIGGER greenlight_fence").await;
     let broken = |event: &Event| matches!(event, Event::FactLearned { fact: Fact::FenceBroken { .. }, .. });
     live.see_record("the fence is broken", broken).await;

@@ -104,6 +104,11 @@ fn way(cx: &StepContext<'_>, to: Side) -> Way {
     }
 }
 
+/// What of green's schema is otherwise than the migrations left it.
+pub(super) async fn changes_of_green(cx: &StepContext<'_>) -> Result<Option<String>, PortError> {
+    prepare::changes_of_green(cx).await
+}
+
 /// Puts on record how somebody could write to blue since it follows green.
 pub(super) async fn note_broken_fence(cx: &mut StepContext<'_>) -> Result<(), PortError> {
     prepare::note_broken_fence(cx).await

@@ -142,10 +142,15 @@ async fn drift(cx: &StepContext<'_>, to: Side) -> Result<Option<String>, PortErr
     {
         return Ok(Some(why));
     }
+    let why = |changes| format!("green's schema to be as it was planned: somebody changed it since ({changes})");
+    Ok(changes_of_green(cx).await?.map(why))
+}
+
+/// What is otherwise than the migrations left it.
+pub(super) async fn changes_of_green(cx: &StepContext<'_>) -> Result<Option<String>, PortError> {
     let Some(planned) = &cx.plan.green_fingerprint else { return Ok(None) };
     let now = cx.ports.green.schema_fingerprint().await?;
-    let why = || format!("green's schema to be as it was planned: somebody changed it since ({})", planned.changes(&now));
-    Ok((now != *planned).then(why))
+    Ok((now != *planned).then(|| planned.changes(&now)))
 }
 
 async fn blue_drift(cx: &StepContext<'_>) -> Result<Option<String>, PortError> {
