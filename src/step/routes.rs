@@ -87,6 +87,21 @@ pub(super) async fn tidy(cx: &StepContext<'_>) -> Result<(), PortError> {
     PortError::all(join_all(cx.ports.routes.iter().map(|route| route.router.tidy())).await)
 }
 
+/// Helps each pooler whose clients are not served: a server that was away it tries again after a while only, also once it is back,
+/// and refuses its clients meanwhile. An open window does so itself. Not worth an error, since the next look does it again.
+pub(super) async fn help(cx: &StepContext<'_>) {
+    if cx.run().open_window().is_some() {
+        return;
+    }
+    join_all(cx.ports.routes.iter().map(|route| async {
+        let serves = route.router.who_answers().await.is_ok() && !matches!(route.router.trouble().await, Ok(Some(_)));
+        if !serves && let Err(error) = route.router.hasten().await {
+            tracing::warn!(error = %error.chain(), "route `{}` could not be helped", route.router.name());
+        }
+    }))
+    .await;
+}
+
 /// Looks at every route while `side` serves, records what has changed, and helps a pooler to its server again. `Some`: what is
 /// wrong.
 pub(super) async fn watch(cx: &mut StepContext<'_>, side: Side) -> Result<Option<String>, PortError> {

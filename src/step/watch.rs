@@ -1,9 +1,10 @@
 //! Looked at between the steps, while the run waits: does it endanger the serving side, has anything been changed behind it?
 
-use super::{StepContext, place, place::Lost};
+use super::{StepContext, place, place::Lost, routes};
 use crate::plan::StepName;
 use crate::run::{Direction, StepNo};
 use crate::word::{PortError, Side};
+use tokio::join;
 
 /// What a look found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,9 +18,15 @@ pub enum Sight {
     Lost(Lost),
 }
 
+/// At the servers, and beside that at the routes, which are helped.
+pub async fn look(cx: &StepContext<'_>) -> Result<Sight, PortError> {
+    let (sight, ()) = join!(servers(cx), routes::help(cx));
+    sight
+}
+
 /// Blue's slot while blue serves. The soak looks after green's itself. On the way back to the beginning a slot that
 /// endangers blue is dropped here and now, since the steps that are taken back before its turn may wait for green.
-pub async fn look(cx: &StepContext<'_>) -> Result<Sight, PortError> {
+async fn servers(cx: &StepContext<'_>) -> Result<Sight, PortError> {
     // Blue's health first: a green that does not answer hides nothing of it.
     let sight = blues_slot(cx).await?;
     if sight != Sight::Fine {

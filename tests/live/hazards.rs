@@ -4,6 +4,7 @@ use crate::world::{APPROVAL, COMPLETED, Live, ROLLED_BACK, Setup, USAGE, WAITS, 
 use greenlight::run::{Event, Fact};
 use greenlight::word::Side;
 use tokio::io::AsyncWriteExt;
+use tokio_postgres::SimpleQueryMessage;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_transaction_keeps_the_window_shut_until_it_ends() {
@@ -85,6 +86,35 @@ async fn a_fence_that_is_broken_in_the_soak_is_said_and_a_rollback_wants_a_word(
     live.greenlight(&["rollback", "--no-wait", "--reason", "only a trigger was off"]).await.expect(COMPLETED);
     assert_eq!(live.serving().await, Side::Blue);
     live.nothing_is_lost(Side::Blue).await;
+}
+
+/// The pooler's own try would come 15 s after the login that failed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pooler_whose_server_was_away_is_helped_while_the_run_waits_at_its_gate() {
+    let mut live = Live::up(Setup { playbook: APPROVAL, pgbouncers: 1, ..Setup::default() }).await;
+    live.start_writing().await;
+    live.run().await.expect(WAITS);
+    let console = connect(&live.lab.admin(0)).await;
+    let retry = async || {
+        let rows = console.simple_query("SHOW CONFIG").await.unwrap();
+        let setting = |row: &SimpleQueryMessage| match row {
+            SimpleQueryMessage::Row(row) if row.get(0) == Some("server_login_retry") => row.get(1).map(str::to_owned),
+            _ => None,
+        };
+        rows.iter().find_map(setting).unwrap()
+    };
+    assert_eq!(retry().await, "15");
+    let playbook = live.playbook.to_str().unwrap().to_owned();
+    let waiting = live.start(&["run", &playbook], "");
+    live.lab.crash(Side::Blue);
+    live.until("the pooler is helped", async || retry().await != "15").await;
+    live.lab.start(Side::Blue).await.unwrap();
+    live.see_writes(50).await;
+    live.greenlight(&["approve"]).await.expect(COMPLETED);
+    assert_eq!(live.serving().await, Side::Green);
+    live.until("its setting is put back", async || retry().await == "15").await;
+    drop(waiting);
+    live.nothing_is_lost(Side::Green).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
