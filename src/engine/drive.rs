@@ -491,9 +491,14 @@ impl Engine {
 
     async fn watch(&self, plan: &Plan, book: &mut Book) -> Result<(), EngineError> {
         let quiet = |_: &str| {};
+        let said = Mutex::new(None);
+        let heartbeat = Heartbeat::new(book, &said);
         let interrupted = self.interrupted.clone();
         let cx = StepContext { plan, ports: &self.ports, records: book as &mut dyn Records, interrupted, progress: &quiet };
-        match step::look(&cx).await {
+        // A server or a pooler that hangs must not cost the lease.
+        let (sight, renewed) = heartbeat.beside(step::look(&cx)).await?;
+        book.renewed = renewed;
+        match sight {
             Ok(Sight::Fine) => {}
             Ok(Sight::GiveUp { reason }) => {
                 self.note(plan, book, taken_back(reason, false)).await?;

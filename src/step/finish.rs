@@ -33,8 +33,12 @@ impl Step for Finish {
             return Ok(Progress::Done);
         }
         // A blue that does not answer must not leave green with a slot that keeps its WAL for nobody.
-        let parts = [routes, retire_blue(cx).await, tidy_green(cx).await];
-        PortError::all(parts)?;
+        let (blue, green) = (retire_blue(cx).await, tidy_green(cx).await);
+        // After the last change: without a journal nothing is changed any more.
+        if let Ok(Some((what, why))) = &blue {
+            leave_behind(cx, Side::Blue, what, why).await?;
+        }
+        PortError::all([routes, blue.map(drop), green])?;
         Ok(Progress::Done)
     }
 
@@ -58,18 +62,17 @@ async fn tidy_green(cx: &StepContext<'_>) -> Result<(), PortError> {
     ])
 }
 
-/// Blue keeps its data and takes no connections, so that nobody writes to it by mistake.
-async fn retire_blue(cx: &mut StepContext<'_>) -> Result<(), PortError> {
+/// Blue keeps its data and takes no connections, so that nobody writes to it by mistake. `Some`: what is left there, and why.
+async fn retire_blue(cx: &StepContext<'_>) -> Result<Option<(&'static str, String)>, PortError> {
     let (blue, names) = (cx.server(Side::Blue), cx.plan.names.clone());
     if let Some(why) = place::not_blue(cx).await? {
-        return leave_behind(cx, Side::Blue, "everything of this run", &why).await;
+        return Ok(Some(("everything of this run", why)));
     }
     if blue.fence().await? == Fence::Connections {
         // A crash came between. To look inside would be to open it, so what is left inside is only said.
         blue.ensure_no_slot(&names.forward).await?;
         let what = "schema greenlight, a subscription or a publication, inside the closed database";
-        let why = "finish was interrupted; `greenlight sweep` lists them once it is opened";
-        return leave_behind(cx, Side::Blue, what, why).await;
+        return Ok(Some((what, "finish was interrupted; `greenlight sweep` lists them once it is opened".to_owned())));
     }
     let versions: Vec<String> = cx.plan.migrations.iter().map(|migration| migration.version.clone()).collect();
     // Nobody can look inside once it is closed.
@@ -83,5 +86,6 @@ async fn retire_blue(cx: &mut StepContext<'_>) -> Result<(), PortError> {
     ])?;
     blue.connect().await?;
     blue.ensure_fence(Fence::Connections).await?;
-    blue.ensure_unclaimed().await
+    blue.ensure_unclaimed().await?;
+    Ok(None)
 }

@@ -42,15 +42,15 @@ impl Step for PrepareBlue {
     }
 
     async fn revert(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
-        let opened = async {
-            if cx.run().serving() == Side::Green {
-                // Taken back by a restore: blue stays closed, for what is to be looked for there.
-                return Ok(());
-            }
-            cx.ports.blue.ensure_fence(Fence::Open).await?;
-            cx.ports.blue.ensure_unclaimed().await
-        };
-        PortError::all([opened.await, routes::tidy(cx).await])?;
+        let routes = routes::tidy(cx).await;
+        if cx.run().serving() == Side::Green {
+            // Taken back by a restore: blue stays closed, for what is to be looked for there.
+            routes?;
+            return Ok(Progress::Done);
+        }
+        PortError::all([routes, cx.ports.blue.ensure_fence(Fence::Open).await])?;
+        // By the claim it is seen that something is left.
+        cx.ports.blue.ensure_unclaimed().await?;
         Ok(Progress::Done)
     }
 }

@@ -1,7 +1,7 @@
 //! The end of a change in place: blue serves on, migrated, and nothing of the run's is left on it. From here on only the backup
 //! leads back.
 
-use super::{Observed, Progress, Step, StepContext};
+use super::{Observed, Progress, Step, StepContext, routes};
 use crate::word::PortError;
 use async_trait::async_trait;
 
@@ -16,7 +16,7 @@ impl Step for ReleaseBlue {
     }
 
     async fn advance(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
-        cx.ports.blue.ensure_unclaimed().await?;
+        PortError::all([cx.ports.blue.ensure_unclaimed().await, routes::tidy(cx).await])?;
         Ok(Progress::Done)
     }
 

@@ -1,8 +1,9 @@
 //! Where the routes lead, and whether their clients are served.
 
 use super::{Ports, Route, StepContext};
+use crate::plan::StepName;
 use crate::postgres::Server;
-use crate::run::Fact;
+use crate::run::{Fact, StepState};
 use crate::word::{PortError, Side};
 use futures_util::future::join_all;
 use std::{fmt, sync::Arc};
@@ -90,7 +91,9 @@ pub(super) async fn tidy(cx: &StepContext<'_>) -> Result<(), PortError> {
 /// Helps each pooler whose clients are not served: a server that was away it tries again after a while only, also once it is back,
 /// and refuses its clients meanwhile. An open window does so itself. Not worth an error, since the next look does it again.
 pub(super) async fn help(cx: &StepContext<'_>) {
-    if cx.run().open_window().is_some() {
+    // What is set here is taken back with what the run has prepared.
+    let prepared = cx.plan.step_no(StepName::PrepareBlue).is_some_and(|step| cx.run().steps[step.0] == StepState::Done);
+    if !prepared || cx.run().open_window().is_some() {
         return;
     }
     join_all(cx.ports.routes.iter().map(|route| async {
