@@ -30,6 +30,8 @@ pub(crate) enum Fault {
     UncertainLate,
     /// Takes longer than the longest pause.
     Slow,
+    /// An append that is written at once, and whose answer takes as long.
+    WrittenSlowly,
     /// The server is restarted: nothing happened, and every session to it is gone.
     Restarted,
     RestartedDone,
@@ -51,7 +53,7 @@ pub(crate) enum Fault {
 use Fault::{
     CrashAfter, CrashBefore, CrashHalf, CrashLate, CrashVeryLate, Full, NotWritten, Odd, Outage, Refused, RefusedLate, Restarted,
     RestartedDone, Slow, Transient, UncertainDone, UncertainHalf, UncertainLate, UncertainUndone, UnreachableUnwritten,
-    UnreachableWritten, Usurped,
+    UnreachableWritten, Usurped, WrittenSlowly,
 };
 
 /// What kind of call has a number.
@@ -131,7 +133,17 @@ impl Kind {
                 UncertainDone,
                 Slow,
             ],
-            Kind::Append => &[CrashBefore, CrashAfter, UnreachableWritten, UnreachableUnwritten, NotWritten, Full, Usurped],
+            Kind::Append => &[
+                CrashBefore,
+                CrashAfter,
+                UnreachableWritten,
+                UnreachableUnwritten,
+                NotWritten,
+                Full,
+                Usurped,
+                Slow,
+                WrittenSlowly,
+            ],
             Kind::Journal => &[CrashBefore, CrashAfter, UnreachableUnwritten, NotWritten, Full],
         }
     }
@@ -397,7 +409,7 @@ impl World {
                 }
                 Some(self.take_effect(call, effect, Part::Whole))
             }
-            CrashBefore | Odd | UnreachableWritten | UnreachableUnwritten | NotWritten | Full | Usurped => {
+            CrashBefore | Odd | UnreachableWritten | UnreachableUnwritten | NotWritten | Full | Usurped | WrittenSlowly => {
                 self.end_process(call.process);
                 None
             }

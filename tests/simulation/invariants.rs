@@ -52,7 +52,7 @@ impl World {
         let limit = limit + u64::from(self.slow.saturating_sub(1)) * 6 * SECOND;
         // One that refuses to be resumed, or does not come back from it, for as long as it does: nobody can resume it then.
         let lasts = |at: usize| self.routes[at].resume_lasts_until.is_some_and(|until| self.now < until.saturating_add(GRACE));
-        let may_rest = |at: usize| (at == 0 && self.now < self.unresumable_until + SECOND) || lasts(at);
+        let may_rest = |at: usize| (at == 0 && self.now < self.unresumable_until + GRACE) || lasts(at);
         let paused = self.routes.iter().enumerate().filter(|(at, _)| !may_rest(*at));
         if let Some(since) = paused.filter_map(|(_, route)| route.paused_since).min()
             && self.now - since > limit

@@ -55,6 +55,18 @@ impl WatchedJournal {
         answer(None).await
     }
 
+    /// Longer than the longest pause. Whoever is killed meanwhile never comes back from it.
+    async fn lasts(&self) {
+        let alive = {
+            let mut world = self.world.lock();
+            world.pass(6 * SECOND);
+            world.processes[self.process].alive
+        };
+        if !alive {
+            answer(None).await
+        }
+    }
+
     fn lose(&self) {
         self.world.lock().processes[self.process].lost_journal = true;
     }
@@ -91,6 +103,9 @@ impl Journal for WatchedJournal {
     async fn append(&self, run: &RunId, expected: u64, epoch: u64, event: &Event, at: Timestamp) -> Result<(), JournalError> {
         let fault = self.begin(name(event), Kind::Append).await;
         self.writes("append a record", fault)?;
+        if fault == Some(Fault::Slow) {
+            self.lasts().await;
+        }
         if fault == Some(Fault::Usurped) {
             self.inner.take_lease(run, "another", Duration::from_secs(15), true, at).await?;
         }
@@ -105,6 +120,10 @@ impl Journal for WatchedJournal {
         }
         match fault {
             Some(Fault::CrashAfter) => self.die().await,
+            Some(Fault::WrittenSlowly) => {
+                self.lasts().await;
+                result
+            }
             Some(Fault::UnreachableWritten) => {
                 self.lose();
                 Err(unreachable("append a record"))
