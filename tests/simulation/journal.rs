@@ -63,7 +63,7 @@ impl WatchedJournal {
             world.processes[self.process].alive
         };
         if !alive {
-            answer(None).await
+            answer::<()>(None).await;
         }
     }
 
