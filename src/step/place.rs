@@ -26,6 +26,13 @@ pub(super) async fn lost(cx: &StepContext<'_>) -> Result<Option<Lost>, PortError
     Ok(blue.or(green))
 }
 
+pub(super) async fn is_lost(cx: &StepContext<'_>, side: Side) -> Result<Option<Lost>, PortError> {
+    match side {
+        Side::Blue => blue_is_lost(cx).await,
+        Side::Green => green_is_lost(cx).await,
+    }
+}
+
 async fn blue_is_lost(cx: &StepContext<'_>) -> Result<Option<Lost>, PortError> {
     let finish = cx.plan.step_no(StepName::Finish);
     if finish.is_some_and(|step| !matches!(cx.run().steps[step.0], StepState::Idle | StepState::Gated { .. })) {
@@ -47,7 +54,7 @@ async fn blue_is_lost(cx: &StepContext<'_>) -> Result<Option<Lost>, PortError> {
     Ok(Some(Lost { why, hint }))
 }
 
-pub(super) async fn green_is_lost(cx: &StepContext<'_>) -> Result<Option<Lost>, PortError> {
+async fn green_is_lost(cx: &StepContext<'_>) -> Result<Option<Lost>, PortError> {
     let Some(why) = not_green(cx).await? else { return Ok(None) };
     let run = &cx.plan.run;
     let hint = match cx.run().serving() {

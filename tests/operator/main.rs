@@ -9,6 +9,7 @@
 
 mod asked;
 mod intruder;
+mod lab;
 mod life;
 mod managers;
 mod mistakes;

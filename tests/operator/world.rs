@@ -97,13 +97,7 @@ impl Lab {
 
     /// The binary, going on beside the test; ended with it.
     pub(crate) fn begin(&self, arguments: &[&str]) -> tokio::process::Child {
-        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_greenlight"));
-        command.args(arguments).current_dir(self.desk.path()).stdin(Stdio::null()).kill_on_drop(true);
-        command.env_remove("GREENLIGHT_STATE").env("USER", "ceo").env("LOGNAME", "ceo").env("SUDO_USER", "ceo");
-        // What people have set for their own servers, and what only this process is to know.
-        command.env("PGPASSWORD", "of another server").env("PGSERVICE", "no-such").env("PGOPTIONS", "-c no_such.thing=x y");
-        command.env("PGHOST", "no-such-host").env("PGPORT", "1").env("PGSSLMODE", "verify-full").env("SOME_SECRET", SECRET);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        begin_in(self.desk.path(), arguments)
     }
 
     pub(crate) async fn ask(&self, side: Side, sql: &str) -> String {
@@ -141,6 +135,17 @@ pub(crate) fn playbook(world: &World, blue: &str, green: &str) -> String {
         text(&world.pgbouncer_config(0).display().to_string()),
         text(&world.through_url(0)),
     )
+}
+
+/// The binary in this folder, going on beside the test; ended with it.
+pub(crate) fn begin_in(folder: &Path, arguments: &[&str]) -> tokio::process::Child {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_greenlight"));
+    command.args(arguments).current_dir(folder).stdin(Stdio::null()).kill_on_drop(true);
+    command.env_remove("GREENLIGHT_STATE").env("USER", "ceo").env("LOGNAME", "ceo").env("SUDO_USER", "ceo");
+    // What people have set for their own servers, and what only this process is to know.
+    command.env("PGPASSWORD", "of another server").env("PGSERVICE", "no-such").env("PGOPTIONS", "-c no_such.thing=x y");
+    command.env("PGHOST", "no-such-host").env("PGPORT", "1").env("PGSSLMODE", "verify-full").env("SOME_SECRET", SECRET);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
 pub(crate) async fn ended(child: tokio::process::Child) -> Said {

@@ -76,8 +76,10 @@ pub(super) async fn end(cx: &mut StepContext<'_>, why: &str, by: By, pause: Paus
         // The window stays open until all is done, and clients do not wait for that.
         failed.0.extend(cx.learn(Fact::ClientsResumed { at: cx.ports.clock.now() }).await.err());
     }
-    // What no new try mends, and what a person can do about it.
-    if let Ok(Some(lost)) = place::green_is_lost(cx).await {
+    // What no new try mends, and what a person can do about it. Looked at once nobody waits.
+    if failed.1
+        && let Ok(Some(lost)) = place::is_lost(cx, serving).await
+    {
         failed.0.insert(0, lost.refusal("end the window"));
     }
     PortError::all(failed.0.into_iter().map(Err))
