@@ -14,6 +14,7 @@ use crate::word::{PortError, RunId, Timestamp};
 use async_trait::async_trait;
 use std::{
     fmt,
+    pin::pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -29,6 +30,9 @@ pub(super) const LONG: u32 = 50;
 /// How long another process that has the run may let clients wait. Then the run is taken from it: its lease says that it lives,
 /// not that it works.
 const RIVAL_LIMIT: Duration = Duration::from_millis(500);
+
+/// How long clients wait for the journal's answer. A disk that hangs must not hold them as well.
+const JOURNAL_LIMIT: Duration = Duration::from_secs(1);
 
 /// What came of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,14 +77,15 @@ impl Rescue<'_> {
         let mut rival = None;
         for round in 0_u32.. {
             // At first from the coordinator, whose time is over; later from nobody who works.
-            let force = round == 0 || (back.is_none() && self.may_force(&mut rival).await);
+            let too_long = back.is_none() && round > 0 && self.may_force(&mut rival).await;
+            let force = round == 0 || too_long;
             let error = match self.with_journal(force, back).await {
                 Ok(rescued) => return rescued,
                 Err(error) => error,
             };
             if back.is_none() {
                 (self.tell)(&format!("CLIENTS ARE PAUSED; {}; they are given back without it", in_words(&error)));
-                match self.without_journal().await {
+                match self.without_journal(too_long).await {
                     Ok(closed) if closed => return Rescued::Closed,
                     Ok(_) => {
                         back = Some(self.ports.clock.now());
@@ -118,8 +123,9 @@ impl Rescue<'_> {
     /// Under the lease, as every driver does.
     async fn with_journal(&self, force: bool, back: Option<Timestamp>) -> Result<Rescued, EngineError> {
         let clock = self.ports.clock.clone();
-        let (mut book, plan) =
-            Book::open(self.journal.clone(), clock.clone(), &self.run, &self.holder, &self.epoch, force).await?;
+        let opening = Book::open(self.journal.clone(), clock.clone(), &self.run, &self.holder, &self.epoch, force);
+        let (opened, back) = self.while_clients_wait(opening, back).await;
+        let (mut book, plan) = opened?;
         record_that_clients_go_on(&mut book, &plan, back).await?;
         let (quiet, said) = (|_: &str| {}, Mutex::new(None));
         let mut tries = 0;
@@ -151,25 +157,61 @@ impl Rescue<'_> {
         Ok(Rescued::Closed)
     }
 
-    /// Reads what is so, and does it. True: there is nothing to do any more.
-    async fn without_journal(&self) -> Result<bool, PortError> {
-        let known = if (self.is_gone)() { self.read().await.ok() } else { None };
+    /// Waits for the journal for as long as it takes, and for no longer than `JOURNAL_LIMIT` while clients wait: then they go on as
+    /// where nothing can be read. Since when they do, with the journal's answer.
+    async fn while_clients_wait<T>(&self, opening: impl Future<Output = T>, back: Option<Timestamp>) -> (T, Option<Timestamp>) {
+        let (mut opening, mut back, mut waits) = (pin!(opening), back, JOURNAL_LIMIT);
+        loop {
+            tokio::select! {
+                biased;
+                opened = &mut opening => return (opened, back),
+                () = self.ports.clock.sleep(waits) => waits = TRY_EVERY[usize::from(back.is_some())],
+            }
+            if back.is_none() {
+                (self.tell)("CLIENTS ARE PAUSED; the journal does not answer; they go on without it, and get errors meanwhile");
+                match self.let_clients_read().await {
+                    Ok(()) => back = Some(self.ports.clock.now()),
+                    Err(error) => (self.tell)(&format!("not every client goes on yet, trying again: {}", error.chain())),
+                }
+            }
+        }
+    }
+
+    /// Nobody may say which side serves, and neither is opened.
+    async fn let_clients_read(&self) -> Result<(), PortError> {
+        let mut unkept = Unkept(Run::new(self.plan.steps.len()));
         let interrupted = Arc::default();
+        let cx = StepContext { plan: self.plan, ports: self.ports, records: &mut unkept, interrupted, progress: &|_| {} };
+        step::let_clients_read(&cx).await
+    }
+
+    /// Reads what is so, and does it. True: there is nothing to do any more. `too_long`: whoever has the run has let clients wait, and
+    /// it cannot be taken from him.
+    async fn without_journal(&self, too_long: bool) -> Result<bool, PortError> {
+        let known = if (self.is_gone)() { self.read().await.ok() } else { None };
         let Some(Known { plan, run, lease }) = known else {
-            // Nobody may say which side serves, and neither is opened.
-            let mut unkept = Unkept(Run::new(self.plan.steps.len()));
-            let cx = StepContext { plan: self.plan, ports: self.ports, records: &mut unkept, interrupted, progress: &|_| {} };
-            step::let_clients_read(&cx).await?;
+            self.let_clients_read().await?;
             return Err(PortError::uncertain("read which side serves: clients get errors meanwhile"));
         };
         if run.open_window().is_none() {
             return Ok(true);
         }
-        give_back(self.ports, &self.epoch, Known { plan, run, lease }, self.why).await.map(|()| false)
+        let given_back = give_back(self.ports, &self.epoch, Known { plan, run, lease }, self.why).await;
+        if given_back.is_err() && too_long {
+            self.let_clients_read().await?;
+        }
+        given_back.map(|()| false)
     }
 
     async fn read(&self) -> Result<Known, JournalError> {
-        read(self.journal.as_ref(), &self.run).await
+        tokio::select! {
+            biased;
+            known = read(self.journal.as_ref(), &self.run) => known,
+            () = self.ports.clock.sleep(JOURNAL_LIMIT) => Err(JournalError::Unreachable {
+                attempted: "read the journal".to_owned(),
+                source: "no answer".into(),
+            }),
+        }
     }
 
     async fn is_closed(&self) -> bool {

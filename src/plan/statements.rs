@@ -67,6 +67,8 @@ impl<'a> Statements<'a> {
             sql.push(blue(self.fence_triggers()));
         }
         sql.push(blue(format!("SELECT pg_create_restore_point({})", quote_literal(&self.plan.names.restore_point))));
+        // See `step::routes::help`.
+        sql.extend(self.routes(|_| "SET server_login_retry = 0.2, until the run ends".to_owned()));
         sql
     }
 
@@ -270,7 +272,7 @@ impl<'a> Statements<'a> {
 
     /// All clients wait from here on, and nobody can write to blue.
     fn begin_pause(&self) -> Vec<String> {
-        let mut sql = self.routes("SET default_pool_size = <the server connections there are>; PAUSE");
+        let mut sql = self.routes(|database| format!("SET default_pool_size = <the server connections there are>; PAUSE {database}"));
         sql.extend(self.close_connections(Side::Blue));
         sql.push(blue(CLOSED));
         sql.push(blue("<a write by every path, which must be refused>"));
@@ -282,7 +284,7 @@ impl<'a> Statements<'a> {
         let mut sql = vec![green(durable)];
         sql.push("journal: COMMIT POINT".to_owned());
         sql.push(green(OPEN));
-        sql.extend(self.routes("<green's host and port into the configuration>; RELOAD; RESUME"));
+        sql.extend(self.routes(|database| format!("<green's host and port into the configuration>; RELOAD; RESUME {database}")));
         sql
     }
 
@@ -308,7 +310,7 @@ impl<'a> Statements<'a> {
         let mut sql = self.begin_pause();
         sql.push(blue(format!("ALTER DATABASE {} ALLOW_CONNECTIONS true", self.database)));
         if reads {
-            sql.extend(self.routes("RESUME"));
+            sql.extend(self.routes(|database| format!("RESUME {database}")));
         }
         sql.push(green("SELECT pg_last_wal_replay_lsn(), until it is past blue's last record"));
         sql.push(green("SELECT pg_promote()"));
@@ -321,7 +323,7 @@ impl<'a> Statements<'a> {
         sql.extend(self.validate_green());
         sql.extend(self.arm_reverse());
         if reads {
-            sql.extend(self.routes("PAUSE"));
+            sql.extend(self.routes(|database| format!("PAUSE {database}")));
         }
         sql.extend(self.commit(FOLLOWED));
         sql.extend(self.dropped_physical_slot());
@@ -346,7 +348,8 @@ impl<'a> Statements<'a> {
     pub(super) fn finish(&self) -> Vec<String> {
         let names = &self.plan.names;
         let flows = self.plan.strategy == Strategy::Sync;
-        let mut sql = vec![blue(drop_subscription(&self.reverse))];
+        let mut sql = self.routes(|_| "RELOAD".to_owned());
+        sql.push(blue(drop_subscription(&self.reverse)));
         if flows {
             sql.push(blue(format!("SELECT pg_drop_replication_slot({})", quote_literal(&names.forward))));
             sql.push(blue(format!("DROP PUBLICATION {}", self.forward)));
@@ -405,10 +408,10 @@ impl<'a> Statements<'a> {
         sql
     }
 
-    /// A command for each route's console; `command` without the database's name.
-    fn routes(&self, command: &str) -> Vec<String> {
+    /// `command`, of the database's name, for each route's console.
+    fn routes(&self, command: impl Fn(&str) -> String) -> Vec<String> {
         let routes = self.plan.routes.iter().map(|route| match &route.kind {
-            RouteKind::Pgbouncer { database, .. } => format!("route {}: {command} {}", shown(&route.name), quote_ident(database)),
+            RouteKind::Pgbouncer { database, .. } => format!("route {}: {}", shown(&route.name), command(&quote_ident(database))),
         });
         routes.collect()
     }

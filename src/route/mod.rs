@@ -59,7 +59,8 @@ pub trait Router: Send + Sync + fmt::Debug {
     /// not be moved there.
     async fn rehearse(&self, target: &Target) -> Result<Rehearsal, PortError>;
 
-    /// From here on a server that was away is tried again within a moment of its return, until `tidy`.
+    /// From here on a server that was away is tried again within a moment of its return, until `tidy` or until the route is
+    /// started again.
     async fn hasten(&self) -> Result<(), PortError>;
 
     /// Nothing is left of a rehearsal that was killed, nor of `hasten`.

@@ -238,6 +238,11 @@ impl PgBouncer {
         }
     }
 
+    async fn is_hastened(&self) -> Result<bool, PortError> {
+        let now: Option<f64> = self.setting(LOGIN_RETRY).await?.and_then(|value| value.parse().ok());
+        Ok(now.is_some_and(|secs| secs <= LOGIN_RETRY_SECS))
+    }
+
     /// Sets a limit unless it is lower already: other routes through the same PgBouncer settle at the same time.
     async fn lower(&self, key: &str, limit: u64) -> Result<(), PortError> {
         let _one_at_a_time = LOWERING.lock().await;
@@ -363,8 +368,7 @@ impl Router for PgBouncer {
     /// PgBouncer waits after a login that failed, and answers its clients with an error meanwhile, also once the server is there.
     async fn hasten(&self) -> Result<(), PortError> {
         let _one_at_a_time = LOWERING.lock().await;
-        let now: f64 = self.setting(LOGIN_RETRY).await?.and_then(|value| value.parse().ok()).unwrap_or(f64::MAX);
-        if now > LOGIN_RETRY_SECS {
+        if !self.is_hastened().await? {
             self.command(&format!("SET {LOGIN_RETRY} = '{LOGIN_RETRY_SECS}'")).await?;
         }
         Ok(())
@@ -374,11 +378,10 @@ impl Router for PgBouncer {
         let was_left = self.remove_rehearsal().await?;
         let reread = async {
             if was_left {
-                return self.forget_rehearsal().await;
+                self.forget_rehearsal().await?;
             }
-            let now: Option<f64> = self.setting(LOGIN_RETRY).await?.and_then(|value| value.parse().ok());
             // It may be the configuration's own value: to read that again harms nobody.
-            if now.is_some_and(|secs| secs <= LOGIN_RETRY_SECS) { self.command("RELOAD").await.map(drop) } else { Ok(()) }
+            if self.is_hastened().await? { self.command("RELOAD").await.map(drop) } else { Ok(()) }
         };
         match reread.await {
             // One that does not run has nothing set, and reads the file when it starts.
@@ -399,7 +402,7 @@ impl Router for PgBouncer {
         }
         // Puts every setting back that `settle` changed, after the clients go on, since it makes nobody wait.
         self.command("RELOAD").await?;
-        // But for this one: whether the server is there now is for the next look.
+        // But for this one, which stays until `tidy`.
         self.hasten().await?;
         let row = self.row().await?;
         if number(&row, "paused") == Some(0) {

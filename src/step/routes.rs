@@ -88,8 +88,10 @@ pub(super) async fn tidy(cx: &StepContext<'_>) -> Result<(), PortError> {
     PortError::all(join_all(cx.ports.routes.iter().map(|route| route.router.tidy())).await)
 }
 
-/// Helps each pooler whose clients are not served: a server that was away it tries again after a while only, also once it is back,
-/// and refuses its clients meanwhile. An open window does so itself. Not worth an error, since the next look does it again.
+/// From the moment when blue is prepared until all is taken back, a pooler tries a server that was away again at once: by its own
+/// setting it does so after seconds only, also once the server is back, and refuses its clients meanwhile. Set ahead, since no look
+/// comes while a call lasts; and again at each look, since a pooler forgets it when it is started or reads its configuration. An
+/// open window does so itself. Not worth an error: the next look does it again.
 pub(super) async fn help(cx: &StepContext<'_>) {
     // What is set here is taken back with what the run has prepared.
     let prepared = cx.plan.step_no(StepName::PrepareBlue).is_some_and(|step| cx.run().steps[step.0] == StepState::Done);
@@ -97,27 +99,20 @@ pub(super) async fn help(cx: &StepContext<'_>) {
         return;
     }
     join_all(cx.ports.routes.iter().map(|route| async {
-        let serves = route.router.who_answers().await.is_ok() && !matches!(route.router.trouble().await, Ok(Some(_)));
-        if !serves && let Err(error) = route.router.hasten().await {
+        if let Err(error) = route.router.hasten().await {
             tracing::warn!(error = %error.chain(), "route `{}` could not be helped", route.router.name());
         }
     }))
     .await;
 }
 
-/// Looks at every route while `side` serves, records what has changed, and helps a pooler to its server again. `Some`: what is
-/// wrong.
+/// Looks at every route while `side` serves, and records what has changed. `Some`: what is wrong.
 pub(super) async fn watch(cx: &mut StepContext<'_>, side: Side) -> Result<Option<String>, PortError> {
+    help(cx).await;
     let leads = leads(cx.ports).await;
     let mut wrong = Vec::new();
     for (lead, route) in leads.iter().zip(&cx.ports.routes) {
         let trouble = lead.wrong(side);
-        // A pooler whose server was away tries it again after a while only. What was set for that is taken back when all is well.
-        // Neither is worth an error: the next look does it again.
-        let helped = if trouble.is_some() { route.router.hasten().await } else { route.router.tidy().await };
-        if let Err(error) = helped {
-            tracing::warn!(error = %error.chain(), "route `{}` could not be helped", lead.route);
-        }
         if cx.run().route_trouble(&lead.route) != trouble.as_deref() {
             cx.learn(Fact::RouteSeen { route: lead.route.clone(), trouble: trouble.clone() }).await?;
         }

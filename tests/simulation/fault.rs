@@ -282,7 +282,7 @@ impl World {
         });
         if let Some(fault) = fault {
             self.fired += 1;
-            self.slow += u32::from(fault == Slow);
+            self.slow += u32::from(matches!(fault, Slow | WrittenSlowly));
             self.processes[call.process].struck = true;
             self.tell(|| format!("     FAULT {fault:?}"));
         }

@@ -71,6 +71,11 @@ impl World {
         let present = self.run.present_step().map(|step| &self.run.steps[step.0]);
         // Whoever gives clients back does what the window's opening has announced, and looks as it goes.
         let gives_back = window.is_some() && (process.is_guard || process.lost_journal);
+        // A guard that cannot read how things stand, or that finds another at work, lets clients go on all the same, and opens nothing.
+        let is_shut = call.on.is_some_and(|on| !self.nodes[on as usize].allow_connections);
+        if process.is_guard && (call.name == "route: resume" || (call.name == "ensure_fence(triggers)" && is_shut)) {
+            return;
+        }
         // A setting of the pooler's, by whoever watches over a run that has begun; it ends with the run.
         let prepared = self.plan.step_no(StepName::PrepareBlue).is_some_and(|step| self.run.steps[step.0] == StepState::Done);
         let helps = call.name == "route: hasten" && !process.is_guard && prepared;

@@ -144,6 +144,32 @@ fn a_journal_that_is_full_from_any_write_on_pauses_nobody_for_long() {
     tally.none_held();
 }
 
+/// The coordinator hangs in its window until the guard's time has come, and then the journal hangs as well.
+#[test]
+fn clients_do_not_wait_for_a_journal_that_hangs_when_the_guard_comes() {
+    let (mut tally, mut hung) = (Tally::default(), 0);
+    for setup in [moving(), freeze()] {
+        let points = setup.run().points;
+        for (at, kind) in points.iter().enumerate() {
+            if !kind.faults().contains(&Fault::Slow) {
+                continue;
+            }
+            let slow = setup.with(&[(at, Fault::Slow)]).simulate(false);
+            if !slow.world.processes.iter().any(|process| process.is_guard) {
+                continue;
+            }
+            // Its lease is what the guard takes first, and its first record says so.
+            let lease = (at..slow.points.len()).find(|call| slow.points[*call] == Kind::Journal).unwrap();
+            for fault in [Fault::Slow, Fault::WrittenSlowly] {
+                tally.run(setup.with(&[(at, Fault::Slow), (lease + 1, fault)]));
+                hung += 1;
+            }
+        }
+        tally.conclude("a journal that hangs", points.len());
+    }
+    assert!(hung > 20, "{hung}");
+}
+
 /// The coordinator is killed in its window, the guard finds a full journal and is killed too, and so is perhaps the next
 /// coordinator: the one after it finds nobody who gives clients back.
 #[test]

@@ -7,7 +7,7 @@ use super::console::{ANSWER_LIMIT, Row, Session};
 use super::{Entry, PgBouncer, RELOAD_LIMIT, ini, number, wanted};
 use crate::plan::Arrival;
 use crate::postgres::SIGNATURE_SQL;
-use crate::route::{Rehearsal, Target};
+use crate::route::{Rehearsal, Router, Target};
 use crate::word::{Endpoint, PortError, Secret};
 use sha2::{Digest, Sha256};
 use std::{io, time::Duration};
@@ -141,7 +141,11 @@ impl PgBouncer {
 
     /// Makes PgBouncer read its configuration, and waits until it shows what it should.
     async fn reload_until(&self, attempted: &str, is_so: impl Fn(&[Row]) -> bool + Send) -> Result<(), PortError> {
+        let hastened = self.is_hastened().await?;
         self.command("RELOAD").await?;
+        if hastened {
+            self.hasten().await?;
+        }
         let until = self.clock.monotonic() + RELOAD_LIMIT;
         while !is_so(&self.command("SHOW DATABASES").await?) {
             if self.clock.monotonic() >= until {

@@ -3,7 +3,7 @@
 
 use crate::plan::{Answer, Comparison};
 use crate::route::Rehearsal;
-use crate::step::StepContext;
+use crate::step::{StepContext, routes};
 use crate::word::{PortError, Side};
 use futures_util::future::join_all;
 
@@ -12,6 +12,7 @@ pub(super) async fn ready(cx: &StepContext<'_>, from: Side) -> Result<Option<Str
     if cx.ports.routes.is_empty() {
         return Ok(None);
     }
+    routes::help(cx).await;
     let serving = cx.ports.server(from).signature().await?;
     for route in &cx.ports.routes {
         let (router, name) = (&route.router, route.router.name());
@@ -21,16 +22,9 @@ pub(super) async fn ready(cx: &StepContext<'_>, from: Side) -> Result<Option<Str
         }
         match router.who_answers().await {
             // However the entry is written: what answers is what counts.
-            Ok(answer) if answer == serving => match router.trouble().await? {
-                None => router.tidy().await?,
-                // The pool that answered has its server again, and another user's has not yet.
-                Some(_) => router.hasten().await?,
-            },
+            Ok(answer) if answer == serving => {}
             Ok(_) => return Ok(Some(format!("route `{name}` points at {} and not at {from}", state.points_at))),
-            Err(error) => {
-                router.hasten().await?;
-                return Ok(Some(format!("route `{name}` to answer: {}", said(&error))));
-            }
+            Err(error) => return Ok(Some(format!("route `{name}` to answer: {}", said(&error)))),
         }
     }
     Ok(None)

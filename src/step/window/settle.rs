@@ -125,20 +125,14 @@ pub(super) async fn restore_blue(cx: &mut StepContext<'_>) -> Result<(), PortErr
 
 /// Read through each route which server answers, before the run believes it.
 async fn routes_answer(cx: &StepContext<'_>, serving: Side) -> Result<(), PortError> {
+    routes::help(cx).await;
     let expected = cx.ports.server(serving).signature().await?;
     for route in &cx.ports.routes {
-        let answer = match route.router.who_answers().await {
-            Ok(answer) => answer,
-            Err(error) => {
-                route.router.hasten().await?;
-                return Err(error);
-            }
-        };
+        let answer = route.router.who_answers().await?;
         if answer != expected {
             return Err(PortError::transient(format!("see {serving} answer through route `{}`", route.router.name()))
                 .because(format!("the server that answered was started at {answer}, {serving} at {expected}")));
         }
-        route.router.tidy().await?;
     }
     Ok(())
 }
