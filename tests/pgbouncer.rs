@@ -584,6 +584,8 @@ async fn clients_are_served_as_soon_as_a_server_that_was_down_answers() {
     let route = route(&world, "app");
     assert_eq!(ask(&world.through("app"), "SELECT 1").await, ["1"]);
     world.servers[0].crash();
+    // A client that came before PgBouncer saw it waits, by its setting, for two minutes.
+    ask(&world.console("admin"), "SET query_wait_timeout = 2").await;
     assert!(try_ask(&world.through("app"), "SELECT 1").await.is_err());
     let begun = world.clock.monotonic();
     world.servers[0].start(LIMIT).await.unwrap();

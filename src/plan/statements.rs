@@ -67,7 +67,7 @@ impl<'a> Statements<'a> {
             sql.push(blue(self.fence_triggers()));
         }
         sql.push(blue(format!("SELECT pg_create_restore_point({})", quote_literal(&self.plan.names.restore_point))));
-        // See `step::routes::help`.
+        // See `step::routes::hasten`.
         sql.extend(self.routes(|_| "SET server_login_retry = 0.2, until the run ends".to_owned()));
         sql
     }

@@ -26,7 +26,7 @@ impl Step for Finish {
             let note = format!("every route to lead to green; ALARM: {astray}");
             return Ok(Progress::Pending { poll_after: Duration::from_secs(2), note });
         }
-        // What `routes::help` has set is taken back where nobody looks any more.
+        // What `routes::hasten` has set is taken back where nobody looks any more.
         let routes = routes::tidy(cx).await;
         if is_restored {
             PortError::all([routes, restored::conclude(cx).await])?;

@@ -38,6 +38,7 @@ impl Step for PrepareBlue {
             // The point is of use only once it is in the archive.
             snapshots.ensure_archived().await?;
         }
+        routes::hasten(cx).await;
         Ok(Progress::Done)
     }
 

@@ -88,22 +88,25 @@ pub(super) async fn tidy(cx: &StepContext<'_>) -> Result<(), PortError> {
     PortError::all(join_all(cx.ports.routes.iter().map(|route| route.router.tidy())).await)
 }
 
-/// From the moment when blue is prepared until all is taken back, a pooler tries a server that was away again at once: by its own
-/// setting it does so after seconds only, also once the server is back, and refuses its clients meanwhile. Set ahead, since no look
-/// comes while a call lasts; and again at each look, since a pooler forgets it when it is started or reads its configuration. An
-/// open window does so itself. Not worth an error: the next look does it again.
-pub(super) async fn help(cx: &StepContext<'_>) {
-    // What is set here is taken back with what the run has prepared.
-    let prepared = cx.plan.step_no(StepName::PrepareBlue).is_some_and(|step| cx.run().steps[step.0] == StepState::Done);
-    if !prepared || cx.run().open_window().is_some() {
-        return;
-    }
+/// From here on, until all is taken back, a pooler tries a server that was away again at once: by its own setting it does so after
+/// seconds only, also once the server is back, and refuses its clients meanwhile. Set ahead, since no look comes while a call lasts.
+/// Not worth an error: each look does it again.
+pub(super) async fn hasten(cx: &StepContext<'_>) {
     join_all(cx.ports.routes.iter().map(|route| async {
         if let Err(error) = route.router.hasten().await {
-            tracing::warn!(error = %error.chain(), "route `{}` could not be helped", route.router.name());
+            tracing::warn!(error = %error.chain(), "route `{}` could not be told to try its server again at once", route.router.name());
         }
     }))
     .await;
+}
+
+/// The same again, since a pooler forgets it when it is started or told to read its configuration.
+pub(super) async fn help(cx: &StepContext<'_>) {
+    // What is set here is taken back with what the run has prepared. An open window does so itself.
+    let prepared = cx.plan.step_no(StepName::PrepareBlue).is_some_and(|step| cx.run().steps[step.0] == StepState::Done);
+    if prepared && cx.run().open_window().is_none() {
+        hasten(cx).await;
+    }
 }
 
 /// Looks at every route while `side` serves, and records what has changed. `Some`: what is wrong.
