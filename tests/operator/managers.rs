@@ -102,6 +102,65 @@ async fn a_real_patroni_is_refused_while_it_works_and_after_it_was_killed() {
     lab.say(&["plan", "shop.yaml"]).await.is(4, &["Blue bears the marks of Patroni", "Green bears the marks of Patroni"]);
 }
 
+/// A real repmgr, in a database of its own as its documentation advises, takes both servers into its cluster.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_repmgr_is_refused_while_it_works_and_after_it_was_killed() {
+    let lab = Lab::up().await;
+    let bin = lab.world.server(Side::Blue).programs.bin;
+    if !["repmgr", "repmgrd"].iter().all(|program| bin.join(program).exists()) {
+        eprintln!("NOT TESTED: repmgr for this version of PostgreSQL is not on this machine");
+        return;
+    }
+    lab.write("shop.yaml", &lab.playbook());
+    for side in [Side::Blue, Side::Green] {
+        lab.ask(side, "ALTER SYSTEM SET shared_preload_libraries = 'repmgr'").await;
+        lab.world.crash(side);
+        lab.world.start(side).await.unwrap();
+    }
+    lab.ask(Side::Blue, "CREATE ROLE repmgr SUPERUSER LOGIN PASSWORD 'of-the-cluster'").await;
+    lab.ask(Side::Blue, "CREATE DATABASE repmgr OWNER repmgr").await;
+    lab.until(Side::Green, "SELECT count(*) FROM pg_database WHERE datname = 'repmgr'", "1").await;
+    let mut daemons = Vec::new();
+    for (side, role) in [(Side::Blue, "primary"), (Side::Green, "standby")] {
+        let config = repmgr_config(&lab, side).await;
+        let run = |program: &str| {
+            let mut command = process::server_command(&bin.join(program));
+            command.arg("-f").arg(&config);
+            command
+        };
+        let registered = run("repmgr").args([role, "register", "--force"]).output().await.unwrap();
+        assert!(registered.status.success(), "{}", String::from_utf8_lossy(&registered.stderr));
+        let mut daemon = run("repmgrd");
+        daemon.args(["--daemonize=false", "--no-pid-file"]);
+        daemons.push(quiet(daemon));
+        let sees = format!("repmgr manages {side}");
+        poll(&sees, async || lab.say(&["plan", "shop.yaml"]).await.says(&sees)).await;
+    }
+    let said = lab.say(&["plan", "shop.yaml"]).await;
+    said.is(4, &["repmgr manages blue", "repmgr manages green", "stop repmgrd on every node", "nothing was changed"]);
+    for mut daemon in daemons {
+        daemon.kill().await.unwrap();
+    }
+    for side in [Side::Blue, Side::Green] {
+        lab.until(side, "SELECT count(*) FROM pg_stat_activity WHERE datname = 'repmgr'", "0").await;
+    }
+    lab.say(&["plan", "shop.yaml"]).await.is(4, &["Blue bears the marks of repmgr", "Green bears the marks of repmgr"]);
+}
+
+async fn repmgr_config(lab: &Lab, side: Side) -> std::path::PathBuf {
+    let (server, at) = (lab.world.server(side), lab.world.endpoint(side));
+    let file = lab.world.dir().join(format!("repmgr-{side}.conf"));
+    let connects = format!("host={} port={} user=repmgr password=of-the-cluster dbname=repmgr", at.host, at.port);
+    let node = if side == Side::Blue { 1 } else { 2 };
+    let (data, bin) = (server.data_dir.display(), server.programs.bin.display());
+    let config = format!(
+        "node_id={node}\nnode_name='{side}'\nconninfo='{connects}'\ndata_directory='{data}'\npg_bindir='{bin}'\nfailover=manual\n"
+    );
+    std::fs::write(&file, config).unwrap();
+    process::give_to_server_user(&file).await.unwrap();
+    file
+}
+
 /// Patroni for a server that runs already.
 async fn patroni(lab: &Lab, side: Side, etcd: &str) -> tokio::process::Child {
     let (server, at) = (lab.world.server(side), lab.world.endpoint(side));

@@ -42,6 +42,10 @@ impl Said {
         self
     }
 
+    pub(crate) fn says(&self, text: &str) -> bool {
+        self.out.contains(text) || self.err.contains(text)
+    }
+
     #[track_caller]
     pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}:\n{}\n{}", self.out, self.err))
