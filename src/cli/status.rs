@@ -6,7 +6,7 @@ use crate::journal::{HolderProcess, Journal};
 use crate::plan::{Plan, Strategy};
 use crate::postgres::{Fence, Server};
 use crate::run::{Event, Record, Run, StepState, waits_for};
-use crate::step::{Lead, LeadsTo, Ports, leads};
+use crate::step::{Lead, LeadsTo, Ports, changes_of_green, leads};
 use crate::wire;
 use crate::word::{Clock, PortError, Side, SystemClock, Timestamp, shown};
 use serde::Serialize;
@@ -249,16 +249,12 @@ async fn way_back(plan: &Plan, run: &Run, blue: &Arc<dyn Server>, green: &Arc<dy
     if let Some(why) = run.way_back_given_up() {
         return Ok(WayBack::WouldLose { why: why.to_owned() });
     }
-    if let Some(planned) = &plan.green_fingerprint {
-        let now = green.schema_fingerprint().await?;
-        if now != *planned {
-            let why = format!(
-                "green's schema was changed since the migrations ({}). Blue has not got that, and rows of it cannot come back. Take the \
-                 change back on green, or keep green with `greenlight finish`",
-                planned.changes(&now)
-            );
-            return Ok(WayBack::Barred { why });
-        }
+    if let Some(changes) = changes_of_green(plan, green).await? {
+        let why = format!(
+            "green's schema was changed since the migrations ({changes}). Blue has not got that, and rows of it cannot come back. Take the \
+             change back on green, or keep green with `greenlight finish`"
+        );
+        return Ok(WayBack::Barred { why });
     }
     let name = &plan.names.reverse;
     let Some(slot) = green.slot(name).await?.filter(|slot| !slot.lost) else {

@@ -74,6 +74,9 @@ pub struct ShadowReport {
     /// Tables, views, materialized views and sequences that the migrations make.
     #[serde(default)]
     pub made: Vec<MadeObject>,
+    /// The migrations leave large objects.
+    #[serde(default)]
+    pub large_objects: bool,
     /// Where the shadow stood, for a person.
     pub stood_on: String,
 }

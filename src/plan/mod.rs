@@ -429,6 +429,11 @@ impl Plan {
         self.steps.iter().position(|step| step.name == name).map(crate::run::StepNo)
     }
 
+    /// No large object was there when it was made, nor do its migrations make one.
+    pub fn is_without_large_objects(&self) -> bool {
+        self.findings.iter().any(|finding| finding.code == preflight::LARGE_OBJECTS && finding.answer == Answer::Fine)
+    }
+
     /// What was refused, and what needs a word that the playbook does not give. Empty: the plan may run.
     pub fn obstacles(&self) -> impl Iterator<Item = &Finding> {
         self.findings.iter().filter(|finding| matches!(finding.answer, Answer::Refused { .. } | Answer::NeedsAccept { .. }))

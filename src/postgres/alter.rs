@@ -27,6 +27,13 @@ pub(super) async fn schema_fingerprint(server: &PgServer) -> Result<Fingerprint,
     Ok(fingerprint(&catalog::read(session.client()).await?))
 }
 
+pub(super) async fn has_large_objects(server: &PgServer) -> Result<bool, PortError> {
+    let session = server.session().await?;
+    let sql = "SELECT EXISTS (SELECT FROM pg_largeobject_metadata)";
+    let rows = session.read("look for large objects", sql, &[]).await?;
+    rows.first().map_or(Ok(false), |row| cell(row, 0))
+}
+
 pub(super) async fn ensure_not_null(
     server: &PgServer,
     table: &RelationName,

@@ -230,6 +230,8 @@ pub trait Server: Send + Sync + fmt::Debug {
     // --- schema, sequences, health ---------------------------------------------------------------------------------------
     /// SHA-256 of the catalogue's canonical text, without Greenlight's own objects.
     async fn schema_fingerprint(&self) -> Result<crate::schema::Fingerprint, PortError>;
+    /// Whether the database has any: logical replication does not carry them.
+    async fn has_large_objects(&self) -> Result<bool, PortError>;
     /// `DROP NOT NULL` or `SET NOT NULL` on these columns.
     async fn ensure_not_null(&self, table: &RelationName, columns: &[String], on: bool) -> Result<(), PortError>;
     /// `ENABLE ALWAYS TRIGGER` or plain `ENABLE TRIGGER`.

@@ -368,6 +368,10 @@ impl Server for PgServer {
         alter::schema_fingerprint(self).await
     }
 
+    async fn has_large_objects(&self) -> Result<bool, PortError> {
+        alter::has_large_objects(self).await
+    }
+
     async fn ensure_not_null(&self, table: &RelationName, columns: &[String], on: bool) -> Result<(), PortError> {
         alter::ensure_not_null(self, table, columns, on).await
     }

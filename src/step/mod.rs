@@ -34,7 +34,7 @@ pub use context::{Guard, Ports, Records, Route, StepContext};
 pub use place::Lost;
 pub use routes::{Lead, LeadsTo, leads};
 pub use watch::{Sight, look};
-pub use window::{By, let_clients_read, make_safe};
+pub use window::{By, changes_of_green, let_clients_read, make_safe};
 
 use crate::plan::StepName;
 use crate::postgres::{FenceProbe, Server};

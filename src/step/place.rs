@@ -5,7 +5,7 @@ use super::StepContext;
 use crate::plan::{StepName, Strategy};
 use crate::run::{Fact, StepState};
 use crate::word::{PortError, Side};
-use tokio::try_join;
+use tokio::{join, try_join};
 
 /// A server that is not what it was, for a person.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,6 +106,12 @@ pub(super) async fn not_green(cx: &StepContext<'_>) -> Result<Option<String>, Po
     } else {
         None
     })
+}
+
+/// Whether both addresses lead to the same server now: somebody has led the one's name to the other. One that does not answer is
+/// not the other.
+pub(super) async fn are_one(cx: &StepContext<'_>) -> bool {
+    matches!(join!(cx.ports.blue.signature(), cx.ports.green.signature()), (Ok(blue), Ok(green)) if blue == green)
 }
 
 /// `Some`: a server with this system identifier is neither blue nor a copy of it.

@@ -2,7 +2,7 @@
 //! before everything from which green is made or promoted, since green gets it by replay, and is closed by it from its first
 //! moment: see `attach_green::close_ahead`.
 
-use super::{Observed, Progress, Step, StepContext, routes};
+use super::{Observed, Progress, Step, StepContext, attach_green::leave_behind, place, routes};
 use crate::plan::Strategy;
 use crate::postgres::Fence;
 use crate::run::Fact;
@@ -46,6 +46,12 @@ impl Step for PrepareBlue {
         let routes = routes::tidy(cx).await;
         if cx.run().serving() == Side::Green {
             // Taken back by a restore: blue stays closed, for what is to be looked for there.
+            routes?;
+            return Ok(Progress::Done);
+        }
+        if let Some(why) = place::not_blue(cx).await? {
+            // It may be green, under blue's name: nothing is opened there.
+            leave_behind(cx, Side::Blue, "schema greenlight with the fence, and the claim", &why).await?;
             routes?;
             return Ok(Progress::Done);
         }

@@ -147,7 +147,7 @@ async fn watch_the_way_back(cx: &mut StepContext<'_>) -> Result<String, PortErro
         let at = blue.wal_lsn().await?;
         blue.advance_slot(&cx.plan.names.forward, at).await?;
     }
-    let changed = window::changes_of_green(cx).await?.map(|changes| {
+    let changed = window::changes_of_green(cx.plan, &green).await?.map(|changes| {
         format!(
             "GREEN'S SCHEMA WAS CHANGED since the migrations ({changes}): blue has not got that, rows of it cannot come back, and a \
              rollback waits until the change is taken back"

@@ -131,10 +131,19 @@ async fn ddl_on_blue_during_the_sync_stops_the_run_before_its_window() {
     live.greenlight(&["approve", "--no-wait"]).await.expect(WAITS).says("table public.products changed");
     assert_eq!(live.serving().await, Side::Blue);
     live.see_writes(20).await;
-    // Undone, it is in nobody's way, and the approval still holds.
     ask(&live.lab.endpoint(Side::Blue), "ALTER TABLE products DROP COLUMN sneaked_in").await;
+    // No replication carries the first one of them.
+    ask(&live.lab.endpoint(Side::Blue), "SELECT lo_create(4711)").await;
+    live.run().await.expect(WAITS).says("blue's schema to be as it was planned again").says("large objects added");
+    assert_eq!(live.serving().await, Side::Blue);
+    // Undone, it is in nobody's way, and the approval still holds.
+    ask(&live.lab.endpoint(Side::Blue), "SELECT lo_unlink(4711)").await;
     live.run().await.expect(WAITS);
     assert_eq!(live.serving().await, Side::Green);
+    ask(&live.lab.endpoint(Side::Green), "SELECT lo_create(4712)").await;
+    live.greenlight(&["status"]).await.says("a rollback is NOT POSSIBLE now").says("large objects added");
+    ask(&live.lab.endpoint(Side::Green), "SELECT lo_unlink(4712)").await;
+    live.greenlight(&["status"]).await.says("would lose nothing");
     live.nothing_is_lost(Side::Green).await;
 }
 

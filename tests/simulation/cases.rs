@@ -344,6 +344,14 @@ fn another_cluster_at_greens_address_is_not_closed_and_the_run_is_taken_back() {
 }
 
 #[test]
+fn another_cluster_at_blues_address_is_not_opened_when_the_run_is_taken_back() {
+    let script = Script { trouble: Some(Trouble::Stranger(Side::Blue)), abandon_at: Some(4), ..Script::default() };
+    let world = told(script).simulate(false).world;
+    assert_eq!((world.run.outcome, world.run.serving()), (Some(Outcome::RolledBack), Side::Blue));
+    assert!(world.says_left_behind(Side::Blue));
+}
+
+#[test]
 fn a_clock_that_is_days_ahead_finishes_nothing_and_opens_no_hours() {
     let soaks = PlanKind { then_finish: true, ..PlanKind::default() };
     let script = Script { trouble_in_soak: Some(Trouble::ClockAhead), ..Script::default() };

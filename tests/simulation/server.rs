@@ -504,6 +504,10 @@ impl Server for FakeServer {
         .await
     }
 
+    async fn has_large_objects(&self) -> Result<bool, PortError> {
+        self.read("has_large_objects", Inside, |_| false).await
+    }
+
     async fn ensure_not_null(&self, _: &RelationName, _: &[String], on: bool) -> Result<(), PortError> {
         let call = self.call(if on { "ensure_not_null(on)" } else { "ensure_not_null(off)" }, Kind::Change);
         self.world

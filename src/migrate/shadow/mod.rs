@@ -106,8 +106,15 @@ async fn report(
     let after = catalog::read(look).await?;
     let made = made::read(look, &known, &super::history::table(history)).await.map_err(read_made)?;
     let moves = trial.moves().await?;
+    let large_objects = large_objects(look).await?;
     let down = down(&session, look, migrations, &before, history).await;
-    Ok(ShadowReport { before, after, statements, moves, down, made, stood_on: scratch.stood_on.clone() })
+    Ok(ShadowReport { before, after, statements, moves, down, made, large_objects, stood_on: scratch.stood_on.clone() })
+}
+
+async fn large_objects(look: &Client) -> Result<bool, ShadowError> {
+    let found = look.query_one("SELECT EXISTS (SELECT FROM pg_catalog.pg_largeobject_metadata)", &[]).await;
+    let there_are = found.and_then(|row| row.try_get(0));
+    Ok(there_are.map_err(|e| PortError::refused("look for large objects in the shadow").because(said(&e)))?)
 }
 
 /// Whether the down migrations lead back. Only told, since nothing depends on it: green is given up whole.

@@ -35,6 +35,7 @@ impl World {
             statements: vec![World::statement("alter table orders add column note text")],
             moves: Moves::default(),
             made: Vec::new(),
+            large_objects: false,
             stood_on: "a throwaway PostgreSQL 15 on this machine".to_owned(),
         };
         let survey = Survey {

@@ -26,6 +26,8 @@ mod wakes;
 #[cfg(test)]
 pub(super) mod example;
 
+pub(super) use objects::LARGE_OBJECTS;
+
 use super::{Answer, Finding, GreenSurvey, PlanInput, ServerSurvey, StepName, Strategy, Survey, SyncTrigger};
 use crate::migrate::Migration;
 use crate::schema::{Flow, SharedColumns, TableFlow};

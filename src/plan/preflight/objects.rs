@@ -24,15 +24,21 @@ fn tables(look: &Look<'_>, which: impl Fn(&Table) -> bool) -> Vec<RelationName> 
     look.blue().catalog.tables.values().filter(|table| which(table)).map(|table| table.name.clone()).collect()
 }
 
+/// What the finding about large objects is called.
+pub(in crate::plan) const LARGE_OBJECTS: &str = "large-objects";
+
 fn large_objects(look: &Look<'_>) -> Finding {
     let number = look.blue().large_objects;
-    if number == 0 {
-        return fine("large-objects", "The database has no large objects.");
+    let are_made = look.survey.shadow.as_ref().is_ok_and(|shadow| shadow.large_objects);
+    if number == 0 && !are_made {
+        let seen = "The database has no large objects; the first one that is made keeps the window shut.";
+        return fine(LARGE_OBJECTS, seen);
     }
     let consequence = "those made, changed or removed after green is attached differ between the sides: a large object written on blue is \
                        missing on green, and the other way round after the window";
-    let seen = format!("The database has {}.", count(usize::try_from(number).unwrap_or(usize::MAX), "large object"));
-    needs_accept("large-objects", seen, consequence)
+    let made = if are_made { ", and the migrations make some" } else { "" };
+    let seen = format!("The database has {}{made}.", count(usize::try_from(number).unwrap_or(usize::MAX), "large object"));
+    needs_accept(LARGE_OBJECTS, seen, consequence)
 }
 
 fn unlogged(look: &Look<'_>) -> Vec<Finding> {

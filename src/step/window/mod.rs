@@ -12,6 +12,7 @@ mod routes;
 mod safety;
 mod settle;
 
+pub use prepare::changes_of_green;
 pub use safety::{By, let_clients_read, make_safe};
 
 use super::{Observed, Progress, Step, StepContext, place, routes::tidy};
@@ -102,11 +103,6 @@ fn way(cx: &StepContext<'_>, to: Side) -> Way {
         (Strategy::Freeze, Side::Green) => Way::Freezes,
         (Strategy::InPlace | Strategy::Restored, _) => Way::Restored,
     }
-}
-
-/// What of green's schema is otherwise than the migrations left it.
-pub(super) async fn changes_of_green(cx: &StepContext<'_>) -> Result<Option<String>, PortError> {
-    prepare::changes_of_green(cx).await
 }
 
 /// Puts on record how somebody could write to blue since it follows green.

@@ -1,13 +1,14 @@
 //! What must be so before anybody is paused. Unknown is never good: whatever cannot be read keeps the window shut.
 
 use super::routes;
-use crate::plan::{LongTransactions, Strategy, direct_sessions};
-use crate::postgres::{Fence, FenceProbe, SequenceValue, sequences_unreadable};
+use crate::plan::{LongTransactions, Plan, Strategy, direct_sessions};
+use crate::postgres::{Fence, FenceProbe, SequenceValue, Server, sequences_unreadable};
 use crate::run::Fact;
+use crate::schema::Fingerprint;
 use crate::step::{StepContext, marker, place};
 use crate::validate::APPLY_ERRORS;
 use crate::word::{PortError, Side};
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 /// `Some`: why the window does not open now. What it changes is harmless and for both outcomes: sequences moved on,
 /// the waiting slot moved up, connections opened.
@@ -143,14 +144,23 @@ async fn drift(cx: &StepContext<'_>, to: Side) -> Result<Option<String>, PortErr
         return Ok(Some(why));
     }
     let why = |changes| format!("green's schema to be as it was planned: somebody changed it since ({changes})");
-    Ok(changes_of_green(cx).await?.map(why))
+    Ok(changes_of_green(cx.plan, &cx.ports.green).await?.map(why))
 }
 
 /// What is otherwise than the migrations left it.
-pub(super) async fn changes_of_green(cx: &StepContext<'_>) -> Result<Option<String>, PortError> {
-    let Some(planned) = &cx.plan.green_fingerprint else { return Ok(None) };
-    let now = cx.ports.green.schema_fingerprint().await?;
-    Ok((now != *planned).then(|| planned.changes(&now)))
+pub async fn changes_of_green(plan: &Plan, green: &Arc<dyn Server>) -> Result<Option<String>, PortError> {
+    let Some(planned) = &plan.green_fingerprint else { return Ok(None) };
+    changes(plan, planned, green).await
+}
+
+/// Large objects, which do not flow, are a change where there were none.
+async fn changes(plan: &Plan, planned: &Fingerprint, server: &Arc<dyn Server>) -> Result<Option<String>, PortError> {
+    let now = server.schema_fingerprint().await?;
+    let mut changes = Vec::from_iter((now != *planned).then(|| planned.changes(&now)));
+    if plan.strategy == Strategy::Sync && plan.is_without_large_objects() && server.has_large_objects().await? {
+        changes.push("large objects added".to_owned());
+    }
+    Ok((!changes.is_empty()).then(|| changes.join(", ")))
 }
 
 async fn blue_drift(cx: &StepContext<'_>) -> Result<Option<String>, PortError> {
@@ -177,8 +187,7 @@ async fn changes_of_blue(cx: &StepContext<'_>) -> Result<Option<String>, PortErr
         _ => None,
     });
     let planned = learned.unwrap_or_else(|| cx.plan.blue_fingerprint.clone());
-    let now = cx.ports.blue.schema_fingerprint().await?;
-    Ok((now != planned).then(|| planned.changes(&now)))
+    changes(cx.plan, &planned, &cx.ports.blue).await
 }
 
 pub(super) async fn transactions(cx: &StepContext<'_>, from: Side) -> Result<Option<String>, PortError> {

@@ -167,18 +167,23 @@ async fn stays_closed(cx: &StepContext<'_>, other: Side, moved: bool) -> Result<
     }
     let server = cx.server(other);
     // A standby has blue's fence, and takes no writes whatever that is.
+    let serving = other.other();
     let is_open = async {
         matches!(server.fence().await, Ok(Fence::Open)) && !matches!(server.identity().await, Ok(who) if who.in_recovery)
     };
-    let is_open = tokio::select! {
+    let (is_open, are_one) = tokio::select! {
         biased;
-        is_open = is_open => is_open,
-        () = cx.ports.clock.sleep(OTHER_LIMIT) => false,
+        seen = async { join!(is_open, place::are_one(cx)) } => seen,
+        () = cx.ports.clock.sleep(OTHER_LIMIT) => (false, false),
     };
+    if are_one {
+        return Err(PortError::refused(format!("open {serving} for the applications"))
+            .because(format!("the addresses of {serving} and {other} lead to the same server"))
+            .hint(format!("lead {serving}'s address to {serving} again; nothing was opened")));
+    }
     if !is_open {
         return Ok(());
     }
-    let serving = other.other();
     let why = if moved {
         format!("though the journal says that {serving} serves")
     } else {
