@@ -212,7 +212,7 @@ fn way_back_in_batches(up: &str, down: &str) -> Option<(u32, &'static str)> {
     let contents = statements::read(down);
     let writes = |statement: &&statements::Statement| {
         let of_touch = |touch: &statements::Touch| matches!(touch, statements::Touch::Write { table, .. } if of_table(table));
-        statement.kind == statements::StatementKind::Unread || statement.touches.iter().any(of_touch)
+        statement.kind == statements::StatementKind::Unread || statement.effects.touches.iter().any(of_touch)
     };
     match contents.batch {
         Some(batch) if of_table(&batch.table) => None,

@@ -116,6 +116,9 @@ pub struct StatementReport {
     /// Rows that it writes in tables that existed before the migrations: which columns, or `None` for whole rows
     /// (INSERT, DELETE, TRUNCATE).
     pub writes: Vec<TableWrite>,
+    /// Why it may write more, such as "calls `f`, which makes statements of its own, or cannot be read".
+    #[serde(default)]
+    pub unread: Option<String>,
     pub took_ms: f64,
 }
 

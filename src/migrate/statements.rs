@@ -11,8 +11,10 @@ use squawk_syntax::{
 use std::collections::BTreeSet;
 
 mod batched;
+mod effects;
 
 pub use batched::{Batch, Manner, manner};
+pub use effects::{Effects, of_function};
 
 /// One statement of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +25,7 @@ pub struct Statement {
     pub line: u32,
     pub kind: StatementKind,
     /// What it does by its text.
-    pub touches: Vec<Touch>,
+    pub effects: Effects,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +51,8 @@ pub struct WrittenName {
 pub enum Touch {
     /// `kind` and `columns` as in `TableWrite`.
     Write { table: WrittenName, kind: &'static str, columns: Vec<String> },
-    /// Rows of `from` are read into `into`.
-    Copy { from: WrittenName, into: WrittenName },
+    /// A table is made of the rows of a query.
+    Make { table: WrittenName },
     /// A column's type is changed by an expression that is more than a cast.
     Convert { table: WrittenName, column: String },
 }
@@ -84,7 +86,7 @@ fn read_plain(sql: &str, parse: &squawk_syntax::Parse<SourceFile>) -> Contents {
     let mut contents = Contents { problems: problems(sql, tree.syntax()), ..Contents::default() };
     if !parse.errors().is_empty() {
         let kind = StatementKind::Unread;
-        contents.statements.push(Statement { text: sql.to_owned(), line: 1, kind, touches: Vec::new() });
+        contents.statements.push(Statement { text: sql.to_owned(), line: 1, kind, effects: Effects::unread() });
         return contents;
     }
     for node in tree.stmts().map(|statement| statement.syntax().clone()) {
@@ -97,7 +99,7 @@ fn read_plain(sql: &str, parse: &squawk_syntax::Parse<SourceFile>) -> Contents {
             text: node.text().to_string(),
             line: line(sql, start),
             kind,
-            touches: touches(&node),
+            effects: effects(&node, kind),
         });
     }
     contents
@@ -206,21 +208,17 @@ fn kind(node: &SyntaxNode) -> StatementKind {
     StatementKind::MayWrite
 }
 
-/// What the statement does, with the bodies of DO blocks: a loop over rows does nothing in a shadow without rows.
-fn touches(node: &SyntaxNode) -> Vec<Touch> {
-    let mut touches = Vec::new();
-    let bodies = node.descendants().filter_map(ast::Do::cast).filter_map(|block| block.plpgsql());
-    for tree in [node.clone()].into_iter().chain(bodies.map(|body| body.syntax().clone())) {
-        let with: BTreeSet<WrittenName> =
-            tree.descendants().filter(|node| node.kind() == SyntaxKind::CTE_NAME).filter_map(|node| name_in(&node)).collect();
-        for node in tree.descendants() {
-            touch(&node, &with, &mut touches);
-        }
+/// What a definition would do later is not done now.
+fn effects(node: &SyntaxNode, kind: StatementKind) -> Effects {
+    let all = effects::of_statement(node);
+    if kind == StatementKind::MayWrite {
+        return all;
     }
-    touches
+    let converts = all.touches.into_iter().filter(|touch| matches!(touch, Touch::Convert { .. }));
+    Effects { touches: converts.collect(), ..Effects::default() }
 }
 
-fn touch(node: &SyntaxNode, with: &BTreeSet<WrittenName>, touches: &mut Vec<Touch>) {
+fn touch(node: &SyntaxNode, touches: &mut Vec<Touch>) {
     let target = child(node, &[SyntaxKind::RELATION_NAME, SyntaxKind::RELATION_NAME_REF, SyntaxKind::TABLE_RELATION_NAME])
         .and_then(|child| name_in(&child));
     let write = |kind, columns| target.clone().map(|table| Touch::Write { table, kind, columns });
@@ -252,8 +250,7 @@ fn touch(node: &SyntaxNode, with: &BTreeSet<WrittenName>, touches: &mut Vec<Touc
         SyntaxKind::ALTER_TABLE => touches.extend(target.clone().into_iter().flat_map(|table| conversions(node, &table))),
         _ => {}
     }
-    let into = match node.kind() {
-        SyntaxKind::INSERT | SyntaxKind::MERGE => target,
+    let made = match node.kind() {
         SyntaxKind::CREATE_TABLE_AS => child(node, &[SyntaxKind::TABLE_NAME]).and_then(|name| name_in(&name)),
         SyntaxKind::SELECT_INTO => {
             let clause = node.descendants().find(|node| node.kind() == SyntaxKind::INTO_CLAUSE);
@@ -261,11 +258,7 @@ fn touch(node: &SyntaxNode, with: &BTreeSet<WrittenName>, touches: &mut Vec<Touc
         }
         _ => None,
     };
-    if let Some(into) = into {
-        let items = node.descendants().filter(|node| node.kind() == SyntaxKind::RELATION_FROM_ITEM);
-        let read = items.filter_map(|item| name_in(&item)).filter(|name| !with.contains(name));
-        touches.extend(read.map(|from| Touch::Copy { from, into: into.clone() }));
-    }
+    touches.extend(made.map(|table| Touch::Make { table }));
 }
 
 /// Type changes by an expression that is more than the column itself or a cast of it.
@@ -339,14 +332,14 @@ pub fn body_effects(definition: &str) -> BodyEffects {
     for body in functions.iter().filter_map(ast::CreateFunction::plpgsql) {
         let mut touches = Vec::new();
         for node in body.syntax().descendants() {
-            touch(&node, &BTreeSet::new(), &mut touches);
+            touch(&node, &mut touches);
             if matches!(node.kind(), SyntaxKind::PLPGSQL_ASSIGN_TARGET | SyntaxKind::ERROR) {
                 effects.sets.extend(new_columns(&node));
             }
         }
         effects.writes.extend(touches.into_iter().filter_map(|touch| match touch {
             Touch::Write { table, .. } => Some(table),
-            Touch::Copy { .. } | Touch::Convert { .. } => None,
+            Touch::Make { .. } | Touch::Convert { .. } => None,
         }));
     }
     effects
@@ -370,7 +363,7 @@ pub fn body_writes(definition: &str, own: &BTreeSet<&str>) -> Option<Vec<Touch>>
         if node.kind() == SyntaxKind::ERROR {
             return None;
         }
-        touch(&node, &BTreeSet::new(), &mut touches);
+        touch(&node, &mut touches);
     }
     Some(touches)
 }
@@ -420,10 +413,10 @@ mod tests {
     fn touches_of(sql: &str) -> Vec<String> {
         let show = |name: &WrittenName| name.schema.as_ref().map(|schema| format!("{schema}.")).unwrap_or_default() + &name.name;
         let contents = read(sql);
-        let touches = contents.statements.into_iter().flat_map(|statement| statement.touches);
+        let touches = contents.statements.into_iter().flat_map(|statement| statement.effects.touches);
         let text = |touch| match touch {
             Touch::Write { table, kind, columns } => format!("{kind} {} {}", show(&table), columns.join(",")).trim().to_owned(),
-            Touch::Copy { from, into } => format!("copy {} {}", show(&from), show(&into)),
+            Touch::Make { table } => format!("make {}", show(&table)),
             Touch::Convert { table, column } => format!("convert {} {column}", show(&table)),
         };
         touches.map(text).collect()
@@ -482,11 +475,11 @@ mod tests {
             ("UPDATE ONLY shop.t AS x SET (a, \"B\") = (1, 2), c = 3;", &["update shop.t a,B,c"]),
             ("INSERT INTO T VALUES (1) ON CONFLICT (id) DO UPDATE SET a = 1;", &["insert t", "update t a"]),
             ("WITH gone AS (DELETE FROM o RETURNING *) INSERT INTO n SELECT * FROM gone;", &["insert n", "delete o"]),
-            ("INSERT INTO n SELECT * FROM s.o JOIN \"P q\" p USING (id);", &["insert n", "copy s.o n", "copy P q n"]),
-            ("CREATE TABLE n AS SELECT * FROM o;", &["copy o n"]),
-            ("SELECT * INTO n FROM o;", &["copy o n"]),
+            ("INSERT INTO n SELECT * FROM s.o JOIN \"P q\" p USING (id);", &["insert n"]),
+            ("CREATE TABLE n AS SELECT * FROM o;", &["make n"]),
+            ("SELECT * INTO n FROM o;", &["make n"]),
             ("TRUNCATE a, b.c;", &["truncate a", "truncate b.c"]),
-            ("MERGE INTO t USING s ON t.id = s.id WHEN MATCHED THEN UPDATE SET a = s.a;", &["update t a", "copy s t"]),
+            ("MERGE INTO t USING s ON t.id = s.id WHEN MATCHED THEN UPDATE SET a = s.a;", &["update t a"]),
             ("COPY t FROM '/tmp/x';", &["insert t"]),
             ("ALTER TABLE shop.t ALTER COLUMN a TYPE bigint USING a::bigint * 100;", &["convert shop.t a"]),
             ("ALTER TABLE t ALTER a TYPE jsonb USING (a::jsonb), ALTER b TYPE bigint USING CAST(b AS bigint);", &[]),

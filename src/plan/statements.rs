@@ -170,13 +170,21 @@ impl<'a> Statements<'a> {
     }
 
     pub(super) fn migrate_green(&self) -> Vec<String> {
-        let mut sql = self.migrate(Side::Green);
+        let waits = !self.plan.sync_triggers.is_empty();
+        let mut sql = Vec::new();
+        if waits {
+            sql.push(green(format!("ALTER SUBSCRIPTION {} DISABLE, until the triggers below are there and fire", self.forward)));
+        }
+        sql.extend(self.migrate(Side::Green));
         for trigger in &self.plan.sync_triggers {
             sql.push(green(format!(
                 "ALTER TABLE {} ENABLE ALWAYS TRIGGER {}",
                 trigger.table.shown_sql(),
                 quote_ident(&trigger.name)
             )));
+        }
+        if waits {
+            sql.extend(enable(Side::Green, &self.forward));
         }
         sql
     }

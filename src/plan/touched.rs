@@ -26,7 +26,8 @@ impl Touched {
             touched.extend(statement.locks.iter().filter(|lock| !reads(&lock.mode)).map(|lock| lock.table.clone()));
             touched.extend(statement.rewrites.iter().cloned());
         }
-        let mut answers = Answers { shadow, in_answer: Vec::new(), unread: false };
+        let unread = shadow.statements.iter().any(|statement| statement.unread.is_some());
+        let mut answers = Answers { shadow, in_answer: Vec::new(), unread };
         for seen in writes {
             touched.insert(seen.write.table.clone());
             answers.follow(seen);

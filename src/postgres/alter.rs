@@ -99,8 +99,9 @@ async fn patiently(server: &PgServer, session: &Session, attempted: &str, sql: &
     done.ok_or_else(|| PortError::transient(attempted).because("another session holds a lock on it all the time, see `pg_locks`"))
 }
 
-pub(super) async fn ensure_sync_triggers(server: &PgServer, triggers: &[SyncTrigger], always: bool) -> Result<(), PortError> {
+pub(super) async fn ensure_sync_triggers(server: &PgServer, triggers: &[SyncTrigger], always: bool) -> Result<bool, PortError> {
     let session = server.session().await?;
+    let mut all = true;
     for SyncTrigger { table, name } in triggers {
         let attempted = format!("set how trigger `{name}` on {table} fires");
         let sql = "SELECT tgenabled = 'A' FROM pg_trigger WHERE tgrelid = to_regclass($1) AND tgname = $2 AND NOT tgisinternal";
@@ -112,11 +113,10 @@ pub(super) async fn ensure_sync_triggers(server: &PgServer, triggers: &[SyncTrig
                 let sql = format!("ALTER TABLE {} {mode} {}", table.sql(), quote_ident(name));
                 patiently(server, &session, &attempted, &sql).await?;
             }
-            None if always => return Err(PortError::refused(attempted).because("there is no such trigger")),
-            None => (),
+            None => all = false,
         }
     }
-    Ok(())
+    Ok(all)
 }
 
 pub(super) async fn ensure_history_without(server: &PgServer, versions: &[String]) -> Result<(), PortError> {

@@ -234,8 +234,8 @@ pub trait Server: Send + Sync + fmt::Debug {
     async fn has_large_objects(&self) -> Result<bool, PortError>;
     /// `DROP NOT NULL` or `SET NOT NULL` on these columns.
     async fn ensure_not_null(&self, table: &RelationName, columns: &[String], on: bool) -> Result<(), PortError>;
-    /// `ENABLE ALWAYS TRIGGER` or plain `ENABLE TRIGGER`.
-    async fn ensure_sync_triggers(&self, triggers: &[SyncTrigger], always: bool) -> Result<(), PortError>;
+    /// `ENABLE ALWAYS TRIGGER` or plain `ENABLE TRIGGER` of those that are there. False: one is not.
+    async fn ensure_sync_triggers(&self, triggers: &[SyncTrigger], always: bool) -> Result<bool, PortError>;
     /// ANALYZE of this table. Can be repeated.
     async fn analyze(&self, table: &RelationName) -> Result<(), PortError>;
     /// ANALYZE of these tables, REFRESH of populated materialized views, prewarming where `pg_prewarm` is installed.

@@ -376,7 +376,7 @@ impl Server for PgServer {
         alter::ensure_not_null(self, table, columns, on).await
     }
 
-    async fn ensure_sync_triggers(&self, triggers: &[SyncTrigger], always: bool) -> Result<(), PortError> {
+    async fn ensure_sync_triggers(&self, triggers: &[SyncTrigger], always: bool) -> Result<bool, PortError> {
         alter::ensure_sync_triggers(self, triggers, always).await
     }
 

@@ -57,7 +57,7 @@ async fn tidy_green(cx: &StepContext<'_>) -> Result<(), PortError> {
         // A copy of blue's, which came with the standby.
         green.ensure_no_publication(&names.forward).await,
         green.ensure_no_subscription(&names.forward).await,
-        green.ensure_sync_triggers(&cx.plan.sync_triggers, false).await,
+        green.ensure_sync_triggers(&cx.plan.sync_triggers, false).await.map(drop),
         green.ensure_unclaimed().await,
     ])
 }

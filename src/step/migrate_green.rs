@@ -26,15 +26,42 @@ impl Step for MigrateGreen {
     }
 
     async fn advance(&self, cx: &mut StepContext<'_>) -> Result<Progress, PortError> {
+        hold_the_flow(cx).await?;
         migrate(cx).await?;
-        // Ordinary triggers do not fire for applied rows.
-        cx.ports.green.ensure_sync_triggers(&cx.plan.sync_triggers, true).await?;
+        if !let_it_flow(cx).await? {
+            return Err(PortError::refused("set the migrations' triggers to fire for rows from blue")
+                .because("one of those that are in the plan is not there")
+                .hint("did somebody drop it on green?"));
+        }
         Ok(Progress::Done)
     }
 
     async fn revert(&self, _: &mut StepContext<'_>) -> Result<Progress, PortError> {
         Ok(Progress::Done)
     }
+}
+
+/// Rows from blue wait, as long as there are triggers that they need: a trigger does not fire for applied rows until it is told to,
+/// which can only be once it is there, and rows that a migration has copied or filled before it made its trigger would miss it.
+async fn hold_the_flow(cx: &StepContext<'_>) -> Result<(), PortError> {
+    if fire(cx).await? { Ok(()) } else { cx.ports.green.ensure_unsubscribed(&cx.plan.names.forward).await }
+}
+
+/// After each migration: rows flow again as soon as each trigger is there. False: one is not.
+async fn let_it_flow(cx: &StepContext<'_>) -> Result<bool, PortError> {
+    let fire = fire(cx).await?;
+    if fire && !cx.plan.sync_triggers.is_empty() {
+        cx.ports.green.ensure_subscribed(&cx.plan.names.forward).await?;
+    }
+    Ok(fire)
+}
+
+/// Sets the migrations' triggers to fire for rows from blue. False: one of them is not there yet.
+async fn fire(cx: &StepContext<'_>) -> Result<bool, PortError> {
+    if cx.plan.sync_triggers.is_empty() {
+        return Ok(true);
+    }
+    cx.ports.green.ensure_sync_triggers(&cx.plan.sync_triggers, true).await
 }
 
 /// Applies what green has not.
@@ -51,6 +78,7 @@ pub(super) async fn migrate(cx: &mut StepContext<'_>) -> Result<(), PortError> {
         let took_ms = cx.ports.migrator.apply(migration, &percent(cx.progress, what)).await?;
         // A table that the migration made has no trigger of the fence yet.
         cx.ports.green.ensure_fence_installed().await?;
+        let_it_flow(cx).await?;
         cx.learn(Fact::Migrated { version: migration.version.clone(), name: migration.name.clone(), took_ms }).await?;
     }
     Ok(())

@@ -5,7 +5,7 @@ use greenlight::{
     plan::{
         Answer, Finding, Gate, HistorySpec, HostSpec, LimitsSpec, LongTransactions, Names, OnFailure, OpenHours, Plan,
         PlannedStep, RestoreSpec, RetentionSpec, Reversal, SchemaWork, ServerSpec, SnapshotSpec, SoakSpec, StandbySpec, StepName,
-        StoreSpec, Strategy, ValidateSpec, WindowSpec,
+        StoreSpec, Strategy, SyncTrigger, ValidateSpec, WindowSpec,
     },
     route::Target,
     run::FORMAT,
@@ -138,7 +138,7 @@ pub(crate) fn plan(kind: PlanKind) -> Plan {
         findings: Vec::new(),
         inherited_subscriptions: vec![INHERITED.to_owned()],
         green_physical_slot: kind.has_standby().then(|| PHYSICAL_SLOT.to_owned()),
-        sync_triggers: Vec::new(),
+        sync_triggers: sync_triggers(kind),
         analyze: if kind.strategy == Strategy::Freeze { vec![table().table] } else { Vec::new() },
         provisional: kind.trial.is_some(),
         basis: None,
@@ -164,11 +164,17 @@ pub(crate) fn work(kind: PlanKind) -> SchemaWork {
     };
     SchemaWork {
         tables: vec![table()],
-        sync_triggers: Vec::new(),
+        sync_triggers: sync_triggers(kind),
         green_fingerprint: Some(schema(GREEN_SCHEMA)),
         findings,
         steps,
     }
+}
+
+/// One that the second migration makes, for the rows of the first.
+fn sync_triggers(kind: PlanKind) -> Vec<SyncTrigger> {
+    let trigger = SyncTrigger { table: table().table, name: "fills_notes".to_owned() };
+    if kind.strategy == Strategy::Sync { vec![trigger] } else { Vec::new() }
 }
 
 fn steps(kind: PlanKind) -> Vec<PlannedStep> {

@@ -115,12 +115,12 @@ impl FakeServer {
         self.world.look(call, |world| world.reach(call, need).map(look), Some(odd)).await
     }
 
-    async fn change(
+    async fn change<T: Send + 'static>(
         &self,
         name: &'static str,
         need: Place,
-        effect: impl FnOnce(&mut Node, u64) + Send + 'static,
-    ) -> Result<(), PortError> {
+        effect: impl FnOnce(&mut Node, u64) -> T + Send + 'static,
+    ) -> Result<T, PortError> {
         let call = self.call(name, Kind::Change);
         self.world
             .change(call, move |world, _| {
@@ -522,8 +522,13 @@ impl Server for FakeServer {
             .await
     }
 
-    async fn ensure_sync_triggers(&self, _: &[SyncTrigger], _: bool) -> Result<(), PortError> {
-        self.change("ensure_sync_triggers", Inside, |_, _| {}).await
+    async fn ensure_sync_triggers(&self, _: &[SyncTrigger], always: bool) -> Result<bool, PortError> {
+        self.change("ensure_sync_triggers", Inside, move |node, _| {
+            let is_there = node.migrated == 0b11;
+            node.fires = always && is_there;
+            is_there
+        })
+        .await
     }
 
     async fn analyze(&self, _: &RelationName) -> Result<(), PortError> {

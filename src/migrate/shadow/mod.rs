@@ -11,6 +11,7 @@
 //! Blue's functions and triggers run here with the rights of the session that loads and migrates. So a throwaway server for
 //! it owns nothing, and what Greenlight itself asks is asked in another session.
 
+mod bodies;
 mod dump;
 mod known;
 mod made;

@@ -6,15 +6,16 @@
 use super::super::batches;
 use super::super::session::{Around, Session, failure, line_of, said};
 use super::super::statements::{self, Statement, StatementKind, Touch, WrittenName};
+use super::bodies::{self, Bodies, Whole};
 use super::super::{Migration, StatementReport, TableLock, TableWrite};
 use super::known::{self, Known};
 use super::scratch::{Scratch, refused};
 use super::watch::{self, Noted};
 use super::{MigrationError, Said, ShadowError};
 use crate::schema::Moves;
-use crate::word::{Failure, PortError, RelationName, quote_ident};
+use crate::word::{Failure, PortError, RelationName};
 use std::collections::{BTreeMap, BTreeSet};
-use tokio_postgres::{Client, Error, Row};
+use tokio_postgres::{Client, Error};
 
 /// What writing takes.
 const WRITE_LOCK: &str = "RowExclusiveLock";
@@ -31,6 +32,7 @@ pub(super) struct Trial<'a> {
     scratch: &'a mut Scratch,
     /// What was there before the migrations, by object id.
     known: BTreeMap<u32, Known>,
+    bodies: Bodies,
 }
 
 type Locks = BTreeSet<(u32, String)>;
@@ -39,10 +41,11 @@ impl<'a> Trial<'a> {
     pub(super) async fn begin(session: &'a Session, look: &'a Client, scratch: &'a mut Scratch) -> Result<Trial<'a>, PortError> {
         let error = |e: Error| refused("prepare the shadow", &e);
         look.batch_execute(watch::WATCH).await.map_err(error)?;
+        look.batch_execute(bodies::BODIES).await.map_err(error)?;
         let known = known::read(look).await.map_err(error)?;
         let pid = session.client.query_one("SELECT pg_catalog.pg_backend_pid()", &[]).await;
         let pid = pid.and_then(|row| row.try_get(0)).map_err(error)?;
-        Ok(Trial { session, look, pid, scratch, known })
+        Ok(Trial { session, look, pid, scratch, known, bodies: Bodies::default() })
     }
 
     async fn sql(&self, sql: &str) -> Result<(), PortError> {
@@ -60,7 +63,7 @@ impl<'a> Trial<'a> {
         if let Some(batch) = &contents.batch {
             // Green and blue have the same tables and keys, so what cannot be gone through is known now.
             let mut batch = batch.clone();
-            if let Some((_, found)) = self.resolve(&batch.table).await? {
+            if let Some((_, found)) = bodies::resolve(&self.session.client, &batch.table).await? {
                 batch.table = WrittenName { schema: Some(found.schema), name: found.name };
             }
             let target = batches::target(self.look, &batch).await.map_err(|e| trying(&e))?;
@@ -107,6 +110,7 @@ impl<'a> Trial<'a> {
         statement: &Statement,
         outcome: Outcome,
     ) -> Result<StatementReport, ShadowError> {
+        let whole = self.bodies.whole(&self.session.client, statement).await?;
         self.sql("SAVEPOINT greenlight_shadow").await?;
         let held_before = self.locks().await?;
         let took = self.first_run(migration, statement).await?;
@@ -122,7 +126,10 @@ impl<'a> Trial<'a> {
             self.run(migration, statement).await?;
             noted
         };
-        report.writes = self.writes(&noted, self.touched(statement).await?);
+        let touched = self.touched(statement, &whole, held.difference(&held_before)).await?;
+        report.writes = self.writes(&noted, touched, whole.unread.is_some());
+        report.unread.clone_from(&whole.unread);
+        self.bodies.forget(statement, &whole);
         report.rewrites = self.rewrites().await?;
         let end = match outcome {
             Outcome::Kept => "RELEASE SAVEPOINT greenlight_shadow",
@@ -203,6 +210,7 @@ impl<'a> Trial<'a> {
                 Err(error) => return Err(error),
             }
         }
+        let whole = self.bodies.whole(&self.session.client, statement).await?;
         let watch = !tried && matches!(statement.kind, StatementKind::MayWrite | StatementKind::Unread);
         if watch {
             watch::watch_all(self.session, &self.tables()).await.map_err(|e| trying(&e))?;
@@ -214,8 +222,11 @@ impl<'a> Trial<'a> {
         if watch {
             let noted = watch::noted(self.session).await.map_err(|e| trying(&e))?;
             watch::unwatch_all(self.session, &self.tables()).await.map_err(|e| trying(&e))?;
-            report.writes = self.writes(&noted, self.touched(statement).await?);
+            let touched = self.touched(statement, &whole, [].iter()).await?;
+            report.writes = self.writes(&noted, touched, whole.unread.is_some());
+            report.unread.clone_from(&whole.unread);
         }
+        self.bodies.forget(statement, &whole);
         report.rewrites = self.rewrites().await?;
         Ok(report)
     }
@@ -237,6 +248,7 @@ impl<'a> Trial<'a> {
             locks: Vec::new(),
             rewrites: Vec::new(),
             writes: Vec::new(),
+            unread: None,
             took_ms,
         }
     }
@@ -275,48 +287,48 @@ impl<'a> Trial<'a> {
         Ok(rewrites)
     }
 
-    /// What the text says that the statement does to tables that were there before.
-    async fn touched(&self, statement: &Statement) -> Result<Vec<TableWrite>, PortError> {
+    /// What the text says that the statement, and what it calls, does to tables that were there before. `took`: the locks that it
+    /// took.
+    async fn touched(
+        &mut self,
+        statement: &Statement,
+        whole: &Whole,
+        took: impl Iterator<Item = &(u32, String)>,
+    ) -> Result<Vec<TableWrite>, PortError> {
+        let session = &self.session.client;
         let mut writes = Vec::new();
-        for touch in &statement.touches {
+        for touch in &whole.effects.touches {
             let (named, kind, columns) = match touch {
                 Touch::Write { table, kind, columns } => (table, *kind, columns.clone()),
                 Touch::Convert { table, column } => (table, "convert", vec![column.clone()]),
-                Touch::Copy { from, into } => {
-                    let into = self.resolve(into).await?.filter(|(oid, _)| !self.known.contains_key(oid));
-                    let Some((_, into)) = into else { continue };
-                    (from, "copy", vec![into.to_string()])
-                }
+                Touch::Make { .. } => continue,
             };
-            let known = self.resolve(named).await?.and_then(|(oid, _)| self.known.get(&oid)).filter(|known| known.is_table());
-            writes.extend(known.map(|known| TableWrite {
+            let known = bodies::resolve(session, named).await?.and_then(|(oid, _)| self.known.get(&oid));
+            writes.extend(known.filter(|known| known.is_table()).map(|known| TableWrite {
                 table: known.name.clone(),
                 kind: kind.to_owned(),
                 columns,
                 fires: Vec::new(),
             }));
         }
+        if matches!(statement.kind, StatementKind::MayWrite | StatementKind::Unread) {
+            let (mut read, mut written) = (BTreeSet::new(), BTreeSet::new());
+            for (oid, mode) in took {
+                match mode.as_str() {
+                    "AccessShareLock" => read.insert(*oid),
+                    WRITE_LOCK => written.insert(*oid),
+                    // What it makes by statements of its own, it may also fill.
+                    WHOLE_LOCK if whole.unread.is_some() => written.insert(*oid),
+                    _ => false,
+                };
+            }
+            writes.extend(self.bodies.copies(session, &self.known, whole, &read, &written).await?);
+        }
         Ok(writes)
     }
 
-    /// The relation that a name stands for now, to the migration.
-    async fn resolve(&self, name: &WrittenName) -> Result<Option<(u32, RelationName)>, PortError> {
-        let text = match &name.schema {
-            Some(schema) => format!("{}.{}", quote_ident(schema), quote_ident(&name.name)),
-            None => quote_ident(&name.name),
-        };
-        let sql = "SELECT oid, schema_name, table_name FROM greenlight.named(pg_catalog.to_regclass($1)::pg_catalog.oid)";
-        let rows = self.session.client.query(sql, &[&text]).await;
-        let found = rows.and_then(|rows| {
-            let read =
-                |row: &Row| Ok((row.try_get(0)?, RelationName::new(row.try_get::<_, String>(1)?, row.try_get::<_, String>(2)?)));
-            rows.first().map(read).transpose()
-        });
-        found.map_err(|e| refused("find what a statement names", &e))
-    }
-
     /// What was seen and what the text says, one entry for a table and kind of write.
-    fn writes(&self, noted: &Noted, touched: Vec<TableWrite>) -> Vec<TableWrite> {
+    fn writes(&self, noted: &Noted, touched: Vec<TableWrite>, unread: bool) -> Vec<TableWrite> {
         let mut writes: Vec<TableWrite> = Vec::new();
         let seen = noted.iter().filter_map(|((oid, kind), (columns, fires))| {
             Some(TableWrite {
@@ -328,6 +340,8 @@ impl<'a> Trial<'a> {
         });
         for write in seen.chain(touched) {
             match writes.iter_mut().find(|other| other.table == write.table && other.kind == write.kind) {
+                // Columns that cannot be told may be others than those that are named.
+                Some(other) if unread && write.kind == "update" && other.columns.is_empty() => {}
                 Some(other) => {
                     let new = |text: &String, known: &[String]| !known.contains(text);
                     let columns: Vec<String> = write.columns.into_iter().filter(|text| new(text, &other.columns)).collect();

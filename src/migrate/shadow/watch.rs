@@ -38,12 +38,7 @@ pub(super) const WATCH: &str = "
     CREATE FUNCTION greenlight.files() RETURNS TABLE (relation oid, file oid)
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         SELECT oid, relfilenode FROM pg_class WHERE relkind IN ('r', 'i', 'm')
-    $$;
-    CREATE FUNCTION greenlight.named(relation oid) RETURNS TABLE (oid oid, schema_name text, table_name text)
-    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-        SELECT c.oid, n.nspname::text, c.relname::text
-        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = named.relation
-    $$";
+    $$;";
 
 /// A trigger that notes writes of one kind.
 struct Watch {

@@ -115,7 +115,7 @@ pub(super) fn read(sql: &str, tree: &SyntaxNode, statements: &[Statement]) -> Re
         return Err((second.line, problem.to_owned()));
     }
     let node = tree.children().find(|node| matches!(node.kind(), SyntaxKind::UPDATE | SyntaxKind::DELETE));
-    let writes = statement.touches.iter().filter(|touch| matches!(touch, Touch::Write { .. })).count();
+    let writes = statement.effects.touches.iter().filter(|touch| matches!(touch, Touch::Write { .. })).count();
     let (Some(node), 1) = (node, writes) else {
         return Err((statement.line, "a migration in batches is an UPDATE or DELETE of one table and nothing else".to_owned()));
     };

@@ -158,6 +158,7 @@ impl World {
             locks: Vec::new(),
             rewrites: Vec::new(),
             writes: Vec::new(),
+            unread: None,
             took_ms: 1.0,
         }
     }

@@ -33,6 +33,7 @@ pub(super) fn check(look: &Look<'_>) -> Vec<Finding> {
             let seen = format!("{migrations} of {statements} went through in the shadow ({}).", shadow.stood_on);
             findings.push(fine("shadow", seen));
             findings.extend(shadow_is_not_blue(look, shadow));
+            findings.extend(unread(look, shadow));
             if look.is_in_place() {
                 return findings;
             }
@@ -102,6 +103,23 @@ fn shadow_is_not_blue(look: &Look<'_>, shadow: &ShadowReport) -> Option<Finding>
         let seen = format!("The shadow's schema is not blue's: {}.", few(&changes));
         refused("shadow-differs", seen, "see that the scratch server has blue's extensions and version, and plan again")
     })
+}
+
+/// What could not be told from the text of a statement, nor be seen in a shadow without rows.
+fn unread(look: &Look<'_>, shadow: &ShadowReport) -> Vec<Finding> {
+    let consequence = if look.is_in_place() {
+        "rows of any table may be changed, and locked for as long as that takes"
+    } else {
+        "rows of any table may be changed or copied on green alone: those are outdated where blue writes afterwards, and a rollback does \
+         not undo it. Write the statements out, or be sure that it changes definitions only"
+    };
+    let unread = shadow.statements.iter().filter_map(|statement| Some((statement, statement.unread.as_ref()?)));
+    unread
+        .map(|(StatementReport { version, line, .. }, why)| {
+            let seen = format!("Migration {version}, line {line}, {why}: which tables it writes cannot be told.");
+            needs_accept(format!("unread-writes:{version}:{line}"), seen, consequence)
+        })
+        .collect()
 }
 
 fn changed_files(look: &Look<'_>) -> Vec<Finding> {
@@ -230,7 +248,8 @@ fn sync_triggers(look: &Look<'_>) -> Option<Finding> {
             "The migration makes triggers on published tables, which would not fire for rows from blue: {}.",
             names.join(", ")
         );
-        handled("sync-triggers", seen, StepName::MigrateGreen, "`ENABLE ALWAYS TRIGGER` until `finish`")
+        let how = "`ENABLE ALWAYS TRIGGER` until `finish`; rows from blue wait from the first migration until all of them are there";
+        handled("sync-triggers", seen, StepName::MigrateGreen, how)
     })
 }
 
@@ -253,6 +272,20 @@ mod tests {
             let statement = StatementReport { writes: vec![write], ..World::statement("update orders set ...") };
             w.survey.shadow.as_mut().unwrap().statements.push(statement);
         })
+    }
+
+    #[test]
+    fn a_statement_that_cannot_be_read_needs_a_word() {
+        let unread = |change: fn(&mut World)| {
+            World::with(move |w| {
+                let why = Some("calls `tidy_up`, which makes statements of its own, or cannot be read".to_owned());
+                w.survey.shadow.as_mut().unwrap().statements = vec![StatementReport { unread: why, ..World::statement("select tidy_up()") }];
+                change(w);
+            })
+        };
+        assert_answers(&unread(|_| ()), "unread-writes:0002:1", "needs_accept");
+        assert_answers(&unread(|w| w.input.strategy = Strategy::InPlace), "unread-writes:0002:1", "needs_accept");
+        assert_answers(&World::new(), "unread-writes:0002:1", "none");
     }
 
     #[test]

@@ -55,7 +55,7 @@ fn tells(statement: &Statement) -> String {
         StatementKind::Concurrent => "works outside of transactions only",
         StatementKind::Unread => "could not be read",
     };
-    let touches: Vec<String> = statement.touches.iter().map(touch).collect();
+    let touches: Vec<String> = statement.effects.touches.iter().map(touch).collect();
     if touches.is_empty() { kind.to_owned() } else { format!("{kind} ({})", touches.join(", ")) }
 }
 
@@ -63,7 +63,7 @@ fn touch(touch: &Touch) -> String {
     match touch {
         Touch::Write { table, kind, columns } if columns.is_empty() => format!("{kind} of {}", written(table)),
         Touch::Write { table, kind, columns } => format!("{kind} of {} in {}", columns.join(", "), written(table)),
-        Touch::Copy { from, into } => format!("copies {} into {}", written(from), written(into)),
+        Touch::Make { table } => format!("makes {} of a query", written(table)),
         Touch::Convert { table, column } => format!("converts {}.{column}", written(table)),
     }
 }
