@@ -30,6 +30,8 @@ pub struct Ports {
     /// Tries the migrations on green, where they could not be tried before the run.
     pub shadow: Arc<dyn Shadow>,
     pub validators: Vec<Arc<dyn Validator>>,
+    /// What is asked once more right before a window to this side.
+    pub last_looks: Vec<(Side, Arc<dyn Validator>)>,
     pub guard: Arc<dyn Guard>,
     pub clock: Arc<dyn Clock>,
     /// Made by a plan that was provisional: some of them know of its tables only.

@@ -5,9 +5,10 @@
 
 use super::{Observed, Progress, Step, StepContext, marker};
 use crate::run::Fact;
+use crate::validate::Validator;
 use crate::word::{PortError, Side};
 use async_trait::async_trait;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 /// How many differences of one look are written into the note.
 const SHOWN_MAX: usize = 10;
@@ -44,22 +45,39 @@ impl Step for ValidateGreen {
 
 /// Asks every validator. `None`: no difference, on record since `started`. Otherwise the first of them, for a person.
 pub(super) async fn compare(cx: &mut StepContext<'_>, started: Duration) -> Result<Option<String>, PortError> {
-    let (mut tables, mut rows, mut shown, mut differences) = (0, 0, Vec::new(), 0);
-    for validator in &cx.ports.validators {
-        let told = cx.progress;
-        let progress = move |what: &str, done: u64, total: u64| told(&format!("{}: {what}, {done} of {total}", validator.name()));
-        let findings = validator.check(&progress).await?;
-        tables = tables.max(findings.tables);
-        rows += findings.rows;
-        differences += findings.differences.len();
-        shown.extend(findings.differences.iter().map(|difference| format!("{}: {difference}", validator.name())));
-    }
-    if differences > 0 {
-        let more = if differences > SHOWN_MAX { format!("; and {} more", differences - SHOWN_MAX) } else { String::new() };
-        return Ok(Some(format!("{}{more}", shown[..differences.min(SHOWN_MAX)].join("; "))));
+    let findings = asked(cx, cx.ports.validators.iter()).await?;
+    if let Some(differences) = findings.differences {
+        return Ok(Some(differences));
     }
     let took = cx.ports.clock.monotonic().saturating_sub(started);
     let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-    cx.learn(Fact::Validated { at: cx.ports.clock.now(), tables, rows, took_ms }).await?;
+    cx.learn(Fact::Validated { at: cx.ports.clock.now(), tables: findings.tables, rows: findings.rows, took_ms }).await?;
     Ok(None)
+}
+
+/// What several validators found.
+pub(super) struct Found {
+    /// The first of them, for a person.
+    pub(super) differences: Option<String>,
+    tables: u64,
+    rows: u64,
+}
+
+pub(super) async fn asked(
+    cx: &StepContext<'_>,
+    validators: impl Iterator<Item = &Arc<dyn Validator>>,
+) -> Result<Found, PortError> {
+    let (mut found, mut shown) = (Found { differences: None, tables: 0, rows: 0 }, Vec::new());
+    for validator in validators {
+        let told = cx.progress;
+        let progress = move |what: &str, done: u64, total: u64| told(&format!("{}: {what}, {done} of {total}", validator.name()));
+        let findings = validator.check(&progress).await?;
+        found.tables = found.tables.max(findings.tables);
+        found.rows += findings.rows;
+        shown.extend(findings.differences.iter().map(|difference| format!("{}: {difference}", validator.name())));
+    }
+    let more = if shown.len() > SHOWN_MAX { format!("; and {} more", shown.len() - SHOWN_MAX) } else { String::new() };
+    found.differences =
+        (!shown.is_empty()).then(|| format!("{}{more}", shown[..shown.len().min(SHOWN_MAX)].join("; ")));
+    Ok(found)
 }

@@ -2,14 +2,16 @@
 //!
 //! **Invariant:** they are called while blue serves and green follows, and only then, which is why each of them has that one
 //! direction: before every window to green, also after a rollback, which takes the run back to before the validation with
-//! blue serving again and the flow to green running. Before a rollback nothing is compared. It is there for trouble, a
+//! blue serving again and the flow to green running. Before a rollback no rows are compared. It is there for trouble, a
 //! comparison of all rows would hold it up for minutes, and rows that could not go back are seen without it: blue's apply
-//! worker stops at the first of them, the marker does not cross, and the window back does not open.
+//! worker stops at the first of them, the marker does not cross, and the window back does not open. Only what no apply worker
+//! checks is counted then: `last_looks`.
 
 mod apply_errors;
 mod assertions;
 mod crossing;
 mod membership;
+mod orphans;
 mod query;
 mod rows;
 mod schema;
@@ -19,7 +21,7 @@ pub use apply_errors::APPLY_ERRORS;
 
 use crate::plan::{AssertionSpec, Plan, Strategy};
 use crate::postgres::Server;
-use crate::word::{Clock, Endpoint, PortError};
+use crate::word::{Clock, Endpoint, PortError, Side};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -99,6 +101,7 @@ pub fn all(plan: &Plan, at: [&Endpoint; 2], servers: [&Arc<dyn Server>; 2], cloc
             tables: plan.tables.clone(),
             crossing: Arc::new(crossing::Crossing::new(blue, green, clock)),
         }),
+        orphans(plan, at, Side::Green),
         Arc::new(assertions::Assertions {
             on: "green",
             at: at[1].clone(),
@@ -119,8 +122,21 @@ pub fn all(plan: &Plan, at: [&Endpoint; 2], servers: [&Arc<dyn Server>; 2], cloc
         ];
     }
     // In a freeze nothing flows, and there is no flow to be a member of.
-    let of_a_flow = [APPLY_ERRORS, membership::NAME];
+    let of_a_flow = [APPLY_ERRORS, membership::NAME, orphans::NAME];
     all.into_iter().filter(|validator| plan.strategy == Strategy::Sync || !of_a_flow.contains(&validator.name())).collect()
+}
+
+/// What is asked once more right before each window to a side: it may have changed since, and no apply worker stops at it.
+pub fn last_looks(plan: &Plan, at: [&Endpoint; 2]) -> Vec<(Side, Arc<dyn Validator>)> {
+    if plan.strategy != Strategy::Sync {
+        return Vec::new();
+    }
+    [Side::Blue, Side::Green].into_iter().map(|on| (on, orphans(plan, at, on))).collect()
+}
+
+fn orphans(plan: &Plan, [blue, green]: [&Endpoint; 2], on: Side) -> Arc<dyn Validator> {
+    let application_name = format!("greenlight/{}/validate", plan.run);
+    Arc::new(orphans::Orphans { blue: blue.clone(), green: green.clone(), on, application_name })
 }
 
 /// The playbook's assertions hold on this restored server.

@@ -74,6 +74,7 @@ pub async fn ports(plan: &Plan, epoch: &Arc<AtomicU64>, state_dir: &Path) -> any
             installed: if plan.provisional { super::installed().await } else { Installed::default() },
         }),
         validators: validate::all(plan, [&blue_at, &green_at], [&blue, &green], &clock),
+        last_looks: validate::last_looks(plan, [&blue_at, &green_at]),
         guard: Arc::new(ProcessGuard::new(program, state_dir.to_owned(), plan.run.clone(), secrets(plan))),
         blue,
         green,

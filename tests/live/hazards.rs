@@ -225,6 +225,57 @@ async fn the_run_gives_its_slot_up_before_it_fills_blues_disk() {
     assert!(!live.records().await.iter().any(|r| matches!(r.event, Event::FactLearned { fact: Fact::WindowOpened { .. }, .. })));
 }
 
+/// A key that only one side has: no apply worker checks it, and no referential action fires for applied rows.
+const OF_ONE_SIDE: &str = "
+DROP TABLE reviews;
+CREATE TABLE product_notes (product_id bigint PRIMARY KEY REFERENCES products (id) ON DELETE CASCADE);
+CREATE FUNCTION note_product() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    INSERT INTO public.product_notes VALUES (NEW.id); RETURN NULL;
+END $$;
+CREATE TRIGGER note_product AFTER INSERT ON products FOR EACH ROW EXECUTE FUNCTION note_product();
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_name_none_by_a_key_of_one_side_keep_the_window_shut_in_both_directions() {
+    let setup = Setup { playbook: APPROVAL, migration: Some(OF_ONE_SIDE), ..Setup::default() };
+    let live = Live::up(setup).await;
+    let [blue, green] = [Side::Blue, Side::Green].map(|side| live.lab.endpoint(side));
+    let copy = |id: u32| {
+        format!(
+            "INSERT INTO products (id, category_id, sku, name, price) SELECT {id}, category_id, 'sku {id}', name, price FROM products LIMIT 1"
+        )
+    };
+    ask(&blue, &copy(990_002)).await;
+    let review = "INSERT INTO reviews (product_id, customer_id, stars, body) SELECT 990002, customer_id, 5, '' FROM reviews LIMIT 1";
+    ask(&blue, review).await;
+    live.run().await.expect(WAITS);
+    ask(&blue, &copy(990_001)).await;
+    live.until("it has come to green", async || ask(&green, "SELECT count(*) FROM product_notes").await == ["1"]).await;
+    ask(&blue, "DELETE FROM products WHERE id = 990001").await;
+    let said = live.greenlight(&["approve", "--no-wait"]).await.expect(WAITS);
+    said.says("1 rows on green name rows that are not there").says("product_id=990001").says("which only green has");
+    assert_eq!(live.serving().await, Side::Blue);
+    ask(&green, "SET session_replication_role = replica; DELETE FROM product_notes").await;
+    live.run().await.expect(WAITS);
+    assert_eq!(live.serving().await, Side::Green);
+
+    // Green has `reviews` no more, and lets its parents go.
+    ask(&green, "DELETE FROM products WHERE id = 990002").await;
+    live.until("it has come to blue", async || {
+        ask(&blue, "SELECT count(*) FROM products WHERE id = 990002").await == ["0"]
+    })
+    .await;
+    let said = live.greenlight(&["rollback", "--no-wait"]).await.expect(WAITS);
+    said.says("no difference on blue").says("public.reviews").says("which only blue has");
+    assert_eq!(live.serving().await, Side::Green);
+    ask(&blue, "SET session_replication_role = replica; DELETE FROM reviews WHERE product_id = 990002").await;
+    live.until("it goes back", async || {
+        live.run().await;
+        live.serving().await == Side::Blue
+    })
+    .await;
+}
+
 /// Rows that come from blue while a migration works: after its fill and its copy, and before its triggers fire for them.
 const WITH_TRIGGERS: &str = "
 ALTER TABLE products ADD COLUMN cents bigint;

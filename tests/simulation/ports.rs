@@ -48,6 +48,7 @@ pub(crate) fn ports(world: &Shared, process: usize) -> Ports {
         shadow: Arc::new(FakeShadow(one())),
         provisional: plan.provisional,
         validators: vec![Arc::new(FakeValidator(one()))],
+        last_looks: vec![(Side::Blue, Arc::new(FakeValidator(one())))],
         guard: Arc::new(FakeGuard(one())),
         clock: Arc::new(FakeClock(one())),
     }

@@ -4,7 +4,7 @@ use super::{Look, fine, handled, needs_accept, refused};
 use crate::migrate::{ShadowReport, StatementReport};
 use crate::plan::figures::{bytes, count, few, milliseconds};
 use crate::plan::{Finding, StepName};
-use crate::schema::{Constraint, Partition, Sequence, Table, difference};
+use crate::schema::{Catalog, Constraint, Partition, Sequence, Table, difference};
 use crate::word::RelationName;
 use std::collections::BTreeSet;
 
@@ -187,22 +187,17 @@ fn backfill(look: &Look<'_>, table: &RelationName, statement: &StatementReport) 
 
 /// What blue never promised may be broken by a row from blue.
 fn new_constraints(look: &Look<'_>, shadow: &ShadowReport) -> Vec<Finding> {
-    let (mut findings, mut checked) = (Vec::new(), Vec::new());
+    let mut checked = Vec::new();
     for (flow, _) in look.published() {
         let key = flow.table.to_string();
         let (Some(before), Some(after)) = (shadow.before.tables.get(&key), shadow.after.tables.get(&key)) else { continue };
-        for constraint in added(before, after) {
-            let name = format!("{}.{}", flow.table, constraint.name);
-            if constraint.kind != "f" {
-                checked.push(name);
-                continue;
-            }
-            let seen = format!("The migration adds foreign key {} to {}.", constraint.name, flow.table);
-            let consequence = "applied rows are not checked against foreign keys: rows from blue that break it are taken in without an error. \
-                               Let an assertion of the playbook count them";
-            findings.push(needs_accept(format!("new-foreign-keys:{name}"), seen, consequence));
-        }
+        let new = after.constraints.iter().filter(|new| {
+            new.kind != "f" && !before.constraints.iter().any(|old| old.name == new.name && old.kind == new.kind)
+        });
+        checked.extend(new.map(|constraint| format!("{}.{}", flow.table, constraint.name)));
     }
+    let mut findings = foreign_keys(look, &shadow.before, &shadow.after, "new-foreign-keys");
+    findings.extend(foreign_keys(look, &shadow.after, &shadow.before, "old-foreign-keys"));
     if !checked.is_empty() {
         let seen = format!(
             "The migration adds {} that rows from blue may break: {}.",
@@ -215,8 +210,44 @@ fn new_constraints(look: &Look<'_>, shadow: &ShadowReport) -> Vec<Finding> {
     findings
 }
 
-fn added<'a>(before: &'a Table, after: &'a Table) -> impl Iterator<Item = &'a Constraint> {
-    after.constraints.iter().filter(|new| !before.constraints.iter().any(|old| old.name == new.name && old.kind == new.kind))
+/// Foreign keys that only `one` of the schemas has, which nobody checks while rows flow to it.
+fn foreign_keys(look: &Look<'_>, other: &Catalog, one: &Catalog, topic: &str) -> Vec<Finding> {
+    let history = RelationName::new(&look.input.history.schema, "schema_migrations");
+    let known = |table: &Table, key: &Constraint| {
+        let there = other.tables.get(&table.name.to_string());
+        there.is_some_and(|there| there.constraints.iter().any(|old| old.kind == "f" && old.definition == key.definition))
+    };
+    let is_new = topic == "new-foreign-keys";
+    let mut findings = Vec::new();
+    for table in one.tables.values().filter(|table| table.root().is_none() && table.name != history) {
+        for key in table.constraints.iter().filter(|key| key.kind == "f" && key.validated && !known(table, key)) {
+            let code = format!("{topic}:{}.{}", table.name, key.name);
+            let (side, why) = if is_new {
+                ("Green", "applied rows are not checked against foreign keys, and no referential action fires for them")
+            } else {
+                ("Blue", "rows of green, which has it no more, are not checked against it when they come back")
+            };
+            let seen = format!("{side} alone has foreign key {} of {} ({}): {why}.", key.name, table.name, key.definition);
+            findings.push(if is_countable(table, key) {
+                let (by, when) =
+                    if is_new { (StepName::ValidateGreen, "each window to green") } else { (StepName::Window, "a window back to blue") };
+                let how = format!("rows that name none are counted before {when}, shown by key, and keep it shut");
+                handled(code, seen, by, &how)
+            } else {
+                let consequence = "rows that name none cannot be counted with our rights, since its values are compared by what others \
+                                   wrote, or over periods. Let an assertion of the playbook count them";
+                needs_accept(code, seen, consequence)
+            });
+        }
+    }
+    findings
+}
+
+/// By values of PostgreSQL's own types.
+fn is_countable(table: &Table, key: &Constraint) -> bool {
+    let own = key.definition.split_once(" REFERENCES ").map_or("", |(own, _)| own);
+    let named = |name: &str| own.replace('"', "").split(['(', ')', ',']).any(|part| part.trim() == name);
+    !own.contains("PERIOD ") && table.columns.iter().filter(|column| named(&column.name)).all(|column| column.builtin_type)
 }
 
 /// The window sets each sequence by its name on blue. One of another name would be left where the migration put it, while
@@ -328,7 +359,7 @@ mod tests {
         };
         assert_answers(&World::new(), "new-constraints", "none");
         assert_answers(&with_constraint("c"), "new-constraints", "handled");
-        assert_answers(&with_constraint("f"), "new-foreign-keys:public.orders.orders_new", "needs_accept");
+        assert_answers(&with_constraint("f"), "new-foreign-keys:public.orders.orders_new", "handled");
         assert_answers(&with_constraint("c"), "new-foreign-keys:public.orders.orders_new", "none");
     }
 

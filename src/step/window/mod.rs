@@ -15,7 +15,7 @@ mod settle;
 pub use prepare::changes_of_green;
 pub use safety::{By, let_clients_read, make_safe};
 
-use super::{Observed, Progress, Step, StepContext, place, routes::tidy};
+use super::{Observed, Progress, Step, StepContext, place, routes::tidy, validate_green};
 use crate::plan::Strategy;
 use crate::run::{Direction, Fact, StepNo};
 use crate::word::{Failure, PortError, Side};
@@ -24,6 +24,9 @@ use std::time::Duration;
 
 /// Between two rehearsals: each is a change of the routes' files.
 const REHEARSAL: Duration = Duration::from_secs(5);
+
+/// Between two counts of what no apply worker checks: each reads whole tables.
+const RECOUNT: Duration = Duration::from_secs(10);
 
 /// Why such a window was closed.
 const LEFT_OPEN: &str = "the window was left open and was made safe";
@@ -151,6 +154,10 @@ async fn go(cx: &mut StepContext<'_>, to: Side) -> Result<Progress, PortError> {
         };
         if let Some(why_not) = why_not {
             return Ok(Progress::NotYet { poll_after: Duration::from_secs(1), note: why_not });
+        }
+        let looks = cx.ports.last_looks.iter().filter(|(at, _)| *at == to).map(|(_, look)| look);
+        if let Some(differences) = validate_green::asked(cx, looks).await?.differences {
+            return Ok(Progress::NotYet { poll_after: RECOUNT, note: format!("no difference on {to}: {differences}") });
         }
         prepare::say_who_is_cut_off(cx, to.other()).await?;
         if let Some(why_not) = routes::rehearsed(cx, to).await? {
