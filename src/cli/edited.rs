@@ -78,7 +78,7 @@ fn of_files(playbook: &Playbook, plan: &Plan) -> Vec<String> {
     };
     let mut edits = Vec::new();
     for planned in &plan.migrations {
-        match found.iter().find(|migration| migration.version == planned.version) {
+        match found.iter().find(|migration| migration.is_version(&planned.version)) {
             None => edits.push(format!("`{}` is gone", planned.file_name())),
             Some(now) if now.up != planned.up || now.name != planned.name => {
                 edits.push(format!("`{}` has changed", planned.file_name()));

@@ -37,6 +37,11 @@ impl Migration {
     pub fn down_file_name(&self) -> String {
         format!("{}_{}.down.sql", self.version, self.name)
     }
+
+    /// The one comparison of versions: `01` and `1` are the same, wherever they stand.
+    pub fn is_version(&self, version: &str) -> bool {
+        order(&self.version) == order(version)
+    }
 }
 
 /// Sorts versions as numbers: leading zeros do not count.
@@ -226,36 +231,15 @@ fn way_back_in_batches(up: &str, down: &str) -> Option<(u32, &'static str)> {
 }
 
 /// The migrations that a database with this history has yet to run.
-///
-/// # Errors
-/// Everything in which files and history disagree.
-pub fn pending(migrations: &[Migration], applied: &[Applied]) -> Result<Vec<Migration>, Vec<String>> {
-    let mut problems = Vec::new();
-    for done in applied {
-        match migrations.iter().find(|migration| order(&migration.version) == order(&done.version)) {
-            None => problems.push(format!(
-                "version {} was applied at {} and has no file; put the file back, as it was",
-                done.version, done.applied_at
-            )),
-            Some(migration) if migration.checksum != done.checksum => problems.push(format!(
-                "`{}` was changed after it was applied at {}; put it back as it was, and write what is new into a new migration",
-                migration.file_name(),
-                done.applied_at
-            )),
-            Some(_) => {}
-        }
-    }
-    let newest = applied.iter().map(|done| done.version.as_str()).max_by(|a, b| order(a).cmp(&order(b)));
-    let is_done = |migration: &&Migration| applied.iter().any(|done| order(&done.version) == order(&migration.version));
-    let pending: Vec<Migration> = migrations.iter().filter(|migration| !is_done(migration)).cloned().collect();
-    for late in pending.iter().filter(|late| newest.is_some_and(|newest| order(&late.version) < order(newest))) {
-        problems.push(format!(
-            "`{}` would run after version {}, which is newer and applied; give it a version after that one",
-            late.file_name(),
-            newest.unwrap_or_default()
-        ));
-    }
-    if problems.is_empty() { Ok(pending) } else { Err(problems) }
+pub fn pending(migrations: &[Migration], applied: &[Applied]) -> Vec<Migration> {
+    let is_done = |migration: &&Migration| applied.iter().any(|done| migration.is_version(&done.version));
+    migrations.iter().filter(|migration| !is_done(migration)).cloned().collect()
+}
+
+/// Whether a text and the one with this checksum differ in the ends of their lines only.
+pub fn differs_in_line_ends(text: &str, checksum_of_other: &str) -> bool {
+    let unix = text.replace("\r\n", "\n");
+    [checksum(&unix), checksum(&unix.replace('\n', "\r\n"))].iter().any(|sum| sum == checksum_of_other)
 }
 
 #[cfg(test)]
@@ -360,24 +344,24 @@ mod tests {
     }
 
     #[test]
-    fn files_and_history_must_agree() {
-        let migrations =
-            read(folder(&[("1_a.up.sql", "SELECT 1;"), ("3_c.up.sql", "SELECT 3;"), ("4_d.up.sql", "SELECT 4;")]).path())
-                .unwrap();
-        let applied = |version: &str, checksum: &str| Applied {
+    fn a_version_is_the_same_however_it_is_written() {
+        let files = [("01_a.up.sql", "SELECT 1;"), ("9_b.up.sql", "SELECT 9;"), ("10_c.up.sql", "SELECT 10;")];
+        let migrations = read(folder(&files).path()).unwrap();
+        let applied = |version: &str| Applied {
             version: version.to_owned(),
-            checksum: checksum.to_owned(),
+            checksum: String::new(),
             applied_at: Timestamp::UNIX_EPOCH,
             execution_time_ms: 1,
         };
-        let first = applied("1", &migrations[0].checksum);
-        let left: Vec<_> =
-            pending(&migrations, std::slice::from_ref(&first)).unwrap().into_iter().map(|one| one.version).collect();
-        assert_eq!(left, ["3", "4"]);
-        let says = pending(&migrations, &[applied("1", "other"), applied("2", "x"), applied("4", &migrations[2].checksum)]);
-        let says = says.unwrap_err();
-        assert!(says[0].starts_with("`1_a.up.sql` was changed after it was applied"), "{says:?}");
-        assert!(says[1].starts_with("version 2 was applied"), "{says:?}");
-        assert!(says[2].starts_with("`3_c.up.sql` would run after version 4"), "{says:?}");
+        let left = |applied: &[Applied]| pending(&migrations, applied).into_iter().map(|one| one.version).collect::<Vec<_>>();
+        assert_eq!(left(&[applied("1"), applied("009")]), ["10"]);
+        assert_eq!(left(&[]), ["01", "9", "10"]);
+    }
+
+    #[test]
+    fn a_file_that_differs_in_its_line_ends_is_told_from_another() {
+        let (unix, windows) = ("SELECT 1;\nSELECT 2;\n", "SELECT 1;\r\nSELECT 2;\r\n");
+        assert!(differs_in_line_ends(windows, &checksum(unix)) && differs_in_line_ends(unix, &checksum(windows)));
+        assert!(!differs_in_line_ends(windows, &checksum("SELECT 3;\n")));
     }
 }

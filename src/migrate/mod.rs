@@ -23,6 +23,7 @@ use crate::schema::{Catalog, Moves};
 use crate::word::{PortError, RelationName, Timestamp};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// One migration, whole: its text is frozen into the plan, so that a later change of the file cannot change a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +78,9 @@ pub struct ShadowReport {
     /// The migrations leave large objects.
     #[serde(default)]
     pub large_objects: bool,
+    /// Functions that find names by a search path, by their own names with the schema: which names, and where.
+    #[serde(default)]
+    pub blind: BTreeMap<String, Vec<String>>,
     /// Where the shadow stood, for a person.
     pub stood_on: String,
 }

@@ -149,7 +149,7 @@ impl PgMigrator {
     /// Milliseconds that this migration took when it was applied.
     async fn recorded(&self, client: &Client, migration: &Migration) -> Result<Option<u64>, PortError> {
         let applied = history::read(client, &self.history, &self.on.to_string()).await?;
-        let Some(row) = applied.into_iter().find(|row| row.version == migration.version) else { return Ok(None) };
+        let Some(row) = applied.into_iter().find(|row| migration.is_version(&row.version)) else { return Ok(None) };
         if row.checksum != checksum(&migration.up) {
             return Err(PortError::refused(format!("apply `{}` on {}", migration.file_name(), self.on))
                 .because(format!("another text was applied as version {} at {}", row.version, row.applied_at))

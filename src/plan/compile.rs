@@ -4,7 +4,7 @@ use super::{
     Basis, Gate, GreenSurvey, HistorySpec, LimitsSpec, Names, OnFailure, Plan, RestoreSpec, RouteSpec, ServerSpec, SnapshotSpec,
     SoakSpec, StandbySpec, Strategy, Survey, ValidateSpec, WindowSpec, line,
 };
-use crate::migrate::Migration;
+use crate::migrate::{Migration, files};
 use crate::schema::{self, Catalog, FlowOptions, Seen, SeenWrite};
 use crate::word::{RelationName, RunId, Template, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -163,8 +163,7 @@ pub(super) fn settle(plan: &mut Plan, input: &PlanInput, survey: &Survey) {
 
 /// The migrations that blue has not.
 pub(super) fn pending(input: &PlanInput, survey: &Survey) -> Vec<Migration> {
-    let is_applied = |migration: &&Migration| survey.applied.iter().any(|applied| applied.version == migration.version);
-    input.migrations.iter().filter(|migration| !is_applied(migration)).cloned().collect()
+    files::pending(&input.migrations, &survey.applied)
 }
 
 /// The slot on blue through which green follows physically; `None` when it follows without one, or another server.

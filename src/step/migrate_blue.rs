@@ -72,7 +72,7 @@ async fn migrated(cx: &StepContext<'_>) -> Result<Vec<Migrated>, PortError> {
     let applied = cx.ports.migrator.applied().await?;
     let unfinished = cx.ports.migrator.unfinished().await?;
     let of = |migration: &Migration| {
-        let mut of_it = unfinished.iter().filter(|half| half.version == migration.version);
+        let mut of_it = unfinished.iter().filter(|half| migration.is_version(&half.version));
         let is_there = of_it.clone().next().is_some() || row_of(&applied, migration).is_some();
         let part = of_it.find(|half| !half.down).map(|half| half.reached.clone());
         is_there.then(|| Migrated { migration: migration.clone(), part })
@@ -126,7 +126,7 @@ fn by_hand(cx: &StepContext<'_>) -> String {
 }
 
 fn row_of<'a>(applied: &'a [Applied], migration: &Migration) -> Option<&'a Applied> {
-    applied.iter().find(|row| row.version == migration.version)
+    applied.iter().find(|row| migration.is_version(&row.version))
 }
 
 /// The first migration is not begun on a schema for which the plan was not made. On record once, since from then on the

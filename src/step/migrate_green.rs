@@ -98,6 +98,6 @@ pub(super) fn percent(told: &(dyn Fn(&str) + Send + Sync), what: String) -> impl
 
 async fn missing(cx: &StepContext<'_>) -> Result<Vec<Migration>, PortError> {
     let applied = cx.ports.migrator.applied().await?;
-    let is_missing = |migration: &&Migration| !applied.iter().any(|done| done.version == migration.version);
+    let is_missing = |migration: &&Migration| !applied.iter().any(|done| migration.is_version(&done.version));
     Ok(cx.plan.migrations.iter().filter(is_missing).cloned().collect())
 }

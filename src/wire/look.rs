@@ -16,7 +16,7 @@ use crate::route::{PgBouncer, Router};
 use crate::snapshot::restore;
 use crate::snapshot::{History, newest_before, reach};
 use crate::word::{Clock, Endpoint, PortError, RunId, SystemClock, Template};
-use anyhow::{Context, bail};
+use anyhow::Context;
 use std::collections::BTreeSet;
 use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
@@ -86,10 +86,7 @@ async fn look(playbook: &Playbook, migrations: &[Migration], run: &RunId, clock:
     // Without rights nothing could be tried: preflight says that, before a program of PostgreSQL's own does in its words.
     let migrates = playbook.migrations_dir.is_some() && blue.superuser;
     let applied = if migrates { migrate::applied(&blue_at, &playbook.history).await? } else { Vec::new() };
-    let pending: Vec<Migration> = match migrate::files::pending(migrations, &applied) {
-        Ok(pending) => pending,
-        Err(problems) => bail!("could not use the migrations:\n  {}", problems.join("\n  ")),
-    };
+    let pending = migrate::files::pending(migrations, &applied);
     let shadow = if migrates {
         shadow(playbook, &blue_at, &blue, &pending, run, clock).await?
     } else if blue.superuser {

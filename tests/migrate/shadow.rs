@@ -418,3 +418,34 @@ async fn writes_that_go_through_functions_are_seen_and_those_that_cannot_be_read
     assert!(report.statements.iter().all(|statement| statement.writes.is_empty() && statement.unread.is_none()));
     assert_eq!(verdict(&report), Verdict::Lossless);
 }
+
+/// An apply worker has an empty search path.
+#[tokio::test(flavor = "multi_thread")]
+async fn functions_that_need_a_search_path_are_told_with_what_they_would_not_find() {
+    let world = World::up().await;
+    let base = "CREATE TABLE orders (id bigint PRIMARY KEY, note text);
+        CREATE FUNCTION squeeze(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN lower($1); END $$;
+        CREATE FUNCTION norm(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN
+            RETURN lower(squeeze($1));
+        END $$;
+        CREATE FUNCTION outer_one(text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT public.norm($1)';
+        CREATE FUNCTION whole(text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT public.squeeze($1)';
+        CREATE FUNCTION with_path(text) RETURNS text LANGUAGE sql IMMUTABLE SET search_path = public AS 'SELECT norm($1)';
+        CREATE FUNCTION parsed(x text) RETURNS text LANGUAGE sql IMMUTABLE RETURN squeeze(x);";
+    world.shop().await.batch_execute(base).await.unwrap();
+    let up = "CREATE FUNCTION slug() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            PERFORM 1 FROM orders WHERE id = NEW.id;
+            RETURN NEW;
+        END $$;";
+    let report = world.shadow(&[migration("1", up)]).await.unwrap();
+    let told: Vec<(&str, Vec<&str>)> =
+        report.blind.iter().map(|(name, missing)| (name.as_str(), missing.iter().map(String::as_str).collect())).collect();
+    assert_eq!(
+        told,
+        [
+            ("public.norm", vec!["`squeeze` in public.norm, line 6"]),
+            ("public.outer_one", vec!["`squeeze` in public.norm, line 6"]),
+            ("public.slug", vec!["`orders` in public.slug, line 5"]),
+        ]
+    );
+}

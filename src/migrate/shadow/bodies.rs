@@ -66,7 +66,8 @@ impl Bodies {
         if whole.effects.unread {
             whole.unread = Some("makes statements of its own, or cannot be read".to_owned());
         }
-        let mut called = whole.effects.calls.clone();
+        let names = |calls: &BTreeSet<WrittenName>| calls.iter().map(|call| call.name.clone()).collect::<Vec<_>>();
+        let mut called: BTreeSet<String> = names(&whole.effects.calls).into_iter().collect();
         for name in &statement.effects.reads {
             if let Some((oid, _)) = resolve(session, name).await? {
                 called.extend(sources(session, oid).await?.1);
@@ -80,7 +81,7 @@ impl Bodies {
                 if effects.unread && whole.unread.is_none() {
                     whole.unread = Some(format!("calls `{name}`, which makes statements of its own, or cannot be read"));
                 }
-                todo.extend(effects.calls.iter().filter(|name| called.insert((*name).clone())).cloned());
+                todo.extend(names(&effects.calls).into_iter().filter(|name| called.insert(name.clone())));
                 whole.effects.add(effects);
             }
         }

@@ -11,6 +11,7 @@
 //! Blue's functions and triggers run here with the rights of the session that loads and migrates. So a throwaway server for
 //! it owns nothing, and what Greenlight itself asks is asked in another session.
 
+mod blind;
 mod bodies;
 mod dump;
 mod known;
@@ -108,8 +109,9 @@ async fn report(
     let made = made::read(look, &known, &super::history::table(history)).await.map_err(read_made)?;
     let moves = trial.moves().await?;
     let large_objects = large_objects(look).await?;
+    let blind = blind::read(look).await?;
     let down = down(&session, look, migrations, &before, history).await;
-    Ok(ShadowReport { before, after, statements, moves, down, made, large_objects, stood_on: scratch.stood_on.clone() })
+    Ok(ShadowReport { before, after, statements, moves, down, made, large_objects, blind, stood_on: scratch.stood_on.clone() })
 }
 
 async fn large_objects(look: &Client) -> Result<bool, ShadowError> {

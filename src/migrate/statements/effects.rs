@@ -12,8 +12,8 @@ pub struct Effects {
     pub touches: Vec<Touch>,
     /// Tables and views from which rows come.
     pub reads: BTreeSet<WrittenName>,
-    /// Functions and procedures that are called, without their schemas.
-    pub calls: BTreeSet<String>,
+    /// Functions and procedures that are called.
+    pub calls: BTreeSet<WrittenName>,
     /// It makes statements of its own, or could not be read: it may do anything besides.
     pub unread: bool,
 }
@@ -21,6 +21,15 @@ pub struct Effects {
 impl Effects {
     pub(super) fn unread() -> Effects {
         Effects { unread: true, ..Effects::default() }
+    }
+
+    /// Tables and views that are read or written.
+    pub fn relations(&self) -> BTreeSet<&WrittenName> {
+        let written = self.touches.iter().filter_map(|touch| match touch {
+            Touch::Write { table, .. } => Some(table),
+            Touch::Make { .. } | Touch::Convert { .. } => None,
+        });
+        self.reads.iter().chain(written).collect()
     }
 
     pub fn add(&mut self, other: Effects) {
@@ -80,9 +89,22 @@ fn of_tree(tree: &SyntaxNode) -> Effects {
     }
     let read = named(SyntaxKind::RELATION_FROM_ITEM).chain(named(SyntaxKind::TABLE));
     effects.reads = read.filter(|name| !with.contains(name)).collect();
-    let calls = pairs(tree).filter(|(_, next)| next.kind() == SyntaxKind::L_PAREN);
-    effects.calls = calls.map(|(name, _)| unquoted(name.text())).collect();
+    effects.calls = calls(tree);
     effects
+}
+
+fn calls(tree: &SyntaxNode) -> BTreeSet<WrittenName> {
+    let words: Vec<(SyntaxToken, SyntaxToken)> = pairs(tree).collect();
+    let mut calls = BTreeSet::new();
+    for (at, (name, next)) in words.iter().enumerate() {
+        if next.kind() != SyntaxKind::L_PAREN {
+            continue;
+        }
+        let before = |back: usize| at.checked_sub(back).map(|at| &words[at].0);
+        let schema = before(1).filter(|dot| dot.kind() == SyntaxKind::DOT).and_then(|_| before(2));
+        calls.insert(WrittenName { schema: schema.map(|schema| unquoted(schema.text())), name: unquoted(name.text()) });
+    }
+    calls
 }
 
 /// Each word with what follows it.
@@ -111,9 +133,12 @@ mod tests {
         for definition in [plpgsql, sql, atomic] {
             let effects = of_function(definition);
             assert_eq!(names(&effects.reads), ["old"], "{definition}");
-            assert!(effects.calls.contains("more") && !effects.unread, "{definition}: {effects:?}");
+            assert!(names(&effects.calls).contains(&"more") && !effects.unread, "{definition}: {effects:?}");
             assert!(effects.touches.iter().any(|touch| matches!(touch, Touch::Write { table, .. } if table.name == "new")));
         }
+        let schemas = of_function("CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT a.b(c(1))'").calls;
+        let schemas: Vec<_> = schemas.into_iter().map(|name| (name.schema, name.name)).collect();
+        assert!(schemas.contains(&(Some("a".to_owned()), "b".to_owned())) && schemas.contains(&(None, "c".to_owned())), "{schemas:?}");
         let unread = [
             "CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $f$ BEGIN EXECUTE 'DELETE FROM x'; END $f$",
             "CREATE FUNCTION f() RETURNS SETOF int LANGUAGE plpgsql AS $f$ BEGIN RETURN QUERY EXECUTE 'SELECT 1'; END $f$",

@@ -13,6 +13,7 @@ use crate::schema::{
     Table, TableFlow, Verdict,
 };
 use crate::word::{Lsn, RelationName, Template, Timestamp};
+use std::collections::BTreeMap;
 
 #[derive(Clone, Debug)]
 pub(in crate::plan) struct World {
@@ -36,6 +37,7 @@ impl World {
             moves: Moves::default(),
             made: Vec::new(),
             large_objects: false,
+            blind: BTreeMap::new(),
             stood_on: "a throwaway PostgreSQL 15 on this machine".to_owned(),
         };
         let survey = Survey {

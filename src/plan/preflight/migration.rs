@@ -1,7 +1,7 @@
 //! What the migrations would do while rows keep coming from blue, by what the shadow showed.
 
 use super::{Look, fine, handled, needs_accept, refused};
-use crate::migrate::{ShadowReport, StatementReport};
+use crate::migrate::{ShadowReport, StatementReport, files};
 use crate::plan::figures::{bytes, count, few, milliseconds};
 use crate::plan::{Finding, StepName};
 use crate::schema::{Catalog, Constraint, Partition, Sequence, Table, difference};
@@ -43,6 +43,7 @@ pub(super) fn check(look: &Look<'_>) -> Vec<Finding> {
                 findings.extend(backfills(look, shadow));
                 findings.extend(new_constraints(look, shadow));
                 findings.extend(sync_triggers(look));
+                findings.extend(blind(look, shadow));
             }
             findings.extend(new_sequences(look, shadow));
         }
@@ -122,22 +123,33 @@ fn unread(look: &Look<'_>, shadow: &ShadowReport) -> Vec<Finding> {
         .collect()
 }
 
+/// Where files and history disagree.
 fn changed_files(look: &Look<'_>) -> Vec<Finding> {
-    let applied = |version: &str| look.survey.applied.iter().find(|applied| applied.version == version);
+    let applied = &look.survey.applied;
     let mut findings = Vec::new();
-    for migration in &look.input.migrations {
-        if applied(&migration.version).is_some_and(|applied| applied.checksum != migration.checksum) {
-            let seen = format!("Migration {} {} was applied to blue with another content.", migration.version, migration.name);
-            findings.push(refused(
-                format!("migration-changed:{}", migration.version),
-                seen,
-                "put the applied file back, and write what is new into a migration of its own",
-            ));
+    for done in applied {
+        let version = &done.version;
+        let Some(migration) = look.input.migrations.iter().find(|migration| migration.is_version(version)) else {
+            let seen = format!("Migration {version} was applied to blue at {}, and the playbook's folder has no file of it.", done.applied_at);
+            let consequence = "the files do not tell how the schema came about: fine for a baseline, and a mistake where the file was \
+                               lost or the folder is another one";
+            findings.push(needs_accept(format!("migration-without-file:{version}"), seen, consequence));
+            continue;
+        };
+        if migration.checksum == done.checksum {
+            continue;
         }
+        let (what, remedy) = if files::differs_in_line_ends(&migration.up, &done.checksum) {
+            ("other line ends (CRLF and LF), and else the same text", "put back the line ends that it had: git's `core.autocrlf` changes them")
+        } else {
+            ("another content", "put the applied file back, and write what is new into a migration of its own")
+        };
+        let seen = format!("Migration {version} {} was applied to blue with {what}.", migration.name);
+        findings.push(refused(format!("migration-changed:{version}"), seen, remedy));
     }
-    let newest = look.survey.applied.iter().map(|applied| &applied.version).max();
+    let newest = applied.iter().map(|applied| applied.version.as_str()).max_by_key(|version| files::order(version));
     for migration in look.pending {
-        if let Some(newest) = newest.filter(|newest| migration.version < **newest) {
+        if let Some(newest) = newest.filter(|newest| files::order(&migration.version) < files::order(newest)) {
             let seen = format!("Migration {} {} is older than {newest}, which blue has.", migration.version, migration.name);
             let consequence = "it was written for a schema without what came after it";
             findings.push(needs_accept(format!("migration-out-of-order:{}", migration.version), seen, consequence));
@@ -284,10 +296,63 @@ fn sync_triggers(look: &Look<'_>) -> Option<Finding> {
     })
 }
 
+/// What an apply worker runs for a row: it has an empty search path.
+fn blind(look: &Look<'_>, shadow: &ShadowReport) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (function, missing) in &shadow.blind {
+        let calls = |text: &str| text.match_indices(&format!("{function}(")).any(|(at, _)| {
+            !text[..at].ends_with(|c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | '"'))
+        });
+        let mut runs: Vec<String> = look.published().flat_map(|(flow, _)| {
+            let key = flow.table.to_string();
+            let [before, after] = [&shadow.before, &shadow.after].map(|schema| schema.tables.get(&key).map(|table| (schema, table)));
+            let told = [before, after].into_iter().flatten().flat_map(|(schema, table)| run_for_a_row(look, schema, table));
+            told.filter(|(_, text)| calls(text)).map(|(what, _)| format!("{what} of {}", flow.table)).collect::<Vec<_>>()
+        }).collect();
+        runs.sort();
+        runs.dedup();
+        if runs.is_empty() {
+            continue;
+        }
+        let seen = format!(
+            "{function} is run for rows that replication applies ({}), where the search path is empty: {} would not be found, and the \
+             flow would stop at the first such row.",
+            few(&runs),
+            few(missing)
+        );
+        let remedy = format!(
+            "write these names with their schemas, or give the function a search path: `ALTER FUNCTION {function} SET search_path = \
+             <its schemas>, pg_temp`, on blue, or in the migration where that makes it"
+        );
+        findings.push(refused(format!("search-path:{function}"), seen, remedy));
+    }
+    findings
+}
+
+/// What is worked out for each row of a table that is applied, with its text.
+fn run_for_a_row(look: &Look<'_>, schema: &Catalog, table: &Table) -> Vec<(String, String)> {
+    let fires = |name: &str| look.sync_triggers.iter().any(|sync| sync.table == table.name && sync.name == name);
+    let triggers = table.triggers.iter().filter(|trigger| {
+        trigger.row_level && (matches!(trigger.enabled.as_str(), "A" | "R") || fires(&trigger.name))
+    });
+    let mut run: Vec<(String, String)> =
+        triggers.map(|trigger| (format!("trigger `{}`", trigger.name), trigger.definition.clone())).collect();
+    let checks = table.constraints.iter().filter(|constraint| constraint.kind == "c");
+    run.extend(checks.map(|check| (format!("constraint `{}`", check.name), check.definition.clone())));
+    run.extend(table.indexes.iter().map(|index| (format!("index `{}`", index.name), index.definition.clone())));
+    for column in &table.columns {
+        let expressions = [&column.generated, &column.default];
+        run.extend(expressions.into_iter().flatten().map(|text| (format!("column `{}`", column.name), text.clone())));
+        let domain = schema.types.get(&column.type_name).filter(|text| text.starts_with("DOMAIN"));
+        run.extend(domain.map(|text| (format!("domain {}", column.type_name), text.clone())));
+    }
+    run
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::example::{World, assert_answers};
-    use crate::migrate::{Applied, StatementReport, TableWrite};
+    use crate::migrate::{Applied, StatementReport, TableWrite, files};
     use crate::plan::{Strategy, SyncTrigger};
     use crate::schema::{Constraint, Sequence};
     use crate::word::{RelationName, Timestamp};
@@ -303,6 +368,24 @@ mod tests {
             let statement = StatementReport { writes: vec![write], ..World::statement("update orders set ...") };
             w.survey.shadow.as_mut().unwrap().statements.push(statement);
         })
+    }
+
+    #[test]
+    fn a_function_that_needs_a_search_path_is_refused_where_an_apply_worker_runs_it() {
+        let blind = |kind: &str, definition: &str| {
+            let (kind, definition) = (kind.to_owned(), definition.to_owned());
+            World::with(move |w| {
+                let shadow = w.survey.shadow.as_mut().unwrap();
+                shadow.blind.insert("public.norm".to_owned(), vec!["`squeeze` in public.norm, line 3".to_owned()]);
+                let orders = shadow.after.tables.get_mut("public.orders").unwrap();
+                orders.constraints.push(Constraint { name: "k".to_owned(), kind, definition, validated: true });
+            })
+        };
+        let world = blind("c", "CHECK (public.norm(note) <> ''::text)");
+        assert_answers(&world, "search-path:public.norm", "refused");
+        assert!(world.finding("search-path:public.norm").unwrap().seen.contains("constraint `k` of public.orders"));
+        assert_answers(&blind("c", "CHECK (other_public.norm(note) <> '')"), "search-path:public.norm", "none");
+        assert_answers(&blind("u", "UNIQUE (id)"), "search-path:public.norm", "none");
     }
 
     #[test]
@@ -424,5 +507,13 @@ mod tests {
         assert_answers(&applied("0002", "c2"), "migration-changed:0002", "none");
         assert_answers(&applied("0009", "c9"), "migration-out-of-order:0002", "needs_accept");
         assert_answers(&applied("0001", "c1"), "migration-out-of-order:0002", "none");
+        assert_answers(&applied("0001", "c1"), "migration-without-file:0001", "needs_accept");
+        // By number, not by text.
+        assert_answers(&applied("00002", "c2"), "migration-without-file:00002", "none");
+        assert_answers(&applied("11", "c"), "migration-out-of-order:0002", "needs_accept");
+        let crlf = files::checksum("alter table orders add column note text;\r\n");
+        let mut world = applied("0002", &crlf);
+        "alter table orders add column note text;\n".clone_into(&mut world.input.migrations[0].up);
+        assert!(world.finding("migration-changed:0002").unwrap().seen.contains("line ends"));
     }
 }
