@@ -205,6 +205,11 @@ impl LocalServer {
             ("synchronous_standby_names".to_owned(), String::new()),
             // And it would write a timeline of its own into the other server's archive.
             ("archive_mode".to_owned(), "off".to_owned()),
+            // It would take from blue's archive what blue's backups need.
+            ("archive_cleanup_command".to_owned(), String::new()),
+            ("recovery_end_command".to_owned(), String::new()),
+            // And it would follow at a distance.
+            ("recovery_min_apply_delay".to_owned(), "0".to_owned()),
         ];
         // Left over from a restore of the other server, it would end the recovery of this one.
         let targets = ["", "_time", "_xid", "_lsn", "_name"].map(|kind| (format!("recovery_target{kind}"), String::new()));

@@ -1,8 +1,11 @@
 //! What can go wrong is said before anything is started, and nothing that runs is touched.
 
-use crate::world::{Kind, World};
+use crate::world::{Kind, World, ask};
 use greenlight::lab::free_port;
-use greenlight::snapshot::restore::Target;
+use greenlight::snapshot::{
+    Segment,
+    restore::{self, Target},
+};
 use greenlight::word::Lsn;
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -70,6 +73,79 @@ async fn a_gap_in_the_archive_is_found_and_what_lies_before_it_can_be_had() {
         }
         assert_eq!(world.rows_at(Target::Lsn(one.after), None).await, [1]);
     }
+}
+
+/// A standby stands still, or ends, where its settings are lower than the log's: that is not its target.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_setting_that_was_raised_after_the_backup_stops_no_restore() {
+    for major in [15, 18] {
+        let Some(world) = World::up(major, Kind::Archive).await else { return };
+        world.back_up().await;
+        world.write(1).await;
+        for setting in ["max_connections = 200", "max_worker_processes = 40", "max_locks_per_transaction = 128"] {
+            world.ask(&format!("ALTER SYSTEM SET {setting}")).await;
+        }
+        world.server.crash();
+        world.server.start(Duration::from_mins(1)).await.unwrap();
+        world.write(2).await;
+        let point = world.source.create_restore_point("after the change").await.unwrap();
+        world.store.notes().record(&point).await.unwrap();
+        world.write(3).await;
+        world.archive().await;
+        assert_eq!(world.rows_at(Target::Point("after the change".to_owned()), None).await, [1, 2]);
+        assert_eq!(world.rows_at(Target::Latest, None).await, [1, 2, 3]);
+    }
+}
+
+/// It is no end of the archive, and nothing before it is called everything.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_segment_that_is_damaged_in_the_middle_is_named() {
+    let Some(world) = World::up(15, Kind::Archive).await else { return };
+    world.back_up().await;
+    let one = world.write(1).await;
+    world.archive().await;
+    world.write(2).await;
+    world.archive().await;
+    let damaged = Segment::of(world.write(3).await.after, 1, 16 << 20).name(16 << 20);
+    world.archive().await;
+    world.write(4).await;
+    world.archive().await;
+    let file = fs::OpenOptions::new().write(true).open(world.wal().join(&damaged)).unwrap();
+    file.write_at(&[0xA5; 16384], 0).unwrap();
+    let place = world.place("restored");
+    let plan = world.check(&Target::Latest, &place).await;
+    let said = if plan.problems.is_empty() {
+        world.recover(&plan).await.unwrap_err().chain()
+    } else {
+        plan.problems.join("; ")
+    };
+    assert!(said.contains(&damaged) && said.contains("damaged"), "{said}");
+    let _ = restore::discard(world.store.as_ref(), &place, &world.source.at).await;
+    assert_eq!(world.rows_at(Target::Lsn(one.after), None).await, [1]);
+}
+
+/// A copy's own settings of recovery and archive are not at work before it is promoted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_server_takes_nothing_from_the_archive_it_is_restored_from() {
+    let Some(world) = World::up(15, Kind::Archive).await else { return };
+    let cleanup = format!("pg_archivecleanup \"{}\" %r", world.wal().display()).replace('\'', "''");
+    world.ask(&format!("ALTER SYSTEM SET archive_cleanup_command = '{cleanup}'")).await;
+    world.ask("ALTER SYSTEM SET recovery_min_apply_delay = '1h'").await;
+    world.ask("SELECT pg_reload_conf()").await;
+    world.back_up().await;
+    for id in 1..5 {
+        world.write(id).await;
+        world.archive().await;
+    }
+    let count = || fs::read_dir(world.wal()).unwrap().count();
+    let (before, place) = (count(), world.place("restored"));
+    let plan = world.check(&Target::Latest, &place).await;
+    let restored = world.recover(&plan).await.unwrap();
+    ask(&restored.endpoint, "CHECKPOINT").await;
+    assert_eq!(ask(&restored.endpoint, "SHOW archive_cleanup_command").await, [""]);
+    assert_eq!(ask(&restored.endpoint, "SELECT count(*) FROM kept").await, ["4"]);
+    assert_eq!(count(), before);
+    restore::discard(world.store.as_ref(), &place, &world.source.at).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -43,7 +43,10 @@ pub async fn promote(place: &Place, like: &Endpoint) -> Result<(), PortError> {
             sweep::remove(&at, &leftover).await?;
         }
     }
-    for setting in UNTIL_PROMOTED {
+    // Those that this version knows.
+    let sql = "SELECT name FROM pg_settings WHERE name = ANY ($1)";
+    let known = session.read("look which settings there are", sql, &[(&UNTIL_PROMOTED.to_vec(), Type::TEXT_ARRAY)]).await?;
+    for setting in known.iter().map(|row| cell::<String>(row, 0)).collect::<Result<Vec<_>, _>>()? {
         session.batch(&format!("reset `{setting}`"), &format!("ALTER SYSTEM RESET {setting}")).await?;
     }
     session.change("read the configuration again", "SELECT pg_reload_conf()", &[]).await.map(drop)

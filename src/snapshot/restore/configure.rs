@@ -4,9 +4,10 @@ use super::{Place, RestorePlan, Target};
 use crate::snapshot::host::{Version, quoted, text};
 use crate::snapshot::{Backup, tablespaces};
 use crate::word::PortError;
+use std::collections::BTreeMap;
 
 /// Set for the time until it is promoted, and then taken back.
-pub(super) const UNTIL_PROMOTED: [&str; 14] = [
+pub(super) const UNTIL_PROMOTED: [&str; 18] = [
     "restore_command",
     "recovery_target",
     "recovery_target_time",
@@ -21,6 +22,10 @@ pub(super) const UNTIL_PROMOTED: [&str; 14] = [
     "log_destination",
     "lc_messages",
     "hot_standby",
+    "archive_cleanup_command",
+    "recovery_end_command",
+    "recovery_min_apply_delay",
+    "promote_trigger_file",
 ];
 
 fn settings(plan: &RestorePlan, restore_command: &str) -> Vec<(&'static str, String)> {
@@ -37,6 +42,10 @@ fn settings(plan: &RestorePlan, restore_command: &str) -> Vec<(&'static str, Str
         ("recovery_target_timeline", plan.timeline.to_string()),
         on("recovery_target_action", "pause"),
         on("hot_standby", "on"),
+        // A copy's own would take from the archive that it is restored from, open it, or make it wait.
+        on("archive_cleanup_command", ""),
+        on("recovery_end_command", ""),
+        on("recovery_min_apply_delay", "0"),
         on("wal_retrieve_retry_interval", "1s"),
         // What recovery says must come where it is looked for, in words that are known.
         on("logging_collector", "off"),
@@ -82,6 +91,10 @@ pub(super) async fn configure(
     host.write(&guard, &tablespaces::guard(&searched, backup.segment_bytes, &program, restore_command)).await?;
     let guarded = format!("sh {} %f \"%p\"", quoted(&text(&guard)).replace('%', "%%"));
     let mut settings = settings(plan, &guarded);
+    if backup.major < 16 {
+        // No later version knows it.
+        settings.push(("promote_trigger_file", String::new()));
+    }
     if place.is_closed() {
         // The folder keeps all others out: it is 0700, and its user may do everything with the server anyway.
         let hba = place.data_dir.join("greenlight.hba");
@@ -102,6 +115,15 @@ pub(super) async fn configure(
     // Without a target a standby stands at the end of the archive, where a recovery would open itself for writing.
     let signal = if plan.target == Target::Latest { "standby.signal" } else { "recovery.signal" };
     host.feed(&format!("configure `{folder}`"), script, &[&folder, signal], &lines).await
+}
+
+/// Raises settings to what the log says that the server has had: with less a standby stands still where that was changed, or ends.
+pub(super) async fn raise(place: &Place, settings: &BTreeMap<String, u64>) -> Result<(), PortError> {
+    let folder = text(&place.data_dir);
+    let lines: String = settings.iter().map(|(name, value)| setting_line(name, &value.to_string())).collect();
+    // They stay after the promotion: they are the server's own from then on.
+    let script = r#"cd "$1" && umask 077 && cat >>postgresql.auto.conf && sync postgresql.auto.conf"#;
+    place.host.feed(&format!("raise the settings of `{folder}`"), script, &[&folder], &lines).await
 }
 
 /// Servers whose configuration lies outside their data folder, as Debian's do, leave it out of their backups.

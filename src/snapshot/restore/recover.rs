@@ -1,14 +1,14 @@
 //! Copy, start, replay up to the target.
 
 use super::check::search;
-use super::configure::configure;
+use super::configure::{configure, raise};
 use super::place::{Content, Marker, State};
 use super::{RestorePlan, Target};
 use crate::postgres::client::{Session, cell, one};
 use crate::snapshot::host::text;
 use crate::snapshot::{Estimate, Progress, Segment, SnapshotStore, tablespaces};
 use crate::word::{Clock, Endpoint, Failure, Lsn, PortError, Timestamp};
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 use tokio::join;
 use tokio_postgres::types::PgLsn;
 
@@ -92,7 +92,21 @@ pub async fn recover(
     }
     crate::failpoint!("restore-started");
     let watch = Watch { plan, like, clock, progress, from: backup.start, segment_bytes: backup.segment_bytes };
-    let (session, replayed) = watch.until_there().await?;
+    let mut raised = BTreeMap::new();
+    let (session, replayed) = loop {
+        let stands = watch.until_there().await;
+        let lower = watch.lower_settings().await?;
+        if lower.iter().all(|(name, value)| raised.get(name).is_some_and(|now| now >= value)) {
+            break stands?;
+        }
+        // Not at its target: the log comes from a server that had more of something.
+        raised.extend(lower);
+        drop(stands);
+        place.stop(backup.major).await?;
+        raise(place, &raised).await?;
+        place.start(backup.major).await?;
+    };
+    watch.is_the_target(replayed).await?;
     let rows = session.read("read what was replayed", "SELECT pg_last_xact_replay_timestamp()", &[]).await?;
     let ms = |from: Duration, to: Duration| u64::try_from(to.saturating_sub(from).as_millis()).unwrap_or(u64::MAX);
     Ok(Restored {
@@ -181,6 +195,48 @@ impl Watch<'_> {
         Ok(Segment::parse(name, self.segment_bytes).map(|segment| Lsn(segment.number * self.segment_bytes)))
     }
 
+    /// Settings that are lower than the log needs, as the server's own log says, with what they must be.
+    async fn lower_settings(&self) -> Result<BTreeMap<String, u64>, PortError> {
+        let log = text(&self.plan.place.data_dir.join("greenlight.log"));
+        let script = r#"grep 'is a lower setting than on the primary server, where its value was' "$1" || true"#;
+        let said = self.plan.place.host.sh("read the server's log", script, &[&log]).await?;
+        Ok(said.lines().filter_map(lower_setting).collect())
+    }
+
+    /// A standby stands still for other reasons, too: it has reached its target only where its log says so, and the end of the archive
+    /// only where it has come into the last segment.
+    async fn is_the_target(&self, replayed: Lsn) -> Result<(), PortError> {
+        let log = text(&self.plan.place.data_dir.join("greenlight.log"));
+        let failed = |why: String| PortError::refused(self.attempted()).because(why);
+        if self.plan.target != Target::Latest {
+            let script = r#"grep -c 'recovery stopping' "$1" || true"#;
+            let said = self.plan.place.host.sh("read the server's log", script, &[&log]).await?;
+            return if said.trim() == "0" {
+                let hint = "its log is `greenlight.log` in the folder; `greenlight restore --discard` removes it";
+                Err(failed(format!("replay stands still at {replayed}, and not at its target: {}", self.log_tail().await)).hint(hint))
+            } else {
+                Ok(())
+            };
+        }
+        let Some(reach) = self.plan.reach else { return Ok(()) };
+        if replayed.0 + self.segment_bytes >= reach.end.0 {
+            return Ok(());
+        }
+        let segment = Segment::of(replayed, self.plan.timeline, self.segment_bytes).name(self.segment_bytes);
+        let script = r#"grep -E 'invalid|incorrect|unexpected|contrecord|checksum|out-of-sequence' "$1" | tail -n 2"#;
+        let said = self.plan.place.host.sh("read the server's log", script, &[&log]).await?;
+        let why = format!(
+            "replay ends at {replayed}, in segment {segment}, and the archive goes on to {}: that segment is damaged; {}",
+            reach.end,
+            said.trim().replace('\n', "; ")
+        );
+        let hint = format!(
+            "what lies before it can be had: `--to {replayed}`. For what lies behind it, put a whole copy of the segment into the archive, or \
+             restore from a later backup"
+        );
+        Err(failed(why).hint(hint))
+    }
+
     async fn log_tail(&self) -> String {
         let log = text(&self.plan.place.data_dir.join("greenlight.log"));
         let script = r#"said=$(grep -v 'is starting up\|external PID file' "$1" | grep -E 'FATAL|PANIC|could not' | tail -n 3)
@@ -202,5 +258,27 @@ impl Watch<'_> {
 
     fn attempted(&self) -> String {
         format!("replay up to {} in `{}`", self.plan.target, self.plan.place.data_dir.display())
+    }
+}
+
+/// Of a line such as `DETAIL:  max_connections = 100 is a lower setting than on the primary server, where its value was 200.`
+fn lower_setting(line: &str) -> Option<(String, u64)> {
+    let (_, said) = line.split_once("DETAIL:")?;
+    let name = said.split_whitespace().next()?;
+    let known = ["max_connections", "max_worker_processes", "max_wal_senders", "max_prepared_transactions", "max_locks_per_transaction"];
+    let value = said.trim().trim_end_matches('.').rsplit(' ').next()?.parse().ok()?;
+    known.contains(&name).then(|| (name.to_owned(), value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::lower_setting;
+
+    #[test]
+    fn what_the_log_asks_for_is_read() {
+        let line = "2026-01-05 10:00:00.000 UTC [7] DETAIL:  max_connections = 100 is a lower setting than on the primary server, where \
+                    its value was 200.";
+        assert_eq!(lower_setting(line), Some(("max_connections".to_owned(), 200)));
+        assert_eq!(lower_setting("DETAIL:  something = 1 is a lower setting, where its value was 2."), None);
     }
 }
