@@ -4,9 +4,9 @@ use super::arguments::{Output, Shared, StatusArgs};
 use super::{Exit, print, screen, state};
 use crate::journal::{HolderProcess, Journal};
 use crate::plan::{Plan, Strategy};
-use crate::postgres::{Fence, Server};
+use crate::postgres::Fence;
 use crate::run::{Event, Record, Run, StepState, waits_for};
-use crate::step::{Lead, LeadsTo, Ports, changes_of_green, leads};
+use crate::step::{Lead, LeadsTo, Ports, Stuck, changes_of_green, leads, stuck};
 use crate::wire;
 use crate::word::{Clock, PortError, Side, SystemClock, Timestamp, shown};
 use serde::Serialize;
@@ -134,7 +134,7 @@ async fn look(journal: &dyn Journal, stored: &state::Stored, shared: &Shared, of
     } else {
         match &ports {
             Ok(ports) => {
-                let looked = way_back(plan, run, &ports.blue, &ports.green).await;
+                let looked = way_back(plan, run, ports).await;
                 looked.unwrap_or_else(|error| WayBack::Unknown { why: error.chain() })
             }
             Err(why) => WayBack::Unknown { why: why.clone() },
@@ -239,13 +239,14 @@ pub(super) async fn bar(stored: &state::Stored, shared: &Shared) -> Option<Strin
     }
     // What cannot be looked at is left to the coordinator, who waits for it.
     let ports = wire::ports(plan, &Arc::new(AtomicU64::new(0)), &shared.state).await.ok()?;
-    match way_back(plan, run, &ports.blue, &ports.green).await {
+    match way_back(plan, run, &ports).await {
         Ok(WayBack::Barred { why }) => Some(why),
         _ => None,
     }
 }
 
-async fn way_back(plan: &Plan, run: &Run, blue: &Arc<dyn Server>, green: &Arc<dyn Server>) -> Result<WayBack, PortError> {
+async fn way_back(plan: &Plan, run: &Run, ports: &Ports) -> Result<WayBack, PortError> {
+    let (blue, green) = (&ports.blue, &ports.green);
     if let Some(why) = run.way_back_given_up() {
         return Ok(WayBack::WouldLose { why: why.to_owned() });
     }
@@ -263,9 +264,15 @@ async fn way_back(plan: &Plan, run: &Run, blue: &Arc<dyn Server>, green: &Arc<dy
     let Some(flow) = blue.subscription(name).await? else {
         return Ok(WayBack::WouldLose { why: "blue's subscription is gone".to_owned() });
     };
-    if !flow.enabled || !flow.streaming {
-        let why = flow.last_error.unwrap_or_else(|| "blue's subscription is not streaming".to_owned());
-        return Ok(WayBack::Delayed { why });
+    match stuck(ports, Side::Blue, &flow).await {
+        Some(Stuck::Rows(rows)) => {
+            let why =
+                format!("blue cannot take what green has ({rows}). Make it fit on blue, or keep green with `greenlight finish`");
+            return Ok(WayBack::Barred { why });
+        }
+        Some(Stuck::Fails(why)) => return Ok(WayBack::Unknown { why: format!("blue does not follow green now: {why}") }),
+        Some(Stuck::Rests(why)) => return Ok(WayBack::Delayed { why }),
+        None => {}
     }
     let mut broken: Vec<String> = run.fence_broken().map(|(at, how)| format!("{how}, seen {at}")).collect();
     broken.extend(blue.fence_damage().await?);

@@ -11,6 +11,7 @@ pub mod shadow;
 pub mod statements;
 
 pub use batches::Unfinished;
+pub use files::{checksum, differs_in_line_ends, order as version_order, pending};
 pub use history::applied;
 pub use runner::PgMigrator;
 pub use statements::{

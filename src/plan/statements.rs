@@ -280,7 +280,8 @@ impl<'a> Statements<'a> {
 
     /// All clients wait from here on, and nobody can write to blue.
     fn begin_pause(&self) -> Vec<String> {
-        let mut sql = self.routes(|database| format!("SET default_pool_size = <the server connections there are>; PAUSE {database}"));
+        let mut sql =
+            self.routes(|database| format!("SET default_pool_size = <the server connections there are>; PAUSE {database}"));
         sql.extend(self.close_connections(Side::Blue));
         sql.push(blue(CLOSED));
         sql.push(blue("<a write by every path, which must be refused>"));

@@ -32,6 +32,8 @@ pub struct Ports {
     pub validators: Vec<Arc<dyn Validator>>,
     /// What is asked once more right before a window to this side.
     pub last_looks: Vec<(Side, Arc<dyn Validator>)>,
+    /// What is asked where the flow to this side stands still: the rows that it refuses.
+    pub refusals: Vec<(Side, Arc<dyn Validator>)>,
     pub guard: Arc<dyn Guard>,
     pub clock: Arc<dyn Clock>,
     /// Made by a plan that was provisional: some of them know of its tables only.

@@ -23,6 +23,7 @@ mod routes;
 mod shadow_green;
 mod snapshot;
 mod soak;
+mod stuck;
 mod subscribe_green;
 mod validate_blue;
 mod validate_green;
@@ -33,6 +34,7 @@ mod window;
 pub use context::{Guard, Ports, Records, Route, StepContext};
 pub use place::Lost;
 pub use routes::{Lead, LeadsTo, leads};
+pub use stuck::{Stuck, stuck};
 pub use watch::{Sight, look};
 pub use window::{By, changes_of_green, let_clients_read, make_safe};
 

@@ -1,6 +1,6 @@
 //! Blue follows green, and a rollback loses nothing. Looked at again and again, and said when it changes.
 
-use super::{Observed, Progress, Step, StepContext, clocks, place, routes, window};
+use super::{Observed, Progress, Step, StepContext, Stuck, clocks, place, routes, stuck, window};
 use crate::plan::Strategy;
 use crate::run::Fact;
 use crate::snapshot::{Basis, Snapshots};
@@ -159,10 +159,17 @@ async fn watch_the_way_back(cx: &mut StepContext<'_>) -> Result<String, PortErro
             format!("blue follows green; {}", alarms.join("; "))
         }
         Some(flow) if flow.enabled && flow.streaming => "blue follows green, and a rollback now would lose nothing".to_owned(),
-        Some(flow) => {
-            let cause = flow.last_error.unwrap_or_else(|| "its subscription is not streaming".to_owned());
-            format!("blue does not follow green now: {cause}; green keeps the changes for it")
-        }
+        Some(flow) => match stuck(cx.ports, Side::Blue, &flow).await {
+            Some(Stuck::Rows(rows)) => {
+                format!(
+                    "BLUE CANNOT TAKE WHAT GREEN HAS ({rows}): a rollback is not possible until that fits; green keeps the changes for it"
+                )
+            }
+            Some(Stuck::Fails(why) | Stuck::Rests(why)) => {
+                format!("blue does not follow green now: {why}; green keeps the changes for it")
+            }
+            None => "blue follows green".to_owned(),
+        },
         None => "blue's subscription is gone".to_owned(),
     })
 }

@@ -77,7 +77,6 @@ pub(super) async fn asked(
         shown.extend(findings.differences.iter().map(|difference| format!("{}: {difference}", validator.name())));
     }
     let more = if shown.len() > SHOWN_MAX { format!("; and {} more", shown.len() - SHOWN_MAX) } else { String::new() };
-    found.differences =
-        (!shown.is_empty()).then(|| format!("{}{more}", shown[..shown.len().min(SHOWN_MAX)].join("; ")));
+    found.differences = (!shown.is_empty()).then(|| format!("{}{more}", shown[..shown.len().min(SHOWN_MAX)].join("; ")));
     Ok(found)
 }

@@ -1,11 +1,11 @@
-//! Does green apply what comes? A row that green's new constraints refuse stops its worker, which tries again and again.
+//! Does the side that follows apply what comes? A row that it refuses stops its worker, which tries again and again.
 
 use super::{Difference, Findings, Progress, Validator, violations};
 use crate::postgres::Server;
 use crate::postgres::client::SessionOptions;
 use crate::postgres::content;
 use crate::schema::TableFlow;
-use crate::word::{Clock, Endpoint, PortError};
+use crate::word::{Clock, Endpoint, PortError, Side};
 use async_trait::async_trait;
 use std::{
     sync::{
@@ -17,14 +17,17 @@ use std::{
 use tokio::sync::Mutex;
 
 /// The validator's name, by which the window finds it.
-pub const APPLY_ERRORS: &str = "apply errors";
+pub(super) const APPLY_ERRORS: &str = "apply errors";
 /// How long the search for the rows may keep blue busy with one table, and how long its answer is good for.
 const SEARCH_LIMIT: Duration = Duration::from_secs(10);
 const SEARCH_EVERY: Duration = Duration::from_mins(1);
 
 #[derive(Debug)]
 pub(super) struct ApplyErrors {
-    pub(super) green: Arc<dyn Server>,
+    /// The side that follows.
+    pub(super) to: Side,
+    pub(super) follower: Arc<dyn Server>,
+    /// Of the side from which the rows come, and of the one that follows.
     pub(super) at: [Endpoint; 2],
     pub(super) application_name: String,
     pub(super) clock: Arc<dyn Clock>,
@@ -43,11 +46,11 @@ impl Validator for ApplyErrors {
     }
 
     async fn check(&self, _: Progress<'_>) -> Result<Findings, PortError> {
-        let Some(subscription) = self.green.subscription(&self.flow).await? else {
-            return Ok(trouble("it is gone".to_owned()));
+        let Some(subscription) = self.follower.subscription(&self.flow).await? else {
+            return Ok(self.trouble("it is gone".to_owned()));
         };
         if !subscription.enabled {
-            return Ok(trouble("it is disabled".to_owned()));
+            return Ok(self.trouble("it is disabled".to_owned()));
         }
         let before = self.seen.swap(subscription.apply_errors + 1, Ordering::SeqCst);
         let rises = before > 0 && subscription.apply_errors + 1 > before;
@@ -57,25 +60,25 @@ impl Validator for ApplyErrors {
         let mut differences = Vec::new();
         if subscription.apply_errors > 0 {
             differences = self.refused_rows().await.unwrap_or_else(|error| {
-                tracing::warn!(error = %error.chain(), "could not look for the rows that green refuses");
+                tracing::warn!(error = %error.chain(), "could not look for the rows that {} refuses", self.to);
                 Vec::new()
             });
         }
         if differences.is_empty() {
-            let why = subscription.last_error.unwrap_or_else(|| "green's log says more".to_owned());
+            let why = subscription.last_error.unwrap_or_else(|| format!("{}'s log says more", self.to));
             let errors = subscription.apply_errors;
-            return Ok(trouble(format!("it does not apply what comes, after {errors} errors: {why}")));
+            return Ok(self.trouble(format!("it does not apply what comes, after {errors} errors: {why}")));
         }
         Ok(Findings { differences, ..Findings::default() })
     }
 }
 
-fn trouble(what: String) -> Findings {
-    let difference = Difference { object: "green's subscription".to_owned(), key: None, what };
-    Findings { differences: vec![difference], ..Findings::default() }
-}
-
 impl ApplyErrors {
+    fn trouble(&self, what: String) -> Findings {
+        let difference = Difference { object: format!("{}'s subscription", self.to), key: None, what };
+        Findings { differences: vec![difference], ..Findings::default() }
+    }
+
     async fn refused_rows(&self) -> Result<Vec<Difference>, PortError> {
         let mut searched = self.searched.lock().await;
         let now = self.clock.monotonic();
@@ -85,9 +88,9 @@ impl ApplyErrors {
             return Ok(found.clone());
         }
         let options = || SessionOptions::ours(&self.application_name, SEARCH_LIMIT, Duration::from_secs(2));
-        let blue = content::open(&self.at[0], options(), "blue").await?;
-        let green = content::open(&self.at[1], options(), "green").await?;
-        let found = violations::find(&blue, &green, &self.tables).await?;
+        let source = content::open(&self.at[0], options(), "the serving side").await?;
+        let follower = content::open(&self.at[1], options(), "the side that follows").await?;
+        let found = violations::find(&source, &follower, self.to, &self.tables).await?;
         *searched = Some((now, found.clone()));
         Ok(found)
     }

@@ -17,7 +17,7 @@ mod rows;
 mod schema;
 mod violations;
 
-pub use apply_errors::APPLY_ERRORS;
+use apply_errors::APPLY_ERRORS;
 
 use crate::plan::{AssertionSpec, Plan, Strategy};
 use crate::postgres::Server;
@@ -77,16 +77,7 @@ pub fn all(plan: &Plan, at: [&Endpoint; 2], servers: [&Arc<dyn Server>; 2], cloc
     let application_name = format!("greenlight/{}/validate", plan.run);
     let all: Vec<Arc<dyn Validator>> = vec![
         Arc::new(schema::Schema { of: "green", server: green.clone(), planned: plan.green_fingerprint.clone(), before: None }),
-        Arc::new(apply_errors::ApplyErrors {
-            green: green.clone(),
-            at: at.map(Clone::clone),
-            application_name: application_name.clone(),
-            clock: clock.clone(),
-            flow: plan.names.forward.clone(),
-            tables: plan.tables.clone(),
-            seen: AtomicU64::new(0),
-            searched: Mutex::default(),
-        }),
+        apply_errors(plan, at, servers, clock, Side::Green),
         Arc::new(membership::Membership {
             blue: blue.clone(),
             green: green.clone(),
@@ -132,6 +123,36 @@ pub fn last_looks(plan: &Plan, at: [&Endpoint; 2]) -> Vec<(Side, Arc<dyn Validat
         return Vec::new();
     }
     [Side::Blue, Side::Green].into_iter().map(|on| (on, orphans(plan, at, on))).collect()
+}
+
+/// Why the side that follows takes no rows: by that side.
+pub fn refusals(
+    plan: &Plan,
+    at: [&Endpoint; 2],
+    servers: [&Arc<dyn Server>; 2],
+    clock: &Arc<dyn Clock>,
+) -> Vec<(Side, Arc<dyn Validator>)> {
+    [Side::Blue, Side::Green].into_iter().map(|to| (to, apply_errors(plan, at, servers, clock, to))).collect()
+}
+
+fn apply_errors(
+    plan: &Plan,
+    at: [&Endpoint; 2],
+    servers: [&Arc<dyn Server>; 2],
+    clock: &Arc<dyn Clock>,
+    to: Side,
+) -> Arc<dyn Validator> {
+    Arc::new(apply_errors::ApplyErrors {
+        to,
+        follower: servers[to as usize].clone(),
+        at: [at[to.other() as usize].clone(), at[to as usize].clone()],
+        application_name: format!("greenlight/{}/validate", plan.run),
+        clock: clock.clone(),
+        flow: plan.names.flow_from(to.other()).to_owned(),
+        tables: plan.tables.clone(),
+        seen: AtomicU64::new(0),
+        searched: Mutex::default(),
+    })
 }
 
 fn orphans(plan: &Plan, [blue, green]: [&Endpoint; 2], on: Side) -> Arc<dyn Validator> {

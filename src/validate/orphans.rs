@@ -61,10 +61,11 @@ impl Orphans {
         let attempted = format!("count the orphans of `{}` on {}", key.name, self.on);
         let content = Content::look(session, &key.table, &[]).await?;
         let which = key.which(content.from());
-        let count: i64 = match content.read(session, &attempted, &format!("SELECT pg_catalog.count(*) FROM {which}")).await?.first() {
-            Some(row) => cell(row, 0)?,
-            None => return Err(PortError::transient(attempted).because("an empty answer")),
-        };
+        let count: i64 =
+            match content.read(session, &attempted, &format!("SELECT pg_catalog.count(*) FROM {which}")).await?.first() {
+                Some(row) => cell(row, 0)?,
+                None => return Err(PortError::transient(attempted).because("an empty answer")),
+            };
         if count == 0 {
             return Ok(Vec::new());
         }
@@ -106,7 +107,8 @@ impl ForeignKey {
         let is_null = |column: &String| format!("orphan.{} IS NOT DISTINCT FROM NULL", quote_ident(column));
         let nulls = self.own.iter().map(is_null).collect::<Vec<_>>().join(if self.full { " AND " } else { " OR " });
         let equal = self.own.iter().zip(&self.named).zip(&self.operators);
-        let equal = equal.map(|((own, named), operator)| format!("named.{} {operator} orphan.{}", quote_ident(named), quote_ident(own)));
+        let equal =
+            equal.map(|((own, named), operator)| format!("named.{} {operator} orphan.{}", quote_ident(named), quote_ident(own)));
         format!(
             "{from} AS orphan WHERE NOT ({nulls}) AND NOT EXISTS (SELECT FROM {} AS named WHERE {})",
             self.target,
@@ -117,8 +119,9 @@ impl ForeignKey {
     /// `id=7, order_id=9` of such a row: its key, and what it names.
     fn text(&self) -> String {
         let columns = self.primary_key.iter().chain(self.own.iter().filter(|own| !self.primary_key.contains(own)));
-        let part =
-            |name: &String| format!("pg_catalog.concat({}::pg_catalog.text, {})", quote_literal(&format!("{name}=")), text_of(name));
+        let part = |name: &String| {
+            format!("pg_catalog.concat({}::pg_catalog.text, {})", quote_literal(&format!("{name}=")), text_of(name))
+        };
         format!("pg_catalog.concat_ws(', ', {})", columns.map(part).collect::<Vec<_>>().join(", "))
     }
 }

@@ -75,6 +75,7 @@ pub async fn ports(plan: &Plan, epoch: &Arc<AtomicU64>, state_dir: &Path) -> any
         }),
         validators: validate::all(plan, [&blue_at, &green_at], [&blue, &green], &clock),
         last_looks: validate::last_looks(plan, [&blue_at, &green_at]),
+        refusals: validate::refusals(plan, [&blue_at, &green_at], [&blue, &green], &clock),
         guard: Arc::new(ProcessGuard::new(program, state_dir.to_owned(), plan.run.clone(), secrets(plan))),
         blue,
         green,

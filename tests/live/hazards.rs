@@ -246,7 +246,8 @@ async fn rows_that_name_none_by_a_key_of_one_side_keep_the_window_shut_in_both_d
         )
     };
     ask(&blue, &copy(990_002)).await;
-    let review = "INSERT INTO reviews (product_id, customer_id, stars, body) SELECT 990002, customer_id, 5, '' FROM reviews LIMIT 1";
+    let review =
+        "INSERT INTO reviews (product_id, customer_id, stars, body) SELECT 990002, customer_id, 5, '' FROM reviews LIMIT 1";
     ask(&blue, review).await;
     live.run().await.expect(WAITS);
     ask(&blue, &copy(990_001)).await;
@@ -261,10 +262,8 @@ async fn rows_that_name_none_by_a_key_of_one_side_keep_the_window_shut_in_both_d
 
     // Green has `reviews` no more, and lets its parents go.
     ask(&green, "DELETE FROM products WHERE id = 990002").await;
-    live.until("it has come to blue", async || {
-        ask(&blue, "SELECT count(*) FROM products WHERE id = 990002").await == ["0"]
-    })
-    .await;
+    live.until("it has come to blue", async || ask(&blue, "SELECT count(*) FROM products WHERE id = 990002").await == ["0"])
+        .await;
     let said = live.greenlight(&["rollback", "--no-wait"]).await.expect(WAITS);
     said.says("no difference on blue").says("public.reviews").says("which only blue has");
     assert_eq!(live.serving().await, Side::Green);
@@ -316,4 +315,30 @@ async fn no_row_that_comes_while_a_migration_works_misses_its_triggers() {
     assert_eq!(ask(&green, wrong).await, ["0"]);
     // What was written meanwhile came by way of the flow.
     assert_ne!(ask(&green, "SELECT count(*) FROM products WHERE cents < 150000").await, ["0"]);
+}
+
+/// The first row that blue cannot take stops its apply worker, for as long as it does not fit.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_does_not_fit_blue_is_named_and_no_rollback_is_promised() {
+    let migration = "ALTER TYPE payment_method ADD VALUE 'gift'; ALTER TABLE products ALTER COLUMN price DROP NOT NULL;";
+    let live = Live::up(Setup { playbook: APPROVAL, migration: Some(migration), ..Setup::default() }).await;
+    live.run().await.expect(WAITS);
+    live.greenlight(&["approve"]).await.expect(COMPLETED);
+    let [blue, green] = [Side::Blue, Side::Green].map(|side| live.lab.endpoint(side));
+    live.greenlight(&["status"]).await.says("would lose nothing");
+    ask(&green, "UPDATE payments SET method = 'gift' WHERE id = (SELECT id FROM payments ORDER BY id LIMIT 1)").await;
+    let key = ask(&green, "SELECT 'id=' || id FROM payments WHERE method = 'gift'").await.remove(0);
+    live.until("it is said", async || {
+        let said = live.greenlight(&["status"]).await.said;
+        said.contains("a rollback is NOT POSSIBLE now") && said.contains(&key) && said.contains("column `method`")
+    })
+    .await;
+    let said = live.greenlight(&["rollback", "--no-wait"]).await.expect(USAGE);
+    said.says("blue refuses it").says(&key).says("greenlight finish");
+    assert_eq!(live.serving().await, Side::Green);
+    // Made to fit, it arrives. The change of blue's schema is on record, and wants a word.
+    ask(&blue, "ALTER TYPE payment_method ADD VALUE 'gift'").await;
+    live.until("it has arrived", async || ask(&blue, "SELECT count(*) FROM payments WHERE method = 'gift'").await == ["1"]).await;
+    live.greenlight(&["rollback", "--no-wait", "--reason", "the new label is there, too"]).await.expect(COMPLETED);
+    assert_eq!(live.serving().await, Side::Blue);
 }

@@ -361,7 +361,8 @@ async fn rows_that_come_into_a_new_table_are_seen_in_every_form() {
                 CREATE VIEW by_call AS SELECT id FROM each_post();";
     world.shop().await.batch_execute(base).await.unwrap();
     let new = "CREATE TABLE fast (id bigint PRIMARY KEY, title text);";
-    let loops = "DECLARE r record; BEGIN FOR r IN SELECT id, title FROM post LOOP INSERT INTO fast VALUES (r.id, r.title); END LOOP; END";
+    let loops =
+        "DECLARE r record; BEGIN FOR r IN SELECT id, title FROM post LOOP INSERT INTO fast VALUES (r.id, r.title); END LOOP; END";
     let forms = [
         "CREATE VIEW v AS SELECT id, title FROM seen; CREATE TABLE fast AS SELECT * FROM v;".to_owned(),
         "CREATE TABLE fast AS TABLE post;".to_owned(),
@@ -406,11 +407,17 @@ async fn writes_that_go_through_functions_are_seen_and_those_that_cannot_be_read
     let reported = async |up: &str| world.shadow(&[migration("1", up)]).await.unwrap_or_else(|error| panic!("{up}: {error}"));
     let report = reported("SELECT normalise();").await;
     let write = &report.statements[0].writes[0];
-    assert_eq!((write.table.name.as_str(), write.kind.as_str(), write.columns.as_slice()), ("orders", "update", &["note".to_owned()][..]));
+    assert_eq!(
+        (write.table.name.as_str(), write.kind.as_str(), write.columns.as_slice()),
+        ("orders", "update", &["note".to_owned()][..])
+    );
     let verdict = |report: &ShadowReport| flows_of(report).into_iter().find(|flow| flow.table.name == "orders").unwrap().verdict;
     assert!(matches!(verdict(&report), Verdict::Refused { .. }));
     let report = reported("SELECT anything('UPDATE orders SET note = upper(note)');").await;
-    assert_eq!(report.statements[0].unread.as_deref(), Some("calls `anything`, which makes statements of its own, or cannot be read"));
+    assert_eq!(
+        report.statements[0].unread.as_deref(),
+        Some("calls `anything`, which makes statements of its own, or cannot be read")
+    );
     // What a definition would do later, it does not do now.
     let later = "CREATE PROCEDURE p() LANGUAGE sql BEGIN ATOMIC INSERT INTO orders VALUES (1); END; CREATE VIEW v AS SELECT * FROM orders; \
                  CREATE RULE r AS ON INSERT TO v DO INSTEAD INSERT INTO orders VALUES (new.id, new.note);";

@@ -193,7 +193,7 @@ async fn triggers_are_made_to_fire_for_applied_rows_and_back() {
         server.ensure_sync_triggers(&[trigger("Sync it")], always).await.unwrap();
         assert_eq!(sql(&endpoint, mode).await, [expected]);
     }
-    assert_eq!(server.ensure_sync_triggers(&[trigger("none")], true).await.unwrap_err().failure, Failure::Refused);
+    assert!(!server.ensure_sync_triggers(&[trigger("none")], true).await.unwrap());
     server.ensure_sync_triggers(&[trigger("none")], false).await.unwrap();
 }
 

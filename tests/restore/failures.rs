@@ -114,11 +114,7 @@ async fn a_segment_that_is_damaged_in_the_middle_is_named() {
     file.write_at(&[0xA5; 16384], 0).unwrap();
     let place = world.place("restored");
     let plan = world.check(&Target::Latest, &place).await;
-    let said = if plan.problems.is_empty() {
-        world.recover(&plan).await.unwrap_err().chain()
-    } else {
-        plan.problems.join("; ")
-    };
+    let said = if plan.problems.is_empty() { world.recover(&plan).await.unwrap_err().chain() } else { plan.problems.join("; ") };
     assert!(said.contains(&damaged) && said.contains("damaged"), "{said}");
     let _ = restore::discard(world.store.as_ref(), &place, &world.source.at).await;
     assert_eq!(world.rows_at(Target::Lsn(one.after), None).await, [1]);

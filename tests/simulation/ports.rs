@@ -49,6 +49,7 @@ pub(crate) fn ports(world: &Shared, process: usize) -> Ports {
         provisional: plan.provisional,
         validators: vec![Arc::new(FakeValidator(one()))],
         last_looks: vec![(Side::Blue, Arc::new(FakeValidator(one())))],
+        refusals: Vec::new(),
         guard: Arc::new(FakeGuard(one())),
         clock: Arc::new(FakeClock(one())),
     }

@@ -34,7 +34,11 @@ pub(super) async fn read(look: &Client) -> Result<BTreeMap<String, Vec<String>>,
     let (mut functions, mut relations) = (BTreeSet::new(), BTreeSet::new());
     for row in look.query(NAMES, &[]).await.map_err(failed)? {
         let (name, is_function): (String, bool) = (row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?);
-        if is_function { functions.insert(name) } else { relations.insert(name) };
+        if is_function {
+            functions.insert(name)
+        } else {
+            relations.insert(name)
+        };
     }
     let mut bodies: BTreeMap<String, Vec<Body>> = BTreeMap::new();
     let mut named: BTreeMap<String, Vec<String>> = BTreeMap::new();

@@ -6,8 +6,8 @@
 use super::super::batches;
 use super::super::session::{Around, Session, failure, line_of, said};
 use super::super::statements::{self, Statement, StatementKind, Touch, WrittenName};
-use super::bodies::{self, Bodies, Whole};
 use super::super::{Migration, StatementReport, TableLock, TableWrite};
+use super::bodies::{self, Bodies, Whole};
 use super::known::{self, Known};
 use super::scratch::{Scratch, refused};
 use super::watch::{self, Noted};

@@ -138,7 +138,10 @@ mod tests {
         }
         let schemas = of_function("CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT a.b(c(1))'").calls;
         let schemas: Vec<_> = schemas.into_iter().map(|name| (name.schema, name.name)).collect();
-        assert!(schemas.contains(&(Some("a".to_owned()), "b".to_owned())) && schemas.contains(&(None, "c".to_owned())), "{schemas:?}");
+        assert!(
+            schemas.contains(&(Some("a".to_owned()), "b".to_owned())) && schemas.contains(&(None, "c".to_owned())),
+            "{schemas:?}"
+        );
         let unread = [
             "CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $f$ BEGIN EXECUTE 'DELETE FROM x'; END $f$",
             "CREATE FUNCTION f() RETURNS SETOF int LANGUAGE plpgsql AS $f$ BEGIN RETURN QUERY EXECUTE 'SELECT 1'; END $f$",

@@ -1,7 +1,7 @@
 //! What the migrations would do while rows keep coming from blue, by what the shadow showed.
 
 use super::{Look, fine, handled, needs_accept, refused};
-use crate::migrate::{ShadowReport, StatementReport, files};
+use crate::migrate::{self, ShadowReport, StatementReport};
 use crate::plan::figures::{bytes, count, few, milliseconds};
 use crate::plan::{Finding, StepName};
 use crate::schema::{Catalog, Constraint, Partition, Sequence, Table, difference};
@@ -130,7 +130,10 @@ fn changed_files(look: &Look<'_>) -> Vec<Finding> {
     for done in applied {
         let version = &done.version;
         let Some(migration) = look.input.migrations.iter().find(|migration| migration.is_version(version)) else {
-            let seen = format!("Migration {version} was applied to blue at {}, and the playbook's folder has no file of it.", done.applied_at);
+            let seen = format!(
+                "Migration {version} was applied to blue at {}, and the playbook's folder has no file of it.",
+                done.applied_at
+            );
             let consequence = "the files do not tell how the schema came about: fine for a baseline, and a mistake where the file was \
                                lost or the folder is another one";
             findings.push(needs_accept(format!("migration-without-file:{version}"), seen, consequence));
@@ -139,17 +142,21 @@ fn changed_files(look: &Look<'_>) -> Vec<Finding> {
         if migration.checksum == done.checksum {
             continue;
         }
-        let (what, remedy) = if files::differs_in_line_ends(&migration.up, &done.checksum) {
-            ("other line ends (CRLF and LF), and else the same text", "put back the line ends that it had: git's `core.autocrlf` changes them")
+        let (what, remedy) = if migrate::differs_in_line_ends(&migration.up, &done.checksum) {
+            (
+                "other line ends (CRLF and LF), and else the same text",
+                "put back the line ends that it had: git's `core.autocrlf` changes them",
+            )
         } else {
             ("another content", "put the applied file back, and write what is new into a migration of its own")
         };
         let seen = format!("Migration {version} {} was applied to blue with {what}.", migration.name);
         findings.push(refused(format!("migration-changed:{version}"), seen, remedy));
     }
-    let newest = applied.iter().map(|applied| applied.version.as_str()).max_by_key(|version| files::order(version));
+    let newest = applied.iter().map(|applied| applied.version.as_str()).max_by_key(|version| migrate::version_order(version));
     for migration in look.pending {
-        if let Some(newest) = newest.filter(|newest| files::order(&migration.version) < files::order(newest)) {
+        if let Some(newest) = newest.filter(|newest| migrate::version_order(&migration.version) < migrate::version_order(newest))
+        {
             let seen = format!("Migration {} {} is older than {newest}, which blue has.", migration.version, migration.name);
             let consequence = "it was written for a schema without what came after it";
             findings.push(needs_accept(format!("migration-out-of-order:{}", migration.version), seen, consequence));
@@ -203,9 +210,10 @@ fn new_constraints(look: &Look<'_>, shadow: &ShadowReport) -> Vec<Finding> {
     for (flow, _) in look.published() {
         let key = flow.table.to_string();
         let (Some(before), Some(after)) = (shadow.before.tables.get(&key), shadow.after.tables.get(&key)) else { continue };
-        let new = after.constraints.iter().filter(|new| {
-            new.kind != "f" && !before.constraints.iter().any(|old| old.name == new.name && old.kind == new.kind)
-        });
+        let new = after
+            .constraints
+            .iter()
+            .filter(|new| new.kind != "f" && !before.constraints.iter().any(|old| old.name == new.name && old.kind == new.kind));
         checked.extend(new.map(|constraint| format!("{}.{}", flow.table, constraint.name)));
     }
     let mut findings = foreign_keys(look, &shadow.before, &shadow.after, "new-foreign-keys");
@@ -291,7 +299,8 @@ fn sync_triggers(look: &Look<'_>) -> Option<Finding> {
             "The migration makes triggers on published tables, which would not fire for rows from blue: {}.",
             names.join(", ")
         );
-        let how = "`ENABLE ALWAYS TRIGGER` until `finish`; rows from blue wait from the first migration until all of them are there";
+        let how =
+            "`ENABLE ALWAYS TRIGGER` until `finish`; rows from blue wait from the first migration until all of them are there";
         handled("sync-triggers", seen, StepName::MigrateGreen, how)
     })
 }
@@ -300,15 +309,20 @@ fn sync_triggers(look: &Look<'_>) -> Option<Finding> {
 fn blind(look: &Look<'_>, shadow: &ShadowReport) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (function, missing) in &shadow.blind {
-        let calls = |text: &str| text.match_indices(&format!("{function}(")).any(|(at, _)| {
-            !text[..at].ends_with(|c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | '"'))
-        });
-        let mut runs: Vec<String> = look.published().flat_map(|(flow, _)| {
-            let key = flow.table.to_string();
-            let [before, after] = [&shadow.before, &shadow.after].map(|schema| schema.tables.get(&key).map(|table| (schema, table)));
-            let told = [before, after].into_iter().flatten().flat_map(|(schema, table)| run_for_a_row(look, schema, table));
-            told.filter(|(_, text)| calls(text)).map(|(what, _)| format!("{what} of {}", flow.table)).collect::<Vec<_>>()
-        }).collect();
+        let calls = |text: &str| {
+            text.match_indices(&format!("{function}("))
+                .any(|(at, _)| !text[..at].ends_with(|c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | '"')))
+        };
+        let mut runs: Vec<String> = look
+            .published()
+            .flat_map(|(flow, _)| {
+                let key = flow.table.to_string();
+                let [before, after] =
+                    [&shadow.before, &shadow.after].map(|schema| schema.tables.get(&key).map(|table| (schema, table)));
+                let told = [before, after].into_iter().flatten().flat_map(|(schema, table)| run_for_a_row(look, schema, table));
+                told.filter(|(_, text)| calls(text)).map(|(what, _)| format!("{what} of {}", flow.table)).collect::<Vec<_>>()
+            })
+            .collect();
         runs.sort();
         runs.dedup();
         if runs.is_empty() {
@@ -332,9 +346,10 @@ fn blind(look: &Look<'_>, shadow: &ShadowReport) -> Vec<Finding> {
 /// What is worked out for each row of a table that is applied, with its text.
 fn run_for_a_row(look: &Look<'_>, schema: &Catalog, table: &Table) -> Vec<(String, String)> {
     let fires = |name: &str| look.sync_triggers.iter().any(|sync| sync.table == table.name && sync.name == name);
-    let triggers = table.triggers.iter().filter(|trigger| {
-        trigger.row_level && (matches!(trigger.enabled.as_str(), "A" | "R") || fires(&trigger.name))
-    });
+    let triggers = table
+        .triggers
+        .iter()
+        .filter(|trigger| trigger.row_level && (matches!(trigger.enabled.as_str(), "A" | "R") || fires(&trigger.name)));
     let mut run: Vec<(String, String)> =
         triggers.map(|trigger| (format!("trigger `{}`", trigger.name), trigger.definition.clone())).collect();
     let checks = table.constraints.iter().filter(|constraint| constraint.kind == "c");
@@ -352,7 +367,7 @@ fn run_for_a_row(look: &Look<'_>, schema: &Catalog, table: &Table) -> Vec<(Strin
 #[cfg(test)]
 mod tests {
     use super::super::example::{World, assert_answers};
-    use crate::migrate::{Applied, StatementReport, TableWrite, files};
+    use crate::migrate::{Applied, StatementReport, TableWrite, checksum};
     use crate::plan::{Strategy, SyncTrigger};
     use crate::schema::{Constraint, Sequence};
     use crate::word::{RelationName, Timestamp};
@@ -393,7 +408,8 @@ mod tests {
         let unread = |change: fn(&mut World)| {
             World::with(move |w| {
                 let why = Some("calls `tidy_up`, which makes statements of its own, or cannot be read".to_owned());
-                w.survey.shadow.as_mut().unwrap().statements = vec![StatementReport { unread: why, ..World::statement("select tidy_up()") }];
+                w.survey.shadow.as_mut().unwrap().statements =
+                    vec![StatementReport { unread: why, ..World::statement("select tidy_up()") }];
                 change(w);
             })
         };
@@ -511,7 +527,7 @@ mod tests {
         // By number, not by text.
         assert_answers(&applied("00002", "c2"), "migration-without-file:00002", "none");
         assert_answers(&applied("11", "c"), "migration-out-of-order:0002", "needs_accept");
-        let crlf = files::checksum("alter table orders add column note text;\r\n");
+        let crlf = checksum("alter table orders add column note text;\r\n");
         let mut world = applied("0002", &crlf);
         "alter table orders add column note text;\n".clone_into(&mut world.input.migrations[0].up);
         assert!(world.finding("migration-changed:0002").unwrap().seen.contains("line ends"));

@@ -92,21 +92,7 @@ pub async fn recover(
     }
     crate::failpoint!("restore-started");
     let watch = Watch { plan, like, clock, progress, from: backup.start, segment_bytes: backup.segment_bytes };
-    let mut raised = BTreeMap::new();
-    let (session, replayed) = loop {
-        let stands = watch.until_there().await;
-        let lower = watch.lower_settings().await?;
-        if lower.iter().all(|(name, value)| raised.get(name).is_some_and(|now| now >= value)) {
-            break stands?;
-        }
-        // Not at its target: the log comes from a server that had more of something.
-        raised.extend(lower);
-        drop(stands);
-        place.stop(backup.major).await?;
-        raise(place, &raised).await?;
-        place.start(backup.major).await?;
-    };
-    watch.is_the_target(replayed).await?;
+    let (session, replayed) = watch.until_the_target(backup.major).await?;
     let rows = session.read("read what was replayed", "SELECT pg_last_xact_replay_timestamp()", &[]).await?;
     let ms = |from: Duration, to: Duration| u64::try_from(to.saturating_sub(from).as_millis()).unwrap_or(u64::MAX);
     Ok(Restored {
@@ -137,7 +123,27 @@ const STANDING: &str = "SELECT pg_is_in_recovery(), pg_last_wal_replay_lsn(), pg
     EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'startup' AND wait_event = 'RecoveryRetrieveRetryInterval')";
 
 impl Watch<'_> {
-    /// Returns when replay stands at the target.
+    /// Returns when replay has reached the target. Settings that the log needs are raised on the way.
+    async fn until_the_target(&self, major: u32) -> Result<(Session, Lsn), PortError> {
+        let (place, mut raised) = (&self.plan.place, BTreeMap::new());
+        let (session, replayed) = loop {
+            let stands = self.until_there().await;
+            let lower = self.lower_settings().await?;
+            if lower.iter().all(|(name, value)| raised.get(name).is_some_and(|now| now >= value)) {
+                break stands?;
+            }
+            // Not at its target: the log comes from a server that had more of something.
+            raised.extend(lower);
+            drop(stands);
+            place.stop(major).await?;
+            raise(place, &raised).await?;
+            place.start(major).await?;
+        };
+        self.is_the_target(replayed).await?;
+        Ok((session, replayed))
+    }
+
+    /// Returns when replay stands still.
     async fn until_there(&self) -> Result<(Session, Lsn), PortError> {
         let mut session: Option<Session> = None;
         let mut seen = (Lsn(0), self.clock.monotonic());
@@ -213,7 +219,8 @@ impl Watch<'_> {
             let said = self.plan.place.host.sh("read the server's log", script, &[&log]).await?;
             return if said.trim() == "0" {
                 let hint = "its log is `greenlight.log` in the folder; `greenlight restore --discard` removes it";
-                Err(failed(format!("replay stands still at {replayed}, and not at its target: {}", self.log_tail().await)).hint(hint))
+                Err(failed(format!("replay stands still at {replayed}, and not at its target: {}", self.log_tail().await))
+                    .hint(hint))
             } else {
                 Ok(())
             };
@@ -265,7 +272,8 @@ impl Watch<'_> {
 fn lower_setting(line: &str) -> Option<(String, u64)> {
     let (_, said) = line.split_once("DETAIL:")?;
     let name = said.split_whitespace().next()?;
-    let known = ["max_connections", "max_worker_processes", "max_wal_senders", "max_prepared_transactions", "max_locks_per_transaction"];
+    let known =
+        ["max_connections", "max_worker_processes", "max_wal_senders", "max_prepared_transactions", "max_locks_per_transaction"];
     let value = said.trim().trim_end_matches('.').rsplit(' ').next()?.parse().ok()?;
     known.contains(&name).then(|| (name.to_owned(), value))
 }

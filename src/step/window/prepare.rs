@@ -2,11 +2,10 @@
 
 use super::routes;
 use crate::plan::{LongTransactions, Plan, Strategy, direct_sessions};
-use crate::postgres::{Fence, FenceProbe, SequenceValue, Server, sequences_unreadable};
+use crate::postgres::{Fence, FenceProbe, SequenceValue, Server, SubscriptionState, sequences_unreadable};
 use crate::run::Fact;
 use crate::schema::Fingerprint;
-use crate::step::{StepContext, marker, place};
-use crate::validate::APPLY_ERRORS;
+use crate::step::{StepContext, marker, place, stuck};
 use crate::word::{PortError, Side};
 use std::{sync::Arc, time::Duration};
 
@@ -235,8 +234,9 @@ async fn flow_is_close(cx: &StepContext<'_>, from: Side) -> Result<Option<String
         // A window that went back may have left it so.
         new.ensure_subscribed(name).await?;
     }
-    if !subscription.streaming {
-        return Ok(Some(format!("{} to follow {from}: {}", from.other(), why_not(cx, from, subscription.last_error).await)));
+    let followed = SubscriptionState { enabled: true, ..subscription };
+    if let Some(stuck) = stuck(cx.ports, from.other(), &followed).await {
+        return Ok(Some(format!("{} to follow {from}: {}", from.other(), stuck.why())));
     }
     if !marker::crosses(cx, from, cx.plan.window.max_pause() / 2).await? {
         return Ok(Some(format!("{} to catch up with {from}", from.other())));
@@ -247,18 +247,4 @@ async fn flow_is_close(cx: &StepContext<'_>, from: Side) -> Result<Option<String
     let lag = old.wal_lsn().await?.bytes_since(slot.confirmed_flush);
     Ok((lag > cx.plan.window.max_lag_bytes)
         .then(|| format!("{}'s lag to come under {} bytes", from.other(), cx.plan.window.max_lag_bytes)))
-}
-
-/// Why the flow from this side stands still, as far as it can be told.
-async fn why_not(cx: &StepContext<'_>, from: Side, last_error: Option<String>) -> String {
-    // The rows that green refuses are looked for on blue; the other way the server's own words have to do.
-    let validator = cx.ports.validators.iter().find(|validator| from == Side::Blue && validator.name() == APPLY_ERRORS);
-    let found = match validator {
-        Some(validator) => validator.check(&|_, _, _| ()).await.map(|findings| findings.differences).unwrap_or_default(),
-        None => Vec::new(),
-    };
-    if found.is_empty() {
-        return last_error.unwrap_or_else(|| "its subscription is not streaming".to_owned());
-    }
-    found.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
