@@ -4,7 +4,7 @@ use super::{
     Basis, Gate, GreenSurvey, HistorySpec, LimitsSpec, Names, OnFailure, Plan, RestoreSpec, RouteSpec, ServerSpec, SnapshotSpec,
     SoakSpec, StandbySpec, Strategy, Survey, ValidateSpec, WindowSpec, line,
 };
-use crate::migrate::{self, Migration};
+use crate::migrate::{Migration, pending as yet_to_run};
 use crate::schema::{self, Catalog, FlowOptions, Seen, SeenWrite};
 use crate::word::{RelationName, RunId, Template, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -163,7 +163,7 @@ pub(super) fn settle(plan: &mut Plan, input: &PlanInput, survey: &Survey) {
 
 /// The migrations that blue has not.
 pub(super) fn pending(input: &PlanInput, survey: &Survey) -> Vec<Migration> {
-    migrate::pending(&input.migrations, &survey.applied)
+    yet_to_run(&input.migrations, &survey.applied)
 }
 
 /// The slot on blue through which green follows physically; `None` when it follows without one, or another server.

@@ -1,7 +1,7 @@
 //! What the migrations would do while rows keep coming from blue, by what the shadow showed.
 
 use super::{Look, fine, handled, needs_accept, refused};
-use crate::migrate::{self, ShadowReport, StatementReport};
+use crate::migrate::{ShadowReport, StatementReport, differs_in_line_ends, version_order};
 use crate::plan::figures::{bytes, count, few, milliseconds};
 use crate::plan::{Finding, StepName};
 use crate::schema::{Catalog, Constraint, Partition, Sequence, Table, difference};
@@ -142,7 +142,7 @@ fn changed_files(look: &Look<'_>) -> Vec<Finding> {
         if migration.checksum == done.checksum {
             continue;
         }
-        let (what, remedy) = if migrate::differs_in_line_ends(&migration.up, &done.checksum) {
+        let (what, remedy) = if differs_in_line_ends(&migration.up, &done.checksum) {
             (
                 "other line ends (CRLF and LF), and else the same text",
                 "put back the line ends that it had: git's `core.autocrlf` changes them",
@@ -153,10 +153,9 @@ fn changed_files(look: &Look<'_>) -> Vec<Finding> {
         let seen = format!("Migration {version} {} was applied to blue with {what}.", migration.name);
         findings.push(refused(format!("migration-changed:{version}"), seen, remedy));
     }
-    let newest = applied.iter().map(|applied| applied.version.as_str()).max_by_key(|version| migrate::version_order(version));
+    let newest = applied.iter().map(|applied| applied.version.as_str()).max_by_key(|version| version_order(version));
     for migration in look.pending {
-        if let Some(newest) = newest.filter(|newest| migrate::version_order(&migration.version) < migrate::version_order(newest))
-        {
+        if let Some(newest) = newest.filter(|newest| version_order(&migration.version) < version_order(newest)) {
             let seen = format!("Migration {} {} is older than {newest}, which blue has.", migration.version, migration.name);
             let consequence = "it was written for a schema without what came after it";
             findings.push(needs_accept(format!("migration-out-of-order:{}", migration.version), seen, consequence));
