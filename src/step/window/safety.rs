@@ -171,11 +171,8 @@ async fn stays_closed(cx: &StepContext<'_>, other: Side, moved: bool) -> Result<
     let is_open = async {
         matches!(server.fence().await, Ok(Fence::Open)) && !matches!(server.identity().await, Ok(who) if who.in_recovery)
     };
-    let (is_open, are_one) = tokio::select! {
-        biased;
-        seen = async { join!(is_open, place::are_one(cx)) } => seen,
-        () = cx.ports.clock.sleep(OTHER_LIMIT) => (false, false),
-    };
+    // Each by itself: what one server says is not lost where the other does not answer.
+    let (is_open, are_one) = join!(soon(cx, is_open), soon(cx, place::are_one(cx)));
     if are_one {
         return Err(PortError::refused(format!("open {serving} for the applications"))
             .because(format!("the addresses of {serving} and {other} lead to the same server"))
@@ -192,6 +189,15 @@ async fn stays_closed(cx: &StepContext<'_>, other: Side, moved: bool) -> Result<
     Err(PortError::refused(format!("open {serving} for the applications"))
         .because(format!("{other} is open for writes, {why}"))
         .hint("find out who opened it before going on; nothing was opened"))
+}
+
+/// What is not seen soon is not so.
+async fn soon(cx: &StepContext<'_>, look: impl Future<Output = bool>) -> bool {
+    tokio::select! {
+        biased;
+        seen = look => seen,
+        () = cx.ports.clock.sleep(OTHER_LIMIT) => false,
+    }
 }
 
 /// Blue serves again though green cannot be reached: a person's own word, since what green took and blue has not is lost.
