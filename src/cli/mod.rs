@@ -31,7 +31,7 @@ pub use exit::Exit;
 
 use crate::engine::EngineError;
 use crate::journal::JournalError;
-use crate::migrate::shadow::ShadowError;
+use crate::migrate::{files::Unusable, shadow::ShadowError};
 use crate::word::{EndpointError, PortError, shown};
 use arguments::{Command, Output};
 use clap::CommandFactory;
@@ -122,13 +122,16 @@ fn in_words(cause: &(dyn Error + 'static)) -> String {
 
 /// For programs: which kind of error it is.
 fn code_of(cause: &(dyn Error + 'static)) -> Option<&'static str> {
+    if cause.is::<Unusable>() {
+        return Some("migrations");
+    }
     if cause.is::<state::Unknown>() {
         return Some("no_such_run");
     }
     if cause.is::<state::Several>() {
         return Some("several_runs");
     }
-    if cause.is::<EndpointError>() {
+    if cause.is::<EndpointError>() || cause.is::<restore::NoPoint>() {
         return Some("usage");
     }
     if let Some(EngineError::Unreadable { .. }) = cause.downcast_ref() {
@@ -203,7 +206,11 @@ fn exit_of(cause: &(dyn Error + 'static)) -> Option<Exit> {
     if cause.is::<run::OtherPlan>() || matches!(cause.downcast_ref(), Some(ShadowError::Migration(_))) {
         return Some(Exit::Refused);
     }
-    if cause.is::<state::Unknown>() || cause.is::<state::Several>() || cause.is::<EndpointError>() {
+    if cause.is::<Unusable>() {
+        return Some(Exit::Playbook);
+    }
+    let of_usage = cause.is::<restore::NoPoint>() || cause.is::<EndpointError>();
+    if of_usage || cause.is::<state::Unknown>() || cause.is::<state::Several>() {
         return Some(Exit::Usage);
     }
     Some(match journal_error(cause)? {

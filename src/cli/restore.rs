@@ -50,9 +50,14 @@ pub(super) async fn run(shared: &Shared, args: &RestoreArgs) -> anyhow::Result<E
     restored(shared, args, &playbook, store.as_ref(), &source.at, &resolve(shared, store.as_ref(), target).await?, &place).await
 }
 
+/// What was said is no point to restore to.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct NoPoint(String);
+
 /// The point just before a run is in its journal: written down beside the backups too, it need not be looked for in the log.
 async fn resolve(shared: &Shared, store: &dyn SnapshotStore, target: &str) -> anyhow::Result<Target> {
-    let parsed: Target = target.parse().map_err(|why: String| anyhow!(why))?;
+    let parsed: Target = target.parse().map_err(NoPoint)?;
     if let Some(run) = target.strip_prefix("run:")
         && let Target::Point(name) = &parsed
         && !store.notes().points().await?.iter().any(|point| point.name == *name)

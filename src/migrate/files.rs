@@ -28,6 +28,11 @@ impl fmt::Display for FileProblem {
     }
 }
 
+/// The folder's files cannot be used as they are.
+#[derive(Debug, thiserror::Error)]
+#[error("could not use the migrations:\n  {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n  "))]
+pub struct Unusable(pub Vec<FileProblem>);
+
 impl Migration {
     pub fn file_name(&self) -> String {
         format!("{}_{}.up.sql", self.version, self.name)

@@ -79,6 +79,9 @@ pub struct ShadowReport {
     /// The migrations leave large objects.
     #[serde(default)]
     pub large_objects: bool,
+    /// Sequences of blue's that the migrations set, each with the value.
+    #[serde(default)]
+    pub sequences_set: Vec<String>,
     /// Functions that find names by a search path, by their own names with the schema: which names, and where.
     #[serde(default)]
     pub blind: BTreeMap<String, Vec<String>>,

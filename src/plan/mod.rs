@@ -28,7 +28,7 @@ pub use finding::{Answer, Finding};
 pub use gate::{Day, Gate, OpenHours};
 pub use init::{FirstLook, first_playbook};
 pub use judgement::{Basis, SchemaWork};
-pub use names::{Names, PREFIX, SCHEMA, shadow_database};
+pub use names::{Names, PREFIX, SCHEMA, WAL_PREFIX, is_of_a_run, shadow_database};
 pub use snapshot::{HostSpec, RetentionSpec, SnapshotSpec, StoreSpec, WalSpec};
 pub use survey::*;
 

@@ -20,6 +20,15 @@ pub const SCHEMA: &str = "greenlight";
 /// What every name begins with.
 pub const PREFIX: &str = "greenlight_";
 
+/// What the name of a slot begins with by which a store takes blue's log: it belongs to no run.
+pub const WAL_PREFIX: &str = "greenlight_wal_";
+
+/// Whether a slot, publication or subscription bears the name that a run would give it.
+pub fn is_of_a_run(name: &str) -> bool {
+    let run = name.strip_prefix(PREFIX).and_then(|rest| rest.rsplit_once('_'));
+    run.is_some_and(|(run, kind)| ["fwd", "rev", "standby"].contains(&kind) && run.parse::<RunId>().is_ok())
+}
+
 /// The scratch database in which a run's migrations are tried.
 pub fn shadow_database(run: &RunId) -> String {
     format!("{PREFIX}{run}_shadow")

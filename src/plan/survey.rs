@@ -156,6 +156,7 @@ pub const SETTINGS_READ: &[&str] = &[
     "max_connections",
     "recovery_min_apply_delay",
     "session_replication_role",
+    "synchronized_standby_slots",
 ];
 
 /// What was seen of one server and of the one database that the run is about.

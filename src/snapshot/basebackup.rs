@@ -15,7 +15,7 @@ use super::source::Facts;
 use super::tablespaces::{self, tablespaces_beside};
 use super::wal::{Archived, Segment};
 use super::{ArchiveProof, Backup, BackupState, Notes, Progress, SnapshotStore, Source, archiving, receive};
-use crate::plan::{PREFIX, WalSpec};
+use crate::plan::{WAL_PREFIX, WalSpec};
 use crate::postgres::{conninfo, passfile, programs::copied};
 use crate::word::{Clock, Lsn, PortError, Secret, misread_path};
 use async_trait::async_trait;
@@ -53,7 +53,7 @@ impl Basebackup {
     /// The slot's name, from the playbook's: one store, one slot.
     pub fn slot_of(playbook: &str) -> String {
         let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
-        format!("{PREFIX}wal_{}", playbook.chars().map(plain).take(40).collect::<String>())
+        format!("{WAL_PREFIX}{}", playbook.chars().map(plain).take(40).collect::<String>())
     }
 
     pub(super) fn folder(&self, id: &str) -> PathBuf {

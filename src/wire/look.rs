@@ -28,10 +28,7 @@ use std::sync::Arc;
 pub async fn make_plan(playbook: &Playbook) -> anyhow::Result<Plan> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let folder = playbook.migrations_dir.as_deref();
-    let migrations = folder.map_or_else(|| Ok(Vec::new()), migrate::files::read).map_err(|problems| {
-        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        anyhow::anyhow!("could not use the migrations:\n  {}", lines.join("\n  "))
-    })?;
+    let migrations = folder.map_or_else(|| Ok(Vec::new()), migrate::files::read).map_err(migrate::files::Unusable)?;
     let run = RunId::random();
     let survey = look(playbook, &migrations, &run, &clock).await?;
     Ok(plan::compile(input(playbook, migrations), &survey, run, clock.now()))

@@ -456,3 +456,41 @@ async fn functions_that_need_a_search_path_are_told_with_what_they_would_not_fin
         ]
     );
 }
+
+/// On a server each migration has a session of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_migration_sets_is_gone_for_the_next() {
+    let world = World::up().await;
+    let base =
+        "CREATE SCHEMA app; CREATE TABLE app.orders (id bigint PRIMARY KEY); CREATE TABLE public.orders (id bigint PRIMARY KEY);";
+    world.shop().await.batch_execute(base).await.unwrap();
+    let first = "SELECT pg_catalog.set_config('search_path', 'app', false); SET TIME ZONE 'America/New_York'; \
+                 SET default_transaction_read_only = off; CREATE TEMP TABLE left_over (id int); ALTER TABLE orders ADD COLUMN source text;";
+    let second = "ALTER TABLE public.orders ADD COLUMN zone text DEFAULT current_setting('TimeZone'); CREATE TEMP TABLE left_over (id int);";
+    let third = "DO $$ BEGIN IF current_setting('search_path') = 'app' THEN RAISE 'it is still set'; END IF; END $$;";
+    let report = world.shadow(&[migration("1", first), migration("2", second), migration("3", third)]).await.unwrap();
+    let columns = |table: &str| report.after.tables[table].columns.iter().map(|column| column.name.clone()).collect::<Vec<_>>();
+    assert_eq!(columns("app.orders"), ["id", "source"]);
+    assert_eq!(columns("public.orders"), ["id", "zone"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_wants_no_transaction_says_how_it_gets_none() {
+    let world = small().await;
+    let error = world.shadow(&[migration("1", "CREATE INDEX CONCURRENTLY i ON t (a);")]).await.unwrap_err();
+    let ShadowError::Migration(error) = error else { panic!("{error}") };
+    let said = std::error::Error::source(&error).unwrap().to_string();
+    assert!(said.contains("cannot run inside a transaction block") && said.contains("-- greenlight: no-transaction"), "{said}");
+}
+
+/// Drawing a number from a sequence does not set it.
+#[tokio::test(flavor = "multi_thread")]
+async fn sequences_that_the_migrations_set_are_told() {
+    let world = World::up().await;
+    let base = "CREATE SEQUENCE invoice_no; CREATE SEQUENCE others; CREATE TABLE t (id serial PRIMARY KEY);";
+    world.shop().await.batch_execute(base).await.unwrap();
+    let set = async |up: &str| world.shadow(&[migration("1", up)]).await.unwrap().sequences_set;
+    assert_eq!(set("ALTER SEQUENCE invoice_no RESTART WITH 1000000;").await, ["public.invoice_no to 1000000"]);
+    assert_eq!(set("SELECT setval('others', 77);").await, ["public.others to 77"]);
+    assert_eq!(set("INSERT INTO t DEFAULT VALUES; SELECT nextval('others'), nextval('others');").await, [""; 0]);
+}

@@ -41,7 +41,15 @@ pub(super) const BODIES: &str = "
         FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang
         WHERE p.prokind <> 'a' AND l.lanname NOT IN ('internal', 'c')
             AND n.nspname NOT IN ('greenlight', 'pg_catalog', 'information_schema')
-    $$";
+    $$;
+    CREATE FUNCTION greenlight.sequences() RETURNS TABLE (name text, stands text, called bool)
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    BEGIN
+        FOR name IN SELECT format('%I.%I', s.schemaname, s.sequencename) FROM pg_sequences s WHERE s.schemaname <> 'greenlight' LOOP
+            EXECUTE 'SELECT last_value::text, is_called FROM ' || name INTO stands, called;
+            RETURN NEXT;
+        END LOOP;
+    END $$";
 
 /// Where rows of blue's tables have come to, and the bodies of functions.
 #[derive(Default)]
@@ -158,6 +166,14 @@ impl Bodies {
         }
         Ok(copies)
     }
+}
+
+/// Where each sequence stands, by its name as SQL, and whether it has given that value.
+pub(super) async fn sequences(look: &Client) -> Result<BTreeMap<String, (String, bool)>, PortError> {
+    let rows = look.query("SELECT name, stands, called FROM greenlight.sequences()", &[]).await;
+    let read = |row: &Row| Ok((row.try_get(0)?, (row.try_get(1)?, row.try_get(2)?)));
+    let found = rows.and_then(|rows| rows.iter().map(read).collect());
+    found.map_err(|e| refused("read where the sequences stand", &e))
 }
 
 /// The relation that a name stands for now, to the migration.

@@ -25,7 +25,7 @@ pub use dump::{SchemaDump, dump};
 pub use on_green::OnGreen;
 
 use super::files::order;
-use super::session::{Session, line_of, said};
+use super::session::{line_of, said};
 use super::{DownReport, Migration, ShadowReport, statements};
 use crate::plan::HistorySpec;
 use crate::postgres::catalog;
@@ -89,14 +89,13 @@ async fn report(
     history: &HistorySpec,
 ) -> Result<ShadowReport, ShadowError> {
     scratch.load(dump).await?;
-    let session = scratch.session(dump).await?;
     // What Greenlight asks, it asks in a session in which no name of blue's can stand for PostgreSQL's own.
     let look = scratch.look(dump).await?;
     let look = look.client();
     let before = catalog::read(look).await?;
     let read_made = |e: tokio_postgres::Error| PortError::refused("read what the migrations make").because(said(&e));
     let known = made::known(look).await.map_err(read_made)?;
-    let mut trial = Trial::begin(&session, look, scratch).await?;
+    let mut trial = Trial::begin(look, scratch, dump).await?;
     if !migrations.is_empty() {
         let made = super::history::create(look, history).await;
         made.map_err(|e| PortError::refused("make the history table in the shadow").because(said(&e)))?;
@@ -108,10 +107,12 @@ async fn report(
     let after = catalog::read(look).await?;
     let made = made::read(look, &known, &super::history::table(history)).await.map_err(read_made)?;
     let moves = trial.moves().await?;
+    let sequences_set = trial.sequences_set().await?;
     let large_objects = large_objects(look).await?;
     let blind = blind::read(look).await?;
-    let down = down(&session, look, migrations, &before, history).await;
-    Ok(ShadowReport { before, after, statements, moves, down, made, large_objects, blind, stood_on: scratch.stood_on.clone() })
+    let down = down(scratch, dump, look, migrations, &before, history).await;
+    let stood_on = scratch.stood_on.clone();
+    Ok(ShadowReport { before, after, statements, moves, down, made, large_objects, sequences_set, blind, stood_on })
 }
 
 async fn large_objects(look: &Client) -> Result<bool, ShadowError> {
@@ -122,7 +123,8 @@ async fn large_objects(look: &Client) -> Result<bool, ShadowError> {
 
 /// Whether the down migrations lead back. Only told, since nothing depends on it: green is given up whole.
 async fn down(
-    session: &Session,
+    scratch: &Scratch,
+    dump: &SchemaDump,
     look: &Client,
     migrations: &[Migration],
     before: &Catalog,
@@ -138,6 +140,11 @@ async fn down(
         let file = migration.down_file_name();
         let Some(text) = &migration.down else { return fails(format!("there is no `{file}`")) };
         let in_transaction = statements::is_transactional(text);
+        // As on a server: what one sets is gone for the next.
+        let session = match scratch.session(dump).await {
+            Ok(session) => session,
+            Err(error) => return fails(error.chain()),
+        };
         if in_transaction && let Err(e) = session.client.batch_execute("BEGIN").await {
             return fails(said(&e));
         }

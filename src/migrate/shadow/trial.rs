@@ -11,7 +11,7 @@ use super::bodies::{self, Bodies, Whole};
 use super::known::{self, Known};
 use super::scratch::{Scratch, refused};
 use super::watch::{self, Noted};
-use super::{MigrationError, Said, ShadowError};
+use super::{MigrationError, Said, SchemaDump, ShadowError};
 use crate::schema::Moves;
 use crate::word::{Failure, PortError, RelationName};
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,30 +22,38 @@ const WRITE_LOCK: &str = "RowExclusiveLock";
 /// What TRUNCATE takes, and most changes of definitions.
 const WHOLE_LOCK: &str = "AccessExclusiveLock";
 
+/// It cannot run inside a transaction, or tried to end the one that it ran in.
+const WANTS_NO_TRANSACTION: [&str; 2] = ["[25001]", "[2D000]"];
+
 pub(super) struct Trial<'a> {
-    /// In which the migrations run, with the application's search path.
-    session: &'a Session,
+    /// In which a migration runs, with the application's search path. Each has its own, as on a server: what one sets is gone for the
+    /// next.
+    session: Session,
     /// In which everything is looked at that can be seen from outside.
     look: &'a Client,
     /// The process of `session`.
     pid: i32,
     scratch: &'a mut Scratch,
+    dump: &'a SchemaDump,
     /// What was there before the migrations, by object id.
     known: BTreeMap<u32, Known>,
     bodies: Bodies,
+    sequences: BTreeMap<String, (String, bool)>,
+    /// A statement called `setval`.
+    sets: bool,
 }
 
 type Locks = BTreeSet<(u32, String)>;
 
 impl<'a> Trial<'a> {
-    pub(super) async fn begin(session: &'a Session, look: &'a Client, scratch: &'a mut Scratch) -> Result<Trial<'a>, PortError> {
+    pub(super) async fn begin(look: &'a Client, scratch: &'a mut Scratch, dump: &'a SchemaDump) -> Result<Trial<'a>, PortError> {
         let error = |e: Error| refused("prepare the shadow", &e);
         look.batch_execute(watch::WATCH).await.map_err(error)?;
         look.batch_execute(bodies::BODIES).await.map_err(error)?;
         let known = known::read(look).await.map_err(error)?;
-        let pid = session.client.query_one("SELECT pg_catalog.pg_backend_pid()", &[]).await;
-        let pid = pid.and_then(|row| row.try_get(0)).map_err(error)?;
-        Ok(Trial { session, look, pid, scratch, known, bodies: Bodies::default() })
+        let sequences = bodies::sequences(look).await?;
+        let (session, pid) = opened(scratch, dump).await?;
+        Ok(Trial { session, look, pid, scratch, dump, known, bodies: Bodies::default(), sequences, sets: false })
     }
 
     async fn sql(&self, sql: &str) -> Result<(), PortError> {
@@ -54,6 +62,7 @@ impl<'a> Trial<'a> {
 
     /// Runs one migration for good.
     pub(super) async fn migration(&mut self, migration: &Migration) -> Result<Vec<StatementReport>, ShadowError> {
+        (self.session, self.pid) = opened(self.scratch, self.dump).await?;
         let contents = statements::read(&migration.up);
         let file = migration.file_name();
         if let Some((line, problem)) = contents.problems.first() {
@@ -94,7 +103,6 @@ impl<'a> Trial<'a> {
                 reports.push(self.outside(migration, statement).await?);
             }
         }
-        self.sql("RESET SESSION AUTHORIZATION; RESET ROLE").await?;
         Ok(reports)
     }
 
@@ -129,6 +137,7 @@ impl<'a> Trial<'a> {
         let touched = self.touched(statement, &whole, held.difference(&held_before)).await?;
         report.writes = self.writes(&noted, touched, whole.unread.is_some());
         report.unread.clone_from(&whole.unread);
+        self.sets |= whole.effects.calls.iter().any(|call| call.name == "setval");
         self.bodies.forget(statement, &whole);
         report.rewrites = self.rewrites().await?;
         let end = match outcome {
@@ -179,9 +188,9 @@ impl<'a> Trial<'a> {
         let mut tries = vec![false, true];
         while let Some(columns) = tries.pop() {
             let watched = async {
-                watch::watch(self.session, tables, columns).await?;
+                watch::watch(&self.session, tables, columns).await?;
                 self.session.client.batch_execute(&statement.text).await?;
-                watch::noted(self.session).await
+                watch::noted(&self.session).await
             };
             let noted = watched.await;
             self.sql("ROLLBACK TO greenlight_shadow").await?;
@@ -213,19 +222,20 @@ impl<'a> Trial<'a> {
         let whole = self.bodies.whole(&self.session.client, statement).await?;
         let watch = !tried && matches!(statement.kind, StatementKind::MayWrite | StatementKind::Unread);
         if watch {
-            watch::watch_all(self.session, &self.tables()).await.map_err(|e| trying(&e))?;
+            watch::watch_all(&self.session, &self.tables()).await.map_err(|e| trying(&e))?;
         }
         #[expect(clippy::disallowed_methods, reason = "a measurement for people, of a run in a database without rows")]
         let started = std::time::Instant::now();
         self.run(migration, statement).await?;
         report.took_ms = started.elapsed().as_secs_f64() * 1_000.0;
         if watch {
-            let noted = watch::noted(self.session).await.map_err(|e| trying(&e))?;
-            watch::unwatch_all(self.session, &self.tables()).await.map_err(|e| trying(&e))?;
+            let noted = watch::noted(&self.session).await.map_err(|e| trying(&e))?;
+            watch::unwatch_all(&self.session, &self.tables()).await.map_err(|e| trying(&e))?;
             let touched = self.touched(statement, &whole, [].iter()).await?;
             report.writes = self.writes(&noted, touched, whole.unread.is_some());
             report.unread.clone_from(&whole.unread);
         }
+        self.sets |= whole.effects.calls.iter().any(|call| call.name == "setval");
         self.bodies.forget(statement, &whole);
         report.rewrites = self.rewrites().await?;
         Ok(report)
@@ -233,6 +243,15 @@ impl<'a> Trial<'a> {
 
     fn tables(&self) -> Vec<u32> {
         self.known.iter().filter(|(_, known)| known.is_table()).map(|(oid, _)| *oid).collect()
+    }
+
+    /// Sequences that were there before and that the migrations have set; drawing numbers from one does not.
+    pub(super) async fn sequences_set(&self) -> Result<Vec<String>, PortError> {
+        let now = bodies::sequences(self.look).await?;
+        let set = now.into_iter().filter(|(name, (stands, called))| {
+            self.sequences.get(name).is_some_and(|(stood, _)| stood != stands) && (self.sets || !called)
+        });
+        Ok(set.map(|(name, (stands, _))| format!("{name} to {stands}")).collect())
     }
 
     /// What has become of the tables and columns that were there before.
@@ -356,6 +375,14 @@ impl<'a> Trial<'a> {
     }
 }
 
+/// A session for one migration, and its process.
+async fn opened(scratch: &Scratch, dump: &SchemaDump) -> Result<(Session, i32), PortError> {
+    let session = scratch.session(dump).await?;
+    let row = session.client.query_one("SELECT pg_catalog.pg_backend_pid()", &[]).await;
+    let pid = row.and_then(|row| row.try_get(0)).map_err(|e| refused("prepare the shadow", &e))?;
+    Ok((session, pid))
+}
+
 /// Whether a statement's trial takes effect.
 #[derive(Clone, Copy)]
 enum Outcome {
@@ -371,7 +398,13 @@ fn failed(migration: &Migration, statement: &Statement, error: &Error) -> Shadow
     if failure(error, Around::Nothing) == Failure::Uncertain {
         return trying(error).into();
     }
-    let source = Said(said(error));
+    let mut text = said(error);
+    if migration.transactional && text.ends_with(WANTS_NO_TRANSACTION[0]) {
+        text = format!(
+            "{text}; a file that begins, in its first line, with the comment `-- greenlight: no-transaction` runs without a transaction"
+        );
+    }
+    let source = Said(text);
     let (file, line) = (migration.file_name(), line_of(statement, error));
     MigrationError { file, line, statement: statements::short(&statement.text), source }.into()
 }
@@ -379,6 +412,6 @@ fn failed(migration: &Migration, statement: &Statement, error: &Error) -> Shadow
 impl MigrationError {
     /// It says that it cannot run inside a transaction, or tried to end the one that it ran in.
     fn wants_no_transaction(&self) -> bool {
-        ["[25001]", "[2D000]"].iter().any(|code| self.source.0.ends_with(code))
+        WANTS_NO_TRANSACTION.iter().any(|code| self.source.0.ends_with(code))
     }
 }

@@ -1,13 +1,14 @@
 //! Others who read from blue or green, and whom the run does not move.
 
-use super::{Look, fine, handled, needs_accept};
+use super::{Look, fine, handled, needs_accept, refused};
 use crate::plan::figures::count;
-use crate::plan::{Finding, PREFIX, ServerSurvey, StandbySurvey, StepName};
+use crate::plan::{Finding, PREFIX, ServerSurvey, StandbySurvey, StepName, WAL_PREFIX};
 
 pub(super) fn check(look: &Look<'_>) -> Vec<Finding> {
     let mut findings = logical_slots(look.blue());
     findings.extend(other_standbys(look.blue(), look.green()));
     findings.extend(look.green().map(of_green).unwrap_or_default());
+    findings.extend(look.green().and_then(|green| awaited_by_failover_slots(look.blue(), green)));
     findings.extend(other_databases(look.blue()));
     findings.push(publications(look.blue()));
     findings
@@ -57,10 +58,25 @@ fn other_standbys(blue: &ServerSurvey, green: Option<&ServerSurvey>) -> Vec<Find
     if findings.is_empty() { vec![fine("other-standbys", "Blue has no other standby.")] } else { findings }
 }
 
+/// From PostgreSQL 17 on, consumers of failover slots get nothing that the standbys named in this setting have not got first.
+fn awaited_by_failover_slots(blue: &ServerSurvey, green: &ServerSurvey) -> Option<Finding> {
+    let awaited = blue.setting("synchronized_standby_slots");
+    let slot = green.upstream_slot.as_deref().filter(|slot| awaited.split(',').any(|name| name.trim() == *slot))?;
+    let seen = format!(
+        "Blue's `synchronized_standby_slots` names green's slot `{slot}`, which is dropped once green follows logically: consumers of \
+         failover slots would wait for it for ever."
+    );
+    let remedy = "take it out for the time of the run: `ALTER SYSTEM SET synchronized_standby_slots = <the others, or ''>; SELECT \
+                  pg_reload_conf()`";
+    Some(refused("synchronized-standby-slots", seen, remedy))
+}
+
 /// Takes the log away for an archive, and serves nobody.
 pub(super) fn receives_only(standby: &StandbySurvey) -> bool {
     let name = standby.application_name.as_str();
-    ["pg_receivewal", "barman", "pgbackrest", "wal-g", "walg"].iter().any(|receiver| name.starts_with(receiver))
+    // A store's own.
+    let ours = [Some(name), standby.slot.as_deref()].into_iter().flatten().any(|name| name.starts_with(WAL_PREFIX));
+    ours || ["pg_receivewal", "barman", "pgbackrest", "wal-g", "walg"].iter().any(|receiver| name.starts_with(receiver))
 }
 
 fn of_green(green: &ServerSurvey) -> Vec<Finding> {
@@ -136,10 +152,25 @@ mod tests {
     }
 
     #[test]
+    fn a_slot_that_consumers_of_failover_slots_wait_for_is_not_dropped_under_them() {
+        let awaits = |names: &str| {
+            let names = names.to_owned();
+            World::with(move |w| {
+                w.green().upstream_slot = Some("green_slot".to_owned());
+                w.blue().settings.insert("synchronized_standby_slots".to_owned(), names);
+            })
+        };
+        assert_answers(&awaits("other, green_slot"), "synchronized-standby-slots", "refused");
+        assert_answers(&awaits("other"), "synchronized-standby-slots", "none");
+        assert_answers(&awaits(""), "synchronized-standby-slots", "none");
+    }
+
+    #[test]
     fn another_standby_needs_a_word_and_a_mere_receiver_does_not() {
         assert_answers(&World::new(), "other-standbys", "fine");
         assert_answers(&World::with(|w| w.blue().standbys.push(standby("replica2"))), "other-standbys:replica2", "needs_accept");
         assert_answers(&World::with(|w| w.blue().standbys.push(standby("pg_receivewal"))), "other-standbys", "fine");
+        assert_answers(&World::with(|w| w.blue().standbys.push(standby("greenlight_wal_shop"))), "other-standbys", "fine");
         assert_answers(&World::with(|w| w.green().standbys.push(standby("below"))), "green-standbys:below", "needs_accept");
         assert_answers(&World::new(), "green-standbys:below", "none");
     }

@@ -37,6 +37,7 @@ impl World {
             moves: Moves::default(),
             made: Vec::new(),
             large_objects: false,
+            sequences_set: Vec::new(),
             blind: BTreeMap::new(),
             stood_on: "a throwaway PostgreSQL 15 on this machine".to_owned(),
         };

@@ -44,6 +44,7 @@ pub(super) fn check(look: &Look<'_>) -> Vec<Finding> {
                 findings.extend(new_constraints(look, shadow));
                 findings.extend(sync_triggers(look));
                 findings.extend(blind(look, shadow));
+                findings.extend(shadow.sequences_set.iter().map(|what| sequence_set(what)));
             }
             findings.extend(new_sequences(look, shadow));
         }
@@ -291,6 +292,13 @@ fn new_sequences(look: &Look<'_>, shadow: &ShadowReport) -> Vec<Finding> {
     .collect()
 }
 
+fn sequence_set(what: &str) -> Finding {
+    let name = what.split_once(" to ").map_or(what, |(name, _)| name);
+    let consequence = "the window sets it to blue's value and some steps more, so that what the migration set is lost: set it on blue before, \
+                       or after the finish";
+    needs_accept(format!("sequence-set:{name}"), format!("The migration sets sequence {what}."), consequence)
+}
+
 fn sync_triggers(look: &Look<'_>) -> Option<Finding> {
     let names: Vec<String> = look.sync_triggers.iter().map(|trigger| format!("{} of {}", trigger.name, trigger.table)).collect();
     (!names.is_empty()).then(|| {
@@ -400,6 +408,15 @@ mod tests {
         assert!(world.finding("search-path:public.norm").unwrap().seen.contains("constraint `k` of public.orders"));
         assert_answers(&blind("c", "CHECK (other_public.norm(note) <> '')"), "search-path:public.norm", "none");
         assert_answers(&blind("u", "UNIQUE (id)"), "search-path:public.norm", "none");
+    }
+
+    #[test]
+    fn a_sequence_that_the_migration_sets_needs_a_word() {
+        let set =
+            World::with(|w| w.survey.shadow.as_mut().unwrap().sequences_set = vec!["public.invoice_no to 1000000".to_owned()]);
+        assert_answers(&set, "sequence-set:public.invoice_no", "needs_accept");
+        assert!(set.finding("sequence-set:public.invoice_no").unwrap().seen.contains("to 1000000"));
+        assert_answers(&World::new(), "sequence-set:public.invoice_no", "none");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::restored::green_is_restored;
 use super::{Look, fine, handled, needs_accept, refused};
-use crate::plan::{Finding, GreenSurvey, PREFIX, SCHEMA, ServerSurvey, StepName};
+use crate::plan::{Finding, GreenSurvey, SCHEMA, ServerSurvey, StepName, is_of_a_run};
 use crate::word::Side;
 
 const REBUILD: &str =
@@ -160,7 +160,7 @@ fn leftovers(side: Side, server: &ServerSurvey) -> Vec<Finding> {
     let subscriptions = server.subscriptions.iter().map(|subscription| ("subscription", &subscription.name));
     let publications = server.publications.iter().map(|publication| ("publication", publication));
     let in_catalogue = subscriptions.chain(publications).filter(|_| side == Side::Blue);
-    let ours = slots.chain(in_catalogue).filter(|(_, name)| name.starts_with(PREFIX));
+    let ours = slots.chain(in_catalogue).filter(|(_, name)| is_of_a_run(name));
     ours.map(|(kind, name)| {
         let seen = format!("A run that is no longer there left {kind} `{name}` on {side}.");
         refused(format!("leftovers:{name}"), seen, "look at it and remove it with `greenlight sweep`")
@@ -254,6 +254,12 @@ mod tests {
         };
         assert_answers(&World::with(slot), "leftovers:greenlight_rlost123_fwd", "refused");
         assert_answers(&World::new(), "leftovers:greenlight_rlost123_fwd", "none");
+        // The log of a store, which belongs to no run.
+        let store = |w: &mut World| {
+            let name = "greenlight_wal_shop".to_owned();
+            w.blue().slots.push(SlotSurvey { name, logical: false, active: true, database: None, retained_bytes: 0 });
+        };
+        assert_answers(&World::with(store), "leftovers:greenlight_wal_shop", "none");
     }
 
     #[test]
