@@ -244,6 +244,9 @@ impl Hostile {
         let soaking = self.live.start(&["run", playbook], "");
         let backed_up = |event: &Event| matches!(event, Event::FactLearned { fact: Fact::Recoverable { .. }, .. });
         self.live.see_record("green is backed up", backed_up).await;
+        // The backup may be an earlier process's, and this one may have only begun.
+        let driven = async || !self.greenlight(&["status"]).await.said.contains("driven by nobody");
+        self.live.until("somebody drives it", driven).await;
         self.greenlight(&["finish"]).await.says("finish, by");
         wait(soaking).await.expect(COMPLETED);
         for look in looks {
